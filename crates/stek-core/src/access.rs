@@ -1,0 +1,369 @@
+//! Who may do what with which keyset: tokens, grants and the rule that nothing is allowed unless
+//! granted. How a principal proves who it is, is decided at the listeners.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroize;
+
+use crate::id::{ContentDigest, KeyId};
+use crate::name::{KeysetName, NameError, PrincipalName};
+use crate::time::Timestamp;
+
+/// What a principal may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Fetch the bundle of a keyset.
+    Terminator,
+    /// Follow the feed of a keyset and serve it on.
+    Distribution,
+    /// Create, change, rotate and delete keysets.
+    Operator,
+    /// Read keysets, schedules and the audit trail, never a secret.
+    Auditor,
+}
+
+impl Role {
+    /// All roles.
+    pub const ALL: [Self; 4] =
+        [Self::Terminator, Self::Distribution, Self::Operator, Self::Auditor];
+
+    /// The role as it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Terminator => "terminator",
+            Self::Distribution => "distribution",
+            Self::Operator => "operator",
+            Self::Auditor => "auditor",
+        }
+    }
+
+    /// The role of this name, if there is one.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.as_str() == text)
+    }
+}
+
+/// Which keysets a grant covers.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeysetSelector {
+    /// Every keyset, also those made later; written `*`.
+    All,
+    /// One keyset.
+    Named(KeysetName),
+}
+
+impl KeysetSelector {
+    /// Reads `*` or a keyset name.
+    ///
+    /// # Errors
+    /// [`NameError`] if it is neither.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        if text == "*" { Ok(Self::All) } else { KeysetName::try_new(text).map(Self::Named) }
+    }
+
+    /// Whether it covers `keyset`.
+    pub fn covers(&self, keyset: &KeysetName) -> bool {
+        match self {
+            Self::All => true,
+            Self::Named(name) => name == keyset,
+        }
+    }
+}
+
+impl fmt::Display for KeysetSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("*"),
+            Self::Named(name) => name.fmt(f),
+        }
+    }
+}
+
+/// Lets one principal act in one role on some keysets.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Grant {
+    /// Who.
+    pub principal: PrincipalName,
+    /// On which keysets.
+    pub keysets: KeysetSelector,
+    /// In which role.
+    pub role: Role,
+}
+
+impl Grant {
+    /// The bytes that a seal over the stored row covers: every field, each with its length.
+    pub fn canonical(&self) -> Vec<u8> {
+        canonical(
+            b"stek/grant/1",
+            &[
+                self.principal.as_str().as_bytes(),
+                self.keysets.to_string().as_bytes(),
+                self.role.as_str().as_bytes(),
+            ],
+        )
+    }
+}
+
+/// The secret of a bearer token: 256 random bits, written `stek_` and 64 hexadecimal digits.
+pub struct TokenSecret(Box<[u8; 32]>);
+
+impl TokenSecret {
+    /// What every token begins with, so that scanners find a leaked one.
+    pub const PREFIX: &'static str = "stek_";
+
+    /// Takes the bytes out of `random` and erases them there.
+    pub fn take_from(random: &mut [u8; 32]) -> Self {
+        let secret = Self(Box::new(*random));
+        random.zeroize();
+        secret
+    }
+
+    /// Reads the written form; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix(Self::PREFIX)?.as_bytes();
+        if digits.len() != 64 {
+            return None;
+        }
+        let mut secret = Self(Box::new([0; 32]));
+        for (byte, pair) in secret.0.iter_mut().zip(digits.chunks_exact(2)) {
+            let high = char::from(pair[0]).to_digit(16)?;
+            let low = char::from(pair[1]).to_digit(16)?;
+            *byte = u8::try_from(high * 16 + low).ok()?;
+        }
+        Some(secret)
+    }
+
+    /// The written form, to be shown once to whoever asked for the token.
+    pub fn expose_text(&self) -> String {
+        let mut text = String::with_capacity(Self::PREFIX.len() + 64);
+        text.push_str(Self::PREFIX);
+        for byte in self.0.iter() {
+            for nibble in [byte >> 4, byte & 15] {
+                text.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
+            }
+        }
+        text
+    }
+
+    /// What is stored of it. A plain hash is enough for 256 random bits.
+    pub fn hash(&self) -> TokenHash {
+        TokenHash(Sha256::digest(self.0.as_slice()).into())
+    }
+}
+
+impl Drop for TokenSecret {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl fmt::Debug for TokenSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenSecret(..)")
+    }
+}
+
+/// SHA-256 of a token's 32 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TokenHash([u8; 32]);
+
+impl TokenHash {
+    /// From the stored bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes to store.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for TokenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenHash(..)")
+    }
+}
+
+/// What is kept of a bearer token.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Token {
+    /// Its identity, for listing and revoking.
+    pub id: KeyId,
+    /// The principal that its bearer is.
+    pub principal: PrincipalName,
+    /// The hash of its secret.
+    pub hash: TokenHash,
+    /// From when on it is refused.
+    pub expires_at: Timestamp,
+}
+
+impl Token {
+    /// The bytes that a seal over the stored row covers: every field, each with its length.
+    pub fn canonical(&self) -> Vec<u8> {
+        canonical(
+            b"stek/token/1",
+            &[
+                self.id.as_bytes(),
+                self.principal.as_str().as_bytes(),
+                self.hash.as_bytes(),
+                &self.expires_at.as_unix().to_be_bytes(),
+            ],
+        )
+    }
+}
+
+fn canonical(label: &[u8], fields: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = label.to_vec();
+    for field in fields {
+        bytes.extend_from_slice(&u32::try_from(field.len()).unwrap_or(u32::MAX).to_be_bytes());
+        bytes.extend_from_slice(field);
+    }
+    bytes
+}
+
+/// Everything that decides who may do what.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Access {
+    /// The tokens that are not revoked.
+    pub tokens: Vec<Token>,
+    /// The grants.
+    pub grants: Vec<Grant>,
+}
+
+impl Access {
+    /// The principal whose token this is, unless it has expired by `now`.
+    pub fn authenticate(&self, secret: &TokenSecret, now: Timestamp) -> Option<&PrincipalName> {
+        let hash = secret.hash();
+        let token = self.tokens.iter().find(|token| token.hash.0.ct_eq(&hash.0).into())?;
+        (now < token.expires_at).then_some(&token.principal)
+    }
+
+    /// Whether `principal` may act as `role` on `keyset`.
+    pub fn allows(&self, principal: &PrincipalName, role: Role, keyset: &KeysetName) -> bool {
+        self.grants
+            .iter()
+            .any(|g| g.role == role && &g.principal == principal && g.keysets.covers(keyset))
+    }
+
+    /// Whether `principal` may act as `role` on any keyset at all.
+    pub fn has_role(&self, principal: &PrincipalName, role: Role) -> bool {
+        self.grants.iter().any(|grant| grant.role == role && &grant.principal == principal)
+    }
+
+    /// Whether `principal` may act as `role` on every keyset, also on those made later.
+    pub fn allows_all(&self, principal: &PrincipalName, role: Role) -> bool {
+        self.grants.iter().any(|grant| {
+            grant.role == role
+                && &grant.principal == principal
+                && grant.keysets == KeysetSelector::All
+        })
+    }
+
+    /// What tells these tokens and grants from others, whatever their order.
+    pub fn digest(&self) -> ContentDigest {
+        let mut rows: Vec<_> = self.tokens.iter().map(Token::canonical).collect();
+        rows.extend(self.grants.iter().map(Grant::canonical));
+        rows.sort_unstable();
+        let mut hash = Sha256::new();
+        hash.update(b"stek/access/1");
+        for row in rows {
+            hash.update(u64::try_from(row.len()).unwrap_or(u64::MAX).to_be_bytes());
+            hash.update(row);
+        }
+        let digest: [u8; 32] = hash.finalize().into();
+        let mut short = [0; ContentDigest::LEN];
+        short.copy_from_slice(&digest[..ContentDigest::LEN]);
+        ContentDigest::from_bytes(short)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn principal(name: &str) -> PrincipalName {
+        PrincipalName::try_new(name).unwrap()
+    }
+
+    fn keyset(name: &str) -> KeysetName {
+        KeysetName::try_new(name).unwrap()
+    }
+
+    fn grant(who: &str, keysets: &str, role: Role) -> Grant {
+        Grant { principal: principal(who), keysets: KeysetSelector::parse(keysets).unwrap(), role }
+    }
+
+    #[test]
+    fn nothing_is_allowed_unless_granted() {
+        let access = Access {
+            tokens: vec![],
+            grants: vec![
+                grant("token:edge", "main", Role::Terminator),
+                grant("token:root", "*", Role::Operator),
+            ],
+        };
+        for role in Role::ALL {
+            for who in ["token:edge", "token:root", "token:edge2", "token:"] {
+                for name in ["main", "other"] {
+                    let expected =
+                        (who == "token:edge" && name == "main" && role == Role::Terminator)
+                            || (who == "token:root" && role == Role::Operator);
+                    let allowed = access.allows(&principal(who), role, &keyset(name));
+                    assert_eq!(allowed, expected, "{who} {role:?} {name}");
+                }
+            }
+        }
+        assert!(access.allows_all(&principal("token:root"), Role::Operator));
+        assert!(!access.allows_all(&principal("token:edge"), Role::Terminator));
+    }
+
+    #[test]
+    fn a_token_is_its_holder_until_it_expires() {
+        let secret = TokenSecret::take_from(&mut [9; 32]);
+        let access = Access {
+            tokens: vec![Token {
+                id: KeyId::from_bytes([1; 16]),
+                principal: principal("token:edge"),
+                hash: secret.hash(),
+                expires_at: Timestamp::from_unix(100),
+            }],
+            grants: vec![],
+        };
+        let who =
+            |secret: &TokenSecret, now| access.authenticate(secret, Timestamp::from_unix(now));
+        assert_eq!(who(&secret, 99), Some(&principal("token:edge")));
+        assert_eq!(who(&secret, 100), None);
+        assert_eq!(who(&TokenSecret::take_from(&mut [8; 32]), 0), None);
+    }
+
+    #[test]
+    fn tokens_read_what_they_write() {
+        let secret =
+            TokenSecret::take_from(&mut std::array::from_fn(|i| u8::try_from(i * 8).unwrap()));
+        let text = secret.expose_text();
+        assert!(text.starts_with("stek_0008"), "{text}");
+        assert_eq!(TokenSecret::parse(&text).unwrap().hash(), secret.hash());
+        assert_eq!(format!("{secret:?} {:?}", secret.hash()), "TokenSecret(..) TokenHash(..)");
+        for bad in
+            ["", "stek_", &text[5..], &text[..68], &format!("{text}0"), &text.replace("08", "0g")]
+        {
+            assert!(TokenSecret::parse(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_digest_sees_rows_and_not_their_order() {
+        let one = grant("a", "main", Role::Terminator);
+        let two = grant("a", "main", Role::Auditor);
+        let access = |grants: &[&Grant]| Access {
+            tokens: vec![],
+            grants: grants.iter().map(|g| (*g).clone()).collect(),
+        };
+        assert_eq!(access(&[&one, &two]).digest(), access(&[&two, &one]).digest());
+        assert_ne!(access(&[&one]).digest(), access(&[&two]).digest());
+        assert_ne!(access(&[&one]).digest(), access(&[&one, &two]).digest());
+    }
+}

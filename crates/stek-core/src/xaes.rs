@@ -1,0 +1,190 @@
+//! XAES-256-GCM (C2SP, <https://c2sp.org/XAES-256-GCM>): authenticated encryption whose nonce is
+//! long enough to be drawn at random by every node of a fleet.
+//!
+//! This module is the construction only. Which key seals, which nonce is drawn and what the
+//! additional data says are decided by the ticket format.
+
+use std::fmt;
+
+use aes::Aes256Enc;
+use aes::cipher::consts::U12;
+use aes::cipher::{BlockCipherEncrypt, KeyInit};
+use aes_gcm::AesGcm;
+use aes_gcm::aead::AeadInOut;
+use zeroize::{ZeroizeOnDrop, Zeroizing, zeroize_stack};
+
+/// Length of *N*, in bytes (C2SP XAES-256-GCM: "192-bit nonce"). Drawn at random it is good for
+/// 2⁸⁰ messages under one key at a collision risk of 2⁻³² (same source).
+pub const NONCE_LEN: usize = 24;
+
+/// Length of the authentication tag, in bytes (NIST SP 800-38D, section 5.2.1.2: *t* = 128 bits).
+pub const TAG_LEN: usize = 16;
+
+/// Length of *K* and *Kₓ*, in bytes (C2SP XAES-256-GCM: "256-bit key").
+const KEY_LEN: usize = 32;
+
+/// Length of an AES block, in bytes (FIPS 197).
+const BLOCK_LEN: usize = 16;
+
+/// Length of `N[:12]`, in bytes: the part of the nonce that selects *Kₓ*. The rest is *Nₓ*.
+const CONTEXT_LEN: usize = 12;
+
+/// How much of the stack is overwritten after each use of a key, in bytes. Round keys were found up
+/// to 8 KiB deep in release builds (with AVX-512, the worst case) and 32 KiB in debug builds.
+const STACK_LEN: usize = if cfg!(debug_assertions) { 64 * 1024 } else { 16 * 1024 };
+
+/// AES-256-GCM with 96-bit nonces. *Kₓ* lives for one message, so its decryption schedule, which
+/// GCM never uses, is not expanded.
+type InnerGcm = AesGcm<Aes256Enc, U12>;
+
+/// *K*, ready to seal and open.
+///
+/// Holds key material in one place on the heap: moving the value copies a pointer, and dropping it
+/// overwrites what it points to. There is no `Clone`, and `Debug` prints no key material.
+pub struct Xaes256Gcm {
+    keyed: Box<Keyed>,
+}
+
+/// What depends on *K* alone and is used again for every message.
+#[derive(ZeroizeOnDrop)]
+struct Keyed {
+    /// AES-256ₖ. Only ever encrypts, as in CMAC.
+    block_cipher: Aes256Enc,
+    /// *K1*, the CMAC subkey for complete blocks (NIST SP 800-38B, section 6.1).
+    k1: [u8; BLOCK_LEN],
+}
+
+/// The message is not one that was sealed under this key with this nonce and additional data.
+///
+/// Which of them was wrong GCM cannot tell, and no sender should learn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("message authentication failed")]
+pub struct OpenError;
+
+impl Xaes256Gcm {
+    /// Expands `key` (*K*) and derives *K1*. The caller keeps, and erases, its own copy of `key`.
+    pub fn new(key: &[u8; KEY_LEN]) -> Self {
+        erasing_stack(|| {
+            let block_cipher = Aes256Enc::new(key.into());
+            let mut keyed = Box::new(Keyed { block_cipher, k1: [0; BLOCK_LEN] });
+            // L, which becomes K1 where it stands, so that it is erased with it.
+            keyed.block_cipher.encrypt_block((&mut keyed.k1).into());
+            double(&mut keyed.k1);
+            Self { keyed }
+        })
+    }
+
+    /// Encrypts `buffer` in place and returns the tag over it and `aad`.
+    ///
+    /// A nonce must never be used twice under one key: that would lay open both messages and the
+    /// authentication key of GCM.
+    ///
+    /// # Panics
+    ///
+    /// If `buffer` is longer than GCM can encrypt, 2³⁶ − 32 bytes (NIST SP 800-38D, section
+    /// 5.2.1.1). A ticket is at most 16 KiB long.
+    #[must_use = "without its tag the message cannot be opened again"]
+    pub fn seal_in_place(
+        &self,
+        nonce: &[u8; NONCE_LEN],
+        aad: &[u8],
+        buffer: &mut [u8],
+    ) -> [u8; TAG_LEN] {
+        erasing_stack(|| {
+            self.inner_gcm(nonce)
+                .encrypt_inout_detached(&inner_nonce(nonce).into(), aad, buffer.into())
+                .expect("a message below the limit of GCM")
+                .into()
+        })
+    }
+
+    /// Decrypts `buffer` in place, if `tag` is the one for it, `nonce` and `aad`. An attacker may
+    /// have chosen all four; tags are compared in constant time.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] if the tag does not match, or if `buffer` is longer than any message can be.
+    /// `buffer` then still holds the ciphertext it came with, and no byte of plaintext: nothing is
+    /// decrypted before the tag has been checked.
+    pub fn open_in_place(
+        &self,
+        nonce: &[u8; NONCE_LEN],
+        aad: &[u8],
+        buffer: &mut [u8],
+        tag: &[u8; TAG_LEN],
+    ) -> Result<(), OpenError> {
+        erasing_stack(|| {
+            self.inner_gcm(nonce)
+                .decrypt_inout_detached(&inner_nonce(nonce).into(), aad, buffer.into(), tag.into())
+                .map_err(|_| OpenError)
+        })
+    }
+
+    /// AES-256-GCM under *Kₓ*, for the one message that has this nonce. Erases itself when dropped.
+    fn inner_gcm(&self, nonce: &[u8; NONCE_LEN]) -> InnerGcm {
+        let mut inner_key = Zeroizing::new([0; KEY_LEN]);
+        self.derive_inner_key(nonce, &mut inner_key);
+        InnerGcm::new((&*inner_key).into())
+    }
+
+    /// Writes *Kₓ* = AES-256ₖ(*M1* ⊕ *K1*) ‖ AES-256ₖ(*M2* ⊕ *K1*) into `inner_key`, where
+    ///
+    /// ```text
+    /// Mi = 0x00 ‖ i u8 ‖ "X" ‖ 0x00 ‖ N[:12]
+    /// ```
+    ///
+    /// Each half is the counter KDF of NIST SP 800-108r1 with CMAC over a single block. The key is
+    /// written to where the caller will erase it, since a returned array may leave copies.
+    fn derive_inner_key(&self, nonce: &[u8; NONCE_LEN], inner_key: &mut [u8; KEY_LEN]) {
+        let (halves, _) = inner_key.as_chunks_mut::<BLOCK_LEN>();
+        for (i, half) in (1..).zip(halves) {
+            half[..4].copy_from_slice(&[0x00, i, b'X', 0x00]);
+            half[4..].copy_from_slice(&nonce[..CONTEXT_LEN]);
+            for (byte, k1) in half.iter_mut().zip(&self.keyed.k1) {
+                *byte ^= k1;
+            }
+            self.keyed.block_cipher.encrypt_block(half.into());
+        }
+    }
+}
+
+impl fmt::Debug for Xaes256Gcm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Xaes256Gcm").finish_non_exhaustive()
+    }
+}
+
+// Its only field erases itself.
+impl ZeroizeOnDrop for Xaes256Gcm {}
+
+/// *Nₓ* = `N[12:]`, the nonce of GCM.
+fn inner_nonce(nonce: &[u8; NONCE_LEN]) -> [u8; NONCE_LEN - CONTEXT_LEN] {
+    std::array::from_fn(|i| nonce[CONTEXT_LEN + i])
+}
+
+/// Doubles `block` in GF(2¹²⁸), which turns *L* into *K1* (NIST SP 800-38B, section 6.1).
+fn double(block: &mut [u8; BLOCK_LEN]) {
+    let value = Zeroizing::new(u128::from_be_bytes(*block));
+    // A mask rather than a branch: the bit shifted out belongs to a secret.
+    let reduction = (*value >> 127).wrapping_neg() & 0x87;
+    *block = ((*value << 1) ^ reduction).to_be_bytes();
+}
+
+/// Runs `work`, which handles keys, and overwrites the stack that it used: moves leave copies of
+/// the round keys there, and so do the AES backends, which zeroize what they own but not their
+/// temporaries. What `work` returns must hold no key by value.
+fn erasing_stack<T>(work: impl FnOnce() -> T) -> T {
+    let result = in_own_frame(work);
+    zeroize_stack::<STACK_LEN>();
+    result
+}
+
+/// Keeps the locals of `work` out of the caller's frame, which is still in use when the stack below
+/// it is overwritten.
+#[inline(never)]
+fn in_own_frame<T>(work: impl FnOnce() -> T) -> T {
+    work()
+}
+
+#[cfg(test)]
+mod tests;

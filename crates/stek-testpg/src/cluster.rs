@@ -1,0 +1,144 @@
+//! A throwaway cluster of server programs that lie on this machine.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use tempfile::TempDir;
+
+use crate::account;
+use crate::watchdog::Watchdog;
+
+/// How many ports are tried. Another process may take a port between our look and the server's.
+const PORTS_TRIED: u32 = 8;
+
+/// How many of the last lines of a log an error repeats.
+const LOG_LINES: usize = 12;
+
+/// A cluster with one port for its whole life. Dropping it stops the server and removes the files.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    // Dropped first: its script removes what the directory's own drop then no longer finds.
+    watchdog: Watchdog,
+    directory: TempDir,
+    port: u16,
+}
+
+impl Cluster {
+    /// Creates a cluster with the programs in `programs` and starts it.
+    ///
+    /// # Errors
+    ///
+    /// A program fails; the end of its log is in the text.
+    pub(crate) fn start(programs: &Path) -> anyhow::Result<Self> {
+        Self::start_on(programs, free_port)
+    }
+
+    /// [`Cluster::start`] on the first port of `pick_port` that is really free.
+    fn start_on(
+        programs: &Path,
+        mut pick_port: impl FnMut() -> anyhow::Result<u16>,
+    ) -> anyhow::Result<Self> {
+        let account =
+            if rustix::process::geteuid().is_root() { Some(account::for_root()?) } else { None };
+        let directory = account::temporary_directory(account)?;
+        let script = include_str!("cluster.sh");
+        let arguments = [programs.as_os_str(), directory.path().as_os_str()];
+        let watchdog = Watchdog::start(script, &arguments, account)?;
+        let mut cluster = Self { watchdog, directory, port: 0 };
+
+        cluster.order("initialise", "control.log")?;
+        cluster.write_settings().context("cannot write the settings of the cluster")?;
+        for _ in 0..PORTS_TRIED {
+            cluster.port = pick_port()?;
+            match cluster.start_again() {
+                Ok(()) => return Ok(cluster),
+                Err(_) if cluster.log("server.log").contains("could not bind") => {}
+                Err(error) => return Err(error),
+            }
+        }
+        bail!("{PORTS_TRIED} ports were free, and taken before the server could bind them")
+    }
+
+    /// The port on 127.0.0.1.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Ends the server as a crash would: no checkpoint, connections cut.
+    pub(crate) fn stop_immediate(&mut self) -> anyhow::Result<()> {
+        self.order("stop", "control.log")
+    }
+
+    /// Starts the stopped server on its old port and data, and waits until it accepts connections.
+    pub(crate) fn start_again(&mut self) -> anyhow::Result<()> {
+        self.order(&format!("start {}", self.port), "server.log")
+    }
+
+    fn order(&mut self, order: &str, log: &str) -> anyhow::Result<()> {
+        let outcome = self.watchdog.order(order);
+        outcome.map(drop).with_context(|| {
+            let text = self.log(log);
+            let lines: Vec<&str> = text.lines().collect();
+            let end = &lines[lines.len().saturating_sub(LOG_LINES)..];
+            format!("the throwaway PostgreSQL cluster fails; its log ends:\n{}", end.join("\n"))
+        })
+    }
+
+    fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.directory.path().join(name)).unwrap_or_default()
+    }
+
+    /// Commits stay synchronous: what was committed has to survive [`Cluster::stop_immediate`],
+    /// for which the page cache of the operating system suffices.
+    fn write_settings(&self) -> anyhow::Result<()> {
+        let socket_directory = self.directory.path().display().to_string().replace('\'', "''");
+        let settings = format!(
+            "\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{socket_directory}'\n\
+             max_connections = 200\nfsync = off\n"
+        );
+        let file = PathBuf::from(self.directory.path()).join("data/postgresql.conf");
+        let mut file = std::fs::OpenOptions::new().append(true).open(file)?;
+        Ok(file.write_all(settings.as_bytes())?)
+    }
+}
+
+/// A port of 127.0.0.1 that is free at this moment.
+fn free_port() -> anyhow::Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
+    Ok(listener.local_addr()?.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ladder::server_programs;
+    use crate::machine::ThisMachine;
+
+    #[test]
+    fn a_port_taken_in_between_is_replaced() {
+        let Some(programs) = server_programs(&ThisMachine) else {
+            eprintln!("skipped: no server programs on this machine");
+            return;
+        };
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let taken_port = taken.local_addr().unwrap().port();
+        let mut picks = 0;
+        let cluster = Cluster::start_on(&programs, || {
+            picks += 1;
+            if picks == 1 { Ok(taken_port) } else { free_port() }
+        })
+        .unwrap();
+        assert!(picks >= 2);
+        assert_ne!(cluster.port(), taken_port);
+    }
+
+    #[test]
+    fn failing_programs_are_reported() {
+        let empty = tempfile::tempdir().unwrap();
+        let error = format!("{:#}", Cluster::start(empty.path()).unwrap_err());
+        assert!(error.contains("`initialise` failed with status"), "{error}");
+        assert!(error.contains("initdb"), "{error}");
+    }
+}

@@ -1,0 +1,32 @@
+# Starts and stops one throwaway cluster; for PostgreSQL 10 and later.
+# $1: directory of the server programs. $2: directory of the cluster, removed at the end.
+# Orders come as lines on standard input: `initialise`, `start PORT`, `stop`. Each is answered with
+# the exit status. End of input: the process that wanted the cluster is gone, however it ended.
+# Orders are carried out one after the other, so the end never overtakes a start.
+
+# Only the end of input ends this script, and the answers may find no reader.
+trap '' HUP INT TERM PIPE
+
+programs=$1
+directory=$2
+
+control() {
+    "$programs/pg_ctl" --pgdata="$directory/data" --wait --timeout=60 "$@" \
+        </dev/null >>"$directory/control.log" 2>&1
+}
+
+while read -r order port; do
+    case $order in
+    initialise)
+        "$programs/initdb" --pgdata="$directory/data" --username=postgres --auth=trust \
+            --encoding=UTF8 --locale=C --no-sync </dev/null >"$directory/control.log" 2>&1
+        ;;
+    start) control --log="$directory/server.log" --options="-p $port" start ;;
+    stop) control --mode=immediate stop ;;
+    *) false ;;
+    esac
+    echo "$?"
+done
+
+control --mode=immediate stop
+rm -rf -- "$directory"
