@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
-use crate::id::{ContentDigest, KeyId};
+use crate::id::{ContentDigest, KeyId, parse_hex};
 use crate::name::{KeysetName, NameError, PrincipalName};
 use crate::time::Timestamp;
 
@@ -179,6 +179,16 @@ impl TokenHash {
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+
+    /// Reads 64 hexadecimal digits; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        parse_hex(text).ok().map(Self)
+    }
+
+    /// The 64 hexadecimal digits.
+    pub fn to_hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 impl fmt::Debug for TokenHash {
@@ -347,6 +357,8 @@ mod tests {
         assert!(text.starts_with("stek_0008"), "{text}");
         assert_eq!(TokenSecret::parse(&text).unwrap().hash(), secret.hash());
         assert_eq!(format!("{secret:?} {:?}", secret.hash()), "TokenSecret(..) TokenHash(..)");
+        assert_eq!(TokenHash::parse(&secret.hash().to_hex()), Some(secret.hash()));
+        assert_eq!(TokenHash::parse("00"), None);
         for bad in
             ["", "stek_", &text[5..], &text[..68], &format!("{text}0"), &text.replace("08", "0g")]
         {

@@ -171,7 +171,7 @@ pub struct ParseHexError {
     pub expected: usize,
 }
 
-fn parse_hex<const N: usize>(text: &str) -> Result<[u8; N], ParseHexError> {
+pub(crate) fn parse_hex<const N: usize>(text: &str) -> Result<[u8; N], ParseHexError> {
     let error = ParseHexError { expected: 2 * N };
     let digits = text.as_bytes();
     if digits.len() != 2 * N {

@@ -1,0 +1,87 @@
+//! Serves bundles to terminators and the feed to further distribution replicas, from whatever feeds
+//! it: a manager in the same process or the feed of another. Stateless: keys are in memory only.
+//! What is published is not decided here.
+
+mod api;
+mod feed_view;
+mod metrics;
+mod readiness;
+mod shelf;
+mod visitor;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use prometheus::Registry;
+use stek_clock::FleetClock;
+use stek_core::feed::FeedState;
+use stek_http::health::Readiness;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::DistributionMetrics;
+use crate::shelf::Shelf;
+
+/// The longest time that a long-poll may ask for, a little under a minute, which is when proxies
+/// and load balancers commonly give up on a silent connection.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(55);
+
+/// A source of published content: `None` until the first.
+pub type Feed = watch::Receiver<Option<Arc<FeedState>>>;
+
+/// A running distribution replica.
+pub struct Distribution {
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+/// What every request needs.
+pub(crate) struct Shared {
+    pub(crate) feed: Feed,
+    pub(crate) fleet: Arc<FleetClock>,
+    pub(crate) shelf: Shelf,
+    pub(crate) metrics: DistributionMetrics,
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl Distribution {
+    /// Starts to follow `feed`, on the fleet time that comes with it, until `shutdown`.
+    ///
+    /// # Errors
+    /// If metrics of these names are registered already.
+    pub fn start(
+        feed: Feed,
+        fleet: Arc<FleetClock>,
+        registry: &Registry,
+        shutdown: CancellationToken,
+    ) -> Result<Self, prometheus::Error> {
+        let metrics = DistributionMetrics::register(registry)?;
+        let shelf = Shelf::default();
+        let shared = Arc::new(Shared { feed, fleet, shelf, metrics, shutdown });
+        let task = tokio::spawn(shelf::keep(Arc::clone(&shared)));
+        Ok(Self { shared, task })
+    }
+
+    /// `GET /v1/keysets/{keyset}` for terminators.
+    pub fn bundle_router(&self) -> Router {
+        api::bundle_router(Arc::clone(&self.shared))
+    }
+
+    /// `GET /v1/feed` for distribution replicas.
+    pub fn feed_router(&self) -> Router {
+        api::feed_router(Arc::clone(&self.shared))
+    }
+
+    /// Whether this replica should be sent traffic.
+    pub fn readiness(&self) -> Arc<dyn Readiness> {
+        Arc::new(readiness::DistributionReadiness(Arc::clone(&self.shared)))
+    }
+
+    /// Waits for the follower to end after `shutdown`.
+    pub async fn stopped(self) {
+        // The task keeps no state that could be lost; a panic of it is logged where it happened.
+        let _ = self.task.await;
+    }
+}

@@ -1,0 +1,52 @@
+//! The server chassis: listeners, limits, problem documents, health, metrics and drain
+//!
+//! A server crate brings an [`axum::Router`]; this crate brings everything around it. It knows
+//! nothing of keys, keysets or principals.
+//!
+//! Put a router together in this order, so that every answer is a problem document where it fails
+//! and is counted whatever it is:
+//!
+//! ```
+//! # use std::sync::Arc;
+//! # use axum::{Router, routing::get};
+//! # use stek_http::{health, metrics, problem};
+//! # fn build(state: Arc<dyn health::Readiness>) -> Result<Router, metrics::MetricsError> {
+//! let registry = prometheus::Registry::new();
+//! let http_metrics = metrics::HttpMetrics::register(&registry)?;
+//! let routes = Router::new()
+//!     .route("/v1/greeting", get(|| async { "hello" }))
+//!     .merge(health::router(state))
+//!     .merge(metrics::router(registry));
+//! let router = http_metrics.observe("example", problem::with_fallbacks(routes));
+//! # Ok(router)
+//! # }
+//! ```
+//!
+//! then [`Server::bind`] and [`Server::serve`].
+
+mod accept;
+mod body;
+mod connection;
+mod limits;
+mod listen;
+mod peer;
+mod serve;
+mod tasks;
+mod tls;
+
+pub mod bearer;
+pub mod health;
+pub mod metrics;
+pub mod prefer;
+pub mod problem;
+pub mod signals;
+
+pub use limits::{LimitError, Limits};
+pub use listen::{BindError, Plaintext, Server, Transport};
+pub use peer::{Channel, Peer};
+pub use problem::Problem;
+pub use serve::Drained;
+pub use tls::{TlsError, TlsFiles, TlsPaths};
+
+#[cfg(test)]
+mod testing;

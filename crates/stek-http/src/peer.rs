@@ -1,0 +1,24 @@
+//! Who is at the other end of a connection, as far as the transport can tell.
+
+use std::net::SocketAddr;
+
+/// The other end of the connection on which a request came. Every request of a
+/// [`Server`](crate::Server) carries one in its extensions: take it in a handler as
+/// `Extension<Peer>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Address and port of the client, or of the proxy in front of it. No header can change it.
+    pub addr: SocketAddr,
+    /// How the bytes came.
+    pub channel: Channel,
+}
+
+/// How the bytes of a connection are protected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Channel {
+    /// Plain HTTP: anyone on the path can read and change it.
+    Plain,
+    /// TLS 1.3. The server has proved who it is, the client has not.
+    Tls,
+}

@@ -1,0 +1,212 @@
+//! The admin API below `/admin/v1`: who may ask for which operation, and how its outcome is said.
+//! What an operation does is decided in [`crate::operations`].
+
+mod caller;
+mod failure;
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post, put};
+use axum::{Json, Router};
+use http::StatusCode;
+use http::header::{CACHE_CONTROL, LOCATION};
+use stek_core::access::Role;
+use stek_core::id::KeyId;
+use stek_core::name::KeysetName;
+use stek_core::time::{Seconds, Timestamp};
+use stek_http::Problem;
+use stek_wire::admin::{
+    ChangePolicy, CreateKeyset, CreateToken, EffectDocument, GrantDocument, KeysetDocument,
+    KeysetList, PlanDocument, TokenDocument, TokenList,
+};
+
+use crate::admin::caller::Caller;
+use crate::admin::failure::Failure;
+use crate::operations::{NewToken, Operations, TokenRow};
+
+/// How far a forecast looks if nothing else is asked for, in rotation periods' worth of time.
+const DEFAULT_FORECAST: Seconds = Seconds::from_days(1);
+/// How far a forecast may look.
+const LONGEST_FORECAST: Seconds = Seconds::from_days(31);
+/// How long a token may be valid.
+const LONGEST_TOKEN: Seconds = Seconds::from_days(3650);
+
+type Shared = State<Arc<Operations>>;
+type Answer<T> = Result<Json<T>, Failure>;
+
+/// The routes, for a listener of operators.
+pub(crate) fn router(operations: Arc<Operations>) -> Router {
+    Router::new()
+        .route("/admin/v1/keysets", get(list).post(create))
+        .route("/admin/v1/keysets/{keyset}", get(show).delete(remove))
+        .route("/admin/v1/keysets/{keyset}/policy", put(change_policy))
+        .route("/admin/v1/keysets/{keyset}/rotate", post(rotate))
+        .route("/admin/v1/keysets/{keyset}/plan", get(plan))
+        .route("/admin/v1/tokens", get(tokens).post(create_token))
+        .route("/admin/v1/tokens/{id}", delete(revoke_token))
+        .layer(axum::middleware::map_response(no_store))
+        .with_state(operations)
+}
+
+async fn no_store(mut response: Response) -> Response {
+    let value = http::HeaderValue::from_static("no-store");
+    response.headers_mut().insert(CACHE_CONTROL, value);
+    response
+}
+
+#[derive(serde::Deserialize)]
+struct ListQuery {
+    after: Option<String>,
+}
+
+async fn list(
+    State(operations): Shared,
+    caller: Caller,
+    Query(query): Query<ListQuery>,
+) -> Answer<KeysetList> {
+    let after = query.after.as_deref().map(KeysetName::try_new).transpose()?;
+    caller.must_have_role(&[Role::Operator, Role::Auditor])?;
+    let visible = |name: &KeysetName| caller.may(&[Role::Operator, Role::Auditor], name);
+    Ok(Json(operations.list(after.as_ref(), visible).await?))
+}
+
+async fn create(State(operations): Shared, caller: Caller, body: Bytes) -> Result<Response, Failure> {
+    let asked = CreateKeyset::decode(&body)?;
+    caller.must_have_role(&[Role::Operator])?;
+    if !caller.may(&[Role::Operator], &asked.name) {
+        return Err(Problem::forbidden().into());
+    }
+    let document: KeysetDocument =
+        operations.create(&asked.name, asked.policy, caller.name()).await?;
+    let location = format!("/admin/v1/keysets/{}", asked.name);
+    Ok((StatusCode::CREATED, [(LOCATION, location)], Json(document)).into_response())
+}
+
+async fn show(
+    State(operations): Shared,
+    caller: Caller,
+    Path(keyset): Path<String>,
+) -> Answer<KeysetDocument> {
+    let name = caller.keyset(&keyset, &[Role::Operator, Role::Auditor])?;
+    Ok(Json(operations.show(&name).await?))
+}
+
+async fn remove(
+    State(operations): Shared,
+    caller: Caller,
+    Path(keyset): Path<String>,
+) -> Answer<EffectDocument> {
+    let name = caller.keyset(&keyset, &[Role::Operator])?;
+    Ok(Json(operations.delete(&name, caller.name()).await?))
+}
+
+async fn change_policy(
+    State(operations): Shared,
+    caller: Caller,
+    Path(keyset): Path<String>,
+    body: Bytes,
+) -> Answer<EffectDocument> {
+    let name = caller.keyset(&keyset, &[Role::Operator])?;
+    let asked = ChangePolicy::decode(&body)?;
+    Ok(Json(operations.change_policy(&name, asked.policy, caller.name()).await?))
+}
+
+async fn rotate(
+    State(operations): Shared,
+    caller: Caller,
+    Path(keyset): Path<String>,
+) -> Answer<EffectDocument> {
+    let name = caller.keyset(&keyset, &[Role::Operator])?;
+    Ok(Json(operations.rotate(&name, caller.name()).await?))
+}
+
+#[derive(serde::Deserialize)]
+struct PlanQuery {
+    until: Option<String>,
+}
+
+async fn plan(
+    State(operations): Shared,
+    caller: Caller,
+    Path(keyset): Path<String>,
+    Query(query): Query<PlanQuery>,
+) -> Answer<PlanDocument> {
+    let name = caller.keyset(&keyset, &[Role::Operator, Role::Auditor])?;
+    let now = operations.engine().fleet().now();
+    let until = match &query.until {
+        None => now + DEFAULT_FORECAST,
+        Some(text) => parse_until(text, now)?,
+    };
+    Ok(Json(operations.plan(&name, until).await?))
+}
+
+/// An instant, or a span from now on.
+fn parse_until(text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
+    let until = Timestamp::parse(text).or_else(|_| Seconds::parse(text).map(|span| now + span));
+    match until {
+        Ok(until) if until >= now && until <= now + LONGEST_FORECAST => Ok(until),
+        _ => {
+            let allowed = "an RFC 3339 instant or a span such as 12h, at most 31 days ahead";
+            Err(Problem::invalid_field("until", text, allowed).into())
+        }
+    }
+}
+
+async fn tokens(State(operations): Shared, caller: Caller) -> Answer<TokenList> {
+    caller.must_have_all(&[Role::Operator, Role::Auditor])?;
+    let tokens = operations.tokens().await?.iter().map(token_document).collect();
+    Ok(Json(TokenList { tokens }))
+}
+
+async fn create_token(
+    State(operations): Shared,
+    caller: Caller,
+    body: Bytes,
+) -> Result<Response, Failure> {
+    let asked = CreateToken::decode(&body)?;
+    caller.must_have_all(&[Role::Operator])?;
+    let now = operations.engine().fleet().now();
+    if asked.expires_at <= now || asked.expires_at > now + LONGEST_TOKEN {
+        let value = asked.expires_at.to_string();
+        let allowed = "an instant in the future, at most 3650 days ahead";
+        return Err(Problem::invalid_field("expires_at", value, allowed).into());
+    }
+    let new = NewToken {
+        principal: asked.principal,
+        hash: asked.hash,
+        expires_at: asked.expires_at,
+        grants: asked.grants.clone(),
+    };
+    let token = operations.add_token(new, caller.name()).await?;
+    let row = TokenRow { token, grants: asked.grants };
+    Ok((StatusCode::CREATED, Json(token_document(&row))).into_response())
+}
+
+async fn revoke_token(
+    State(operations): Shared,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Failure> {
+    caller.must_have_all(&[Role::Operator])?;
+    let id = KeyId::parse(&id).map_err(|_| Problem::not_found())?;
+    if operations.revoke_token(id, caller.name()).await? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(Problem::not_found().into())
+    }
+}
+
+fn token_document(row: &TokenRow) -> TokenDocument {
+    TokenDocument {
+        id: row.token.id.to_string(),
+        principal: row.token.principal.to_string(),
+        expires_at: row.token.expires_at.to_string(),
+        grants: row.grants.iter().map(GrantDocument::from).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,73 @@
+//! Who is asking, proven by a bearer token, and what that principal may do. Deny by default; a
+//! keyset that is not granted answers like one that does not exist.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::FromRequestParts;
+use http::request::Parts;
+use stek_core::access::{Access, Role, TokenSecret};
+use stek_core::name::{KeysetName, PrincipalName};
+use stek_http::{Problem, bearer};
+
+use crate::operations::Operations;
+
+/// How soon to ask again while nothing is published yet.
+const STARTING_RETRY: Duration = Duration::from_secs(1);
+
+/// A principal that has proven who it is.
+pub(super) struct Caller {
+    principal: PrincipalName,
+    access: Arc<Access>,
+}
+
+impl Caller {
+    pub(super) fn name(&self) -> &str {
+        self.principal.as_str()
+    }
+
+    /// Whether the caller has one of `roles` on `keyset`.
+    pub(super) fn may(&self, roles: &[Role], keyset: &KeysetName) -> bool {
+        roles.iter().any(|role| self.access.allows(&self.principal, *role, keyset))
+    }
+
+    /// Refuses a caller without any of `roles` anywhere.
+    pub(super) fn must_have_role(&self, roles: &[Role]) -> Result<(), Problem> {
+        let has = roles.iter().any(|role| self.access.has_role(&self.principal, *role));
+        if has { Ok(()) } else { Err(Problem::forbidden()) }
+    }
+
+    /// Refuses a caller without any of `roles` on every keyset.
+    pub(super) fn must_have_all(&self, roles: &[Role]) -> Result<(), Problem> {
+        let has = roles.iter().any(|role| self.access.allows_all(&self.principal, *role));
+        if has { Ok(()) } else { Err(Problem::forbidden()) }
+    }
+
+    /// The keyset of this name, if the caller has one of `roles` on it.
+    pub(super) fn keyset(&self, name: &str, roles: &[Role]) -> Result<KeysetName, Problem> {
+        self.must_have_role(roles)?;
+        let name = KeysetName::try_new(name)
+            .map_err(|error| Problem::invalid_field("keyset", error.value, error.allowed))?;
+        if self.may(roles, &name) { Ok(name) } else { Err(Problem::not_found()) }
+    }
+}
+
+impl FromRequestParts<Arc<Operations>> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        operations: &Arc<Operations>,
+    ) -> Result<Self, Problem> {
+        let Some(feed) = operations.feed() else {
+            return Err(Problem::unavailable("the manager is starting", STARTING_RETRY));
+        };
+        let token = bearer::from_headers(&parts.headers).ok().flatten();
+        let secret = token.and_then(|token| TokenSecret::parse(token.expose_secret()));
+        let secret = secret.ok_or_else(Problem::unauthenticated)?;
+        let now = operations.engine().fleet().now();
+        let principal = feed.access.authenticate(&secret, now);
+        let principal = principal.ok_or_else(Problem::unauthenticated)?.clone();
+        Ok(Self { principal, access: Arc::clone(&feed.access) })
+    }
+}

@@ -1,0 +1,73 @@
+//! How a failed operation is said to the one who asked: by cause, without what is inside. What is
+//! inside is logged, once, here.
+
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use stek_core::name::NameError;
+use stek_http::Problem;
+use stek_wire::DecodeError;
+
+use crate::operations::OperationError;
+
+/// How soon to ask again when the database or the clock stands in the way.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// A problem document on its way out.
+pub(super) struct Failure(Problem);
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        self.0.into_response()
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
+impl From<NameError> for Failure {
+    fn from(error: NameError) -> Self {
+        Self(Problem::invalid_field(error.field, error.value, error.allowed))
+    }
+}
+
+impl From<DecodeError> for Failure {
+    fn from(error: DecodeError) -> Self {
+        Self(Problem::bad_request(error.to_string()))
+    }
+}
+
+impl From<OperationError> for Failure {
+    fn from(error: OperationError) -> Self {
+        Self(match &error {
+            OperationError::NotFound(_) => Problem::not_found(),
+            OperationError::Exists(_) | OperationError::Busy(_) | OperationError::Rotate(_) => {
+                Problem::conflict(error.to_string())
+            }
+            OperationError::Policy(broken) => Problem::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid-policy",
+                "the policy breaks a relation",
+            )
+            .with_detail(broken.to_string())
+            .with_field(broken.field(), "", broken.to_string()),
+            OperationError::Clock(_) | OperationError::Store(_) => {
+                log(&error);
+                Problem::unavailable("the manager cannot act now; what is published stays", RETRY)
+            }
+            OperationError::Failed(..) => {
+                log(&error);
+                Problem::internal()
+            }
+        })
+    }
+}
+
+fn log(error: &OperationError) {
+    let error = error as &dyn std::error::Error;
+    tracing::error!(error, "operation failed");
+}

@@ -1,0 +1,151 @@
+//! Turns the planner's decisions on one keyset into a change for the store: makes and wraps the
+//! keys, proves the outcome, and says what is written down.
+
+use stek_core::audit::{AuditAction, AuditEvent};
+use stek_core::bundle::EndCause;
+use stek_core::derive;
+use stek_core::id::{KeyId, Revision};
+use stek_core::keyset::{KeyRecord, Keyset, KeysetError, TicketFormat};
+use stek_core::name::KeysetName;
+use stek_core::planner::{self, Convergence, MintReason, Op};
+use stek_core::policy::Policy;
+use stek_core::schedule::Schedule;
+use stek_core::time::Timestamp;
+use stek_custody::custody::{MintError, WrapError};
+use stek_custody::random::RandomError;
+use stek_store::{KeyStep, KeysetUpdate, StoredKey};
+
+use crate::engine::{Engine, PassTime};
+
+/// Why a decision cannot be carried out. Nothing has changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DraftError {
+    #[error("no key could be made")]
+    Mint(#[from] MintError),
+    #[error("no random bytes could be had")]
+    Random(#[from] RandomError),
+    #[error("a new key could not be wrapped")]
+    Wrap(#[from] WrapError),
+    #[error("the plan would break a rule of keysets")]
+    Keyset(#[from] KeysetError),
+}
+
+/// One keyset's part of a commit.
+pub(crate) struct Draft {
+    /// The keyset afterwards.
+    pub(crate) keyset: Keyset,
+    /// What happens to its keys.
+    pub(crate) steps: Vec<KeyStep>,
+    /// What is written down.
+    pub(crate) events: Vec<AuditEvent>,
+    /// When the planner must look again.
+    pub(crate) next_due: Timestamp,
+    /// Whether terminators must learn of it.
+    pub(crate) publishes: bool,
+}
+
+impl Draft {
+    /// Carries `ops` out on `keyset`, in the name of `actor`.
+    pub(crate) fn new(
+        engine: &Engine,
+        keyset: &Keyset,
+        ops: &[Op],
+        actor: &str,
+        time: PassTime,
+    ) -> Result<Self, DraftError> {
+        let mut minted: Vec<StoredKey> = Vec::new();
+        let mut steps = Vec::with_capacity(ops.len());
+        let mut events = Vec::with_capacity(ops.len());
+        let name = keyset.name();
+        let event = |action, key, reason: String| AuditEvent {
+            at: time.now,
+            actor: actor.to_owned(),
+            action,
+            keyset: Some(name.clone()),
+            key,
+            reason,
+        };
+        for op in ops {
+            match op {
+                Op::Mint { schedule, reason } => {
+                    let key = mint(engine, name, *schedule, time)?;
+                    if let MintReason::AfterGap { .. } = reason {
+                        events.push(event(AuditAction::Gap, None, reason.to_string()));
+                    }
+                    let id = Some(key.record.id);
+                    events.push(event(AuditAction::KeyMinted, id, reason.to_string()));
+                    steps.push(KeyStep::Insert(key.clone()));
+                    minted.push(key);
+                }
+                Op::Move { id, schedule, reason } => {
+                    events.push(event(AuditAction::KeyRescheduled, Some(*id), reason.to_string()));
+                    steps.push(KeyStep::Move { id: *id, schedule: *schedule });
+                }
+                Op::End { id, cause } => {
+                    let action = match cause {
+                        EndCause::Expired => AuditAction::KeyDestroyed,
+                        EndCause::Revoked => AuditAction::KeyRevoked,
+                    };
+                    events.push(event(action, Some(*id), cause.as_str().to_owned()));
+                    steps.push(KeyStep::End { id: *id, cause: *cause });
+                }
+            }
+        }
+        let records: Vec<KeyRecord> = minted.iter().map(|key| key.record).collect();
+        let keyset = planner::apply(keyset, ops, &records)?;
+        let next_due = planner::next_due(&keyset, &Convergence::confirmed(), time.now);
+        Ok(Self { keyset, steps, events, next_due, publishes: planner::publishes(ops) })
+    }
+
+    /// The change of a keyset that was read at `expected`. A new policy is published even if no
+    /// key changes with it.
+    pub(crate) fn into_update(
+        self,
+        expected: Revision,
+        policy: Option<Policy>,
+    ) -> (KeysetUpdate, Vec<AuditEvent>) {
+        let publish = self.publishes || policy.is_some();
+        let update = KeysetUpdate {
+            name: self.keyset.name().clone(),
+            expected,
+            policy,
+            steps: self.steps,
+            publish: publish.then(|| self.keyset.content_digest()),
+            next_due: self.next_due,
+        };
+        (update, self.events)
+    }
+
+    /// The keys of a draft that only mints.
+    pub(crate) fn minted(&self) -> Vec<StoredKey> {
+        let inserted = self.steps.iter().filter_map(|step| match step {
+            KeyStep::Insert(key) => Some(key.clone()),
+            KeyStep::Move { .. } | KeyStep::End { .. } => None,
+        });
+        inserted.collect()
+    }
+}
+
+fn mint(
+    engine: &Engine,
+    keyset: &KeysetName,
+    schedule: Schedule,
+    time: PassTime,
+) -> Result<StoredKey, DraftError> {
+    let material = engine.custody.mint(engine.random.as_ref())?;
+    let record = KeyRecord {
+        id: new_id(engine, time)?,
+        format: TicketFormat::V1,
+        kcv: derive::kcv(&material),
+        schedule,
+    };
+    let wrapped = engine.custody.wrap(engine.random.as_ref(), keyset, &record, &material)?;
+    Ok(StoredKey { record, wrapped })
+}
+
+/// An identity that orders by time.
+pub(crate) fn new_id(engine: &Engine, time: PassTime) -> Result<KeyId, RandomError> {
+    let mut random = [0; 10];
+    engine.random.fill(&mut random)?;
+    Ok(KeyId::new(time.millis, &random))
+}

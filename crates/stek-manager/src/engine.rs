@@ -1,0 +1,106 @@
+//! What every pass and every operation needs: the store, custody, the audit chain and the time.
+//! Decides whether the clock may be believed; what to do then is the planner's.
+
+use std::sync::Arc;
+
+use stek_clock::{Clock, FleetClock};
+use stek_core::time::Timestamp;
+use stek_custody::clock_rules::{self, ClockDisagreement, ClockReading, HoldReason, Ruling};
+use stek_custody::cluster_secret::{AuditKey, ClusterSecret, RowSealer};
+use stek_custody::custody::Custody;
+use stek_custody::random::RandomSource;
+use stek_store::{KeyStore, StoreError};
+use tokio::sync::Notify;
+
+/// What a manager is made of.
+pub struct EngineParts {
+    /// The database.
+    pub store: Arc<dyn KeyStore>,
+    /// The ratchet and the wrapping.
+    pub custody: Arc<Custody>,
+    /// Seals grants and tokens and links the audit trail.
+    pub cluster: Arc<ClusterSecret>,
+    /// Where keys come from.
+    pub random: Arc<dyn RandomSource + Send + Sync>,
+    /// The machine's clocks.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// The parts, and what is derived from them once.
+pub struct Engine {
+    pub(crate) store: Arc<dyn KeyStore>,
+    pub(crate) custody: Arc<Custody>,
+    pub(crate) audit: AuditKey,
+    pub(crate) sealer: RowSealer,
+    pub(crate) random: Arc<dyn RandomSource + Send + Sync>,
+    fleet: Arc<FleetClock>,
+    anchor: ClockReading,
+    /// Somebody has changed something that the reconcile loop should look at.
+    pub(crate) changed: Notify,
+}
+
+/// The instant of a pass, read once from the database.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PassTime {
+    pub(crate) now: Timestamp,
+    pub(crate) millis: u64,
+}
+
+/// Why there is no time to act on. Nothing is minted and no schedule is moved meanwhile.
+#[derive(Debug, thiserror::Error)]
+pub enum ClockError {
+    /// The database was not reached.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its clock and ours disagree.
+    #[error(transparent)]
+    Disagreement(#[from] ClockDisagreement),
+    /// Our clock jumped.
+    #[error(transparent)]
+    Jump(#[from] HoldReason),
+}
+
+impl Engine {
+    /// An engine whose fleet time begins with the first pass.
+    pub fn new(parts: EngineParts) -> Self {
+        let fleet = Arc::new(FleetClock::new(Arc::clone(&parts.clock)));
+        let anchor = reading(parts.clock.as_ref());
+        Self {
+            store: parts.store,
+            custody: parts.custody,
+            audit: parts.cluster.audit_key(),
+            sealer: parts.cluster.row_sealer(),
+            random: parts.random,
+            fleet,
+            anchor,
+            changed: Notify::new(),
+        }
+    }
+
+    /// Fleet time.
+    pub fn fleet(&self) -> &Arc<FleetClock> {
+        &self.fleet
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        self.fleet.clock()
+    }
+
+    /// Reads the database's clock and, if it may be believed, makes it fleet time and turns the
+    /// ratchet to its epoch.
+    pub(crate) async fn read_time(&self) -> Result<PassTime, ClockError> {
+        let millis = self.store.now_millis().await?;
+        let ours = reading(self.clock().as_ref());
+        clock_rules::agree(millis, ours.wall_ms)?;
+        if let Ruling::Hold(reason) = clock_rules::judge(self.anchor, ours) {
+            return Err(reason.into());
+        }
+        self.fleet.set(millis);
+        Ok(PassTime { now: Timestamp::from_unix(millis / 1000), millis })
+    }
+}
+
+fn reading(clock: &dyn Clock) -> ClockReading {
+    let boot_ms = u64::try_from(clock.boot().as_millis()).unwrap_or(u64::MAX);
+    ClockReading { wall_ms: clock.wall_millis(), boot_ms }
+}

@@ -1,0 +1,93 @@
+//! The key-manager: keeps every keyset supplied with keys by the planner's rules, publishes what
+//! distribution serves, and answers operators. The only part with database credentials and
+//! key-encryption secrets. Rules are `stek-core`'s, rows `stek-store`'s, wrapping `stek-custody`'s.
+
+mod admin;
+mod bootstrap;
+mod draft;
+mod engine;
+mod forecast;
+mod metrics;
+mod operations;
+mod publisher;
+mod readiness;
+mod reconcile;
+
+pub use bootstrap::{BootstrapError, claim_ratchet};
+pub use engine::{ClockError, Engine, EngineParts};
+pub use operations::{NewToken, OperationError, Operations, TokenRow};
+
+use std::sync::Arc;
+
+use axum::Router;
+use prometheus::Registry;
+use stek_clock::FleetClock;
+use stek_core::feed::FeedState;
+use stek_http::health::Readiness;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::ManagerMetrics;
+use crate::reconcile::Reconciler;
+
+/// A running key-manager.
+pub struct Manager {
+    operations: Arc<Operations>,
+    feed: watch::Receiver<Option<Arc<FeedState>>>,
+    readiness: Arc<readiness::ManagerReadiness>,
+    task: JoinHandle<()>,
+}
+
+impl Manager {
+    /// Starts the reconcile loop, which goes on until `shutdown`, whatever fails.
+    ///
+    /// # Errors
+    /// If metrics of these names are registered already.
+    pub fn start(
+        parts: EngineParts,
+        registry: &Registry,
+        shutdown: CancellationToken,
+    ) -> Result<Self, prometheus::Error> {
+        let metrics = ManagerMetrics::register(registry)?;
+        let engine = Arc::new(Engine::new(parts));
+        let readiness = Arc::new(readiness::ManagerReadiness::default());
+        let (sender, feed) = watch::channel(None);
+        let operations = Arc::new(Operations::new(Arc::clone(&engine), feed.clone()));
+        let reconciler =
+            Reconciler::new(engine, sender, metrics, Arc::clone(&readiness));
+        let task = tokio::spawn(reconciler.run(shutdown));
+        Ok(Self { operations, feed, readiness, task })
+    }
+
+    /// What is published; `None` until the first pass.
+    pub fn feed(&self) -> watch::Receiver<Option<Arc<FeedState>>> {
+        self.feed.clone()
+    }
+
+    /// Fleet time: the database's clock as of the last pass, kept going on boot time.
+    pub fn fleet(&self) -> Arc<FleetClock> {
+        Arc::clone(self.operations.engine().fleet())
+    }
+
+    /// What operators ask for, as methods.
+    pub fn operations(&self) -> &Arc<Operations> {
+        &self.operations
+    }
+
+    /// The admin API, below `/admin/v1`.
+    pub fn admin_router(&self) -> Router {
+        admin::router(Arc::clone(&self.operations))
+    }
+
+    /// Whether this manager should be sent traffic.
+    pub fn readiness(&self) -> Arc<dyn Readiness> {
+        Arc::clone(&self.readiness) as Arc<dyn Readiness>
+    }
+
+    /// Waits for the loop to end after `shutdown`.
+    pub async fn stopped(self) {
+        // The loop holds no lock and catches its own panics; there is nothing to hand on.
+        let _ = self.task.await;
+    }
+}

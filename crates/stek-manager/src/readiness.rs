@@ -1,0 +1,42 @@
+//! Whether this manager should be sent traffic: it has published, and its last pass succeeded.
+
+use std::sync::{Mutex, PoisonError};
+
+use stek_http::health::{Check, Readiness};
+
+/// How the last pass ended, in words that anyone may read.
+#[derive(Debug, Clone, Default)]
+enum LastPass {
+    #[default]
+    None,
+    Succeeded,
+    Failed(&'static str),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct ManagerReadiness(Mutex<LastPass>);
+
+impl ManagerReadiness {
+    pub(crate) fn succeeded(&self) {
+        self.set(LastPass::Succeeded);
+    }
+
+    pub(crate) fn failed(&self, why: &'static str) {
+        self.set(LastPass::Failed(why));
+    }
+
+    fn set(&self, pass: LastPass) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = pass;
+    }
+}
+
+impl Readiness for ManagerReadiness {
+    fn checks(&self) -> Vec<Check> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        vec![match last {
+            LastPass::None => Check::failed("reconcile", "no pass yet"),
+            LastPass::Succeeded => Check::passed("reconcile", "last pass succeeded"),
+            LastPass::Failed(why) => Check::failed("reconcile", why),
+        }]
+    }
+}

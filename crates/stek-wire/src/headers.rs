@@ -1,0 +1,50 @@
+//! The headers of our own and the one of them that has a syntax. Names are lower-case, as HTTP/2
+//! sends them.
+
+/// Fleet time at the instant of sending, on every answer of the distribution contract.
+pub const STEK_TIME: &str = "stek-time";
+
+/// The instance that asks; its value is a [`stek_core::name::InstanceName`].
+pub const STEK_INSTANCE: &str = "stek-instance";
+
+/// When the manager last read tokens and grants from the database, in Unix seconds, on every answer
+/// of the feed. It moves on though nothing else changes, so a `304` carries it too.
+pub const STEK_ACCESS_TIME: &str = "stek-access-time";
+
+/// 9999-12-31T23:59:59.999Z, the last instant that a `Stek-Time` may name, in Unix milliseconds.
+pub const MAX_UNIX_MILLIS: u64 = 253_402_300_799_999;
+
+/// The value of `Stek-Time`: Unix milliseconds in decimal digits.
+pub fn format_stek_time(unix_millis: u64) -> String {
+    unix_millis.to_string()
+}
+
+/// Reads `Stek-Time` as Unix milliseconds; `None` for anything but decimal digits, and past year
+/// 9999.
+pub fn parse_stek_time(value: &str) -> Option<u64> {
+    if value.is_empty() || value.len() > 15 || !value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    value.parse().ok().filter(|millis| *millis <= MAX_UNIX_MILLIS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_read_what_they_write() {
+        for millis in [0, 1, 1_790_000_000_123, MAX_UNIX_MILLIS] {
+            assert_eq!(parse_stek_time(&format_stek_time(millis)), Some(millis));
+        }
+    }
+
+    #[test]
+    fn other_times_are_none() {
+        for bad in
+            ["", "-1", "+1", " 1", "1.5", "now", "253402300800000", "1790000000123000000", "٣"]
+        {
+            assert_eq!(parse_stek_time(bad), None, "{bad}");
+        }
+    }
+}
