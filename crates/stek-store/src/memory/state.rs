@@ -1,0 +1,146 @@
+//! What is held.
+
+use std::collections::{BTreeMap, HashSet};
+
+use stek_core::access::Grant;
+use stek_core::audit::{AuditChain, AuditEvent, ChainLink};
+use stek_core::bundle::{EndCause, EndedKey, MAX_ENDED_KEYS};
+use stek_core::id::{ContentDigest, Incarnation, KeyId, Revision};
+use stek_core::keyset::Keyset;
+use stek_core::name::KeysetName;
+use stek_core::time::Timestamp;
+
+use crate::{
+    AuditRow, ClusterState, Committed, SealedToken, SeedRow, StoredKey, StoredKeyset, Tombstone,
+    trail,
+};
+
+pub(super) struct State {
+    pub(super) cluster: ClusterState,
+    pub(super) last_id: u64,
+    pub(super) live: BTreeMap<KeysetName, Entry>,
+    /// By revision.
+    pub(super) deleted: Vec<Deleted>,
+    /// Of all keys that are not forgotten.
+    pub(super) key_ids: HashSet<KeyId>,
+    pub(super) tokens: BTreeMap<KeyId, SealedToken>,
+    pub(super) grants: BTreeMap<Grant, [u8; 32]>,
+    pub(super) seed: Option<SeedRow>,
+    pub(super) audit: Vec<AuditRow>,
+}
+
+/// A keyset with all its ended keys.
+#[derive(Clone)]
+pub(super) struct Entry {
+    pub(super) id: u64,
+    pub(super) keyset: Keyset,
+    pub(super) keys: Vec<StoredKey>,
+    /// Newest end first.
+    pub(super) ended: Vec<EndedKey>,
+    pub(super) revision: Revision,
+    pub(super) digest: ContentDigest,
+    pub(super) next_due: Timestamp,
+    pub(super) created_at: Timestamp,
+}
+
+pub(super) struct Deleted {
+    pub(super) tombstone: Tombstone,
+    pub(super) ended: Vec<EndedKey>,
+}
+
+impl Entry {
+    pub(super) fn stored(&self) -> StoredKeyset {
+        StoredKeyset {
+            keyset: self.keyset.clone(),
+            keys: self.keys.clone(),
+            ended: self.ended.iter().take(MAX_ENDED_KEYS).copied().collect(),
+            revision: self.revision,
+            digest: self.digest,
+            next_due: self.next_due,
+            created_at: self.created_at,
+        }
+    }
+
+    /// Ends the keys for which `cause` has one.
+    pub(super) fn end(&mut self, at: Timestamp, cause: impl Fn(&KeyId) -> Option<EndCause>) {
+        let ended = &mut self.ended;
+        self.keys.retain(|key| {
+            let Some(cause) = cause(&key.record.id) else { return true };
+            let (id, kcv) = (key.record.id, key.record.kcv);
+            ended.push(EndedKey { id, kcv, cause, ended_at: at });
+            false
+        });
+        ended.sort_by_key(|key| std::cmp::Reverse((key.ended_at, key.id)));
+    }
+}
+
+impl State {
+    pub(super) fn new(incarnation: Incarnation) -> Self {
+        Self {
+            cluster: ClusterState {
+                incarnation,
+                revision: Revision::ZERO,
+                access_revision: Revision::ZERO,
+                audit_sequence: 0,
+                audit_head: ChainLink::ORIGIN,
+            },
+            last_id: 0,
+            live: BTreeMap::new(),
+            deleted: vec![],
+            key_ids: HashSet::new(),
+            tokens: BTreeMap::new(),
+            grants: BTreeMap::new(),
+            seed: None,
+            audit: vec![],
+        }
+    }
+
+    pub(super) fn take_revision(
+        &mut self,
+        access_changed: bool,
+        events: &[AuditEvent],
+        chain: &dyn AuditChain,
+    ) -> Committed {
+        let cluster = &mut self.cluster;
+        cluster.revision = cluster.revision.next();
+        if access_changed {
+            cluster.access_revision = cluster.revision;
+        }
+        let (rows, head) = trail::link(
+            events,
+            cluster.revision,
+            cluster.audit_sequence,
+            cluster.audit_head,
+            chain,
+        );
+        cluster.audit_head = head;
+        cluster.audit_sequence = rows.last().map_or(cluster.audit_sequence, |row| row.sequence);
+        self.audit.extend(rows);
+        Committed { revision: cluster.revision, head }
+    }
+
+    pub(super) fn purge(&mut self, before: Timestamp) -> u64 {
+        let mut forgotten = 0;
+        let key_ids = &mut self.key_ids;
+        let mut forget = |ended: &mut Vec<EndedKey>, limit: Timestamp| {
+            ended.retain(|key| {
+                let stays = key.ended_at >= limit;
+                if !stays {
+                    key_ids.remove(&key.id);
+                    forgotten += 1;
+                }
+                stays
+            });
+        };
+        for entry in self.live.values_mut() {
+            forget(&mut entry.ended, before);
+        }
+        for deleted in &mut self.deleted {
+            let goes = deleted.tombstone.deleted_at < before;
+            forget(&mut deleted.ended, if goes { Timestamp::MAX } else { before });
+        }
+        let tombstones = self.deleted.len();
+        self.deleted.retain(|deleted| deleted.tombstone.deleted_at >= before);
+        forgotten + u64::try_from(tombstones - self.deleted.len()).unwrap_or(u64::MAX)
+    }
+}

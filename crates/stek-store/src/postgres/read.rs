@@ -1,0 +1,236 @@
+//! Reading. Whatever takes more than one query reads in one snapshot.
+
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use stek_core::bundle::MAX_ENDED_KEYS;
+use stek_core::id::Revision;
+use stek_core::name::KeysetName;
+use stek_core::time::Timestamp;
+
+use crate::sql::{
+    AuditRecord, ClusterRecord, EndedKeyRecord, GrantRecord, KeysetRecord, LiveKeyRecord, SqlTime,
+    TokenRecord, TombstoneRecord, as_signed, assemble, collect, page, reading,
+};
+use crate::{AuditRow, Changes, ClusterState, StoreError, StoredAccess, StoredKeyset};
+
+async fn snapshot(pool: &PgPool) -> Result<Transaction<'static, Postgres>, StoreError> {
+    pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        .await
+        .map_err(reading("snapshot"))
+}
+
+async fn end(snapshot: Transaction<'_, Postgres>) -> Result<(), StoreError> {
+    snapshot.commit().await.map_err(reading("snapshot"))
+}
+
+pub(super) async fn cluster(connection: &mut PgConnection) -> Result<ClusterState, StoreError> {
+    sqlx::query_as!(
+        ClusterRecord,
+        "SELECT incarnation, revision, access_revision, audit_sequence, audit_head FROM cluster",
+    )
+    .fetch_optional(connection)
+    .await
+    .map_err(reading("cluster"))?
+    .ok_or(StoreError::NotMigrated)?
+    .try_into()
+}
+
+pub(super) async fn due(
+    pool: &PgPool,
+    now: Timestamp,
+    limit: usize,
+) -> Result<Vec<StoredKeyset>, StoreError> {
+    let mut snapshot = snapshot(pool).await?;
+    let rows = sqlx::query_as!(
+        KeysetRecord,
+        r#"SELECT id, name, rotation_period_seconds, ticket_lifetime_seconds,
+               poll_interval_seconds, clock_skew_seconds, lead_seconds, session_lifetime_seconds,
+               had_keys, revision, content_digest, next_due AS "next_due: SqlTime",
+               created_at AS "created_at: SqlTime"
+           FROM keysets WHERE deleted_at IS NULL AND next_due <= $1
+           ORDER BY next_due, id LIMIT $2"#,
+        SqlTime::to_postgres(now),
+        page(limit),
+    )
+    .fetch_all(&mut *snapshot)
+    .await
+    .map_err(reading("keysets"))?;
+    let keysets = with_keys(&mut snapshot, rows).await?;
+    end(snapshot).await?;
+    Ok(keysets)
+}
+
+pub(super) async fn next_due(pool: &PgPool) -> Result<Option<Timestamp>, StoreError> {
+    let next = sqlx::query_scalar!(
+        r#"SELECT next_due AS "next_due: SqlTime" FROM keysets WHERE deleted_at IS NULL
+           ORDER BY next_due LIMIT 1"#
+    )
+    .fetch_optional(pool)
+    .await
+    .map_err(reading("keysets"))?;
+    Ok(next.map(|next| next.0))
+}
+
+pub(super) async fn keyset(
+    pool: &PgPool,
+    name: &KeysetName,
+) -> Result<Option<StoredKeyset>, StoreError> {
+    let mut snapshot = snapshot(pool).await?;
+    let rows = sqlx::query_as!(
+        KeysetRecord,
+        r#"SELECT id, name, rotation_period_seconds, ticket_lifetime_seconds,
+               poll_interval_seconds, clock_skew_seconds, lead_seconds, session_lifetime_seconds,
+               had_keys, revision, content_digest, next_due AS "next_due: SqlTime",
+               created_at AS "created_at: SqlTime"
+           FROM keysets WHERE deleted_at IS NULL AND name = $1"#,
+        name.as_str(),
+    )
+    .fetch_all(&mut *snapshot)
+    .await
+    .map_err(reading("keysets"))?;
+    let mut keysets = with_keys(&mut snapshot, rows).await?;
+    end(snapshot).await?;
+    Ok(keysets.pop())
+}
+
+pub(super) async fn keysets(
+    pool: &PgPool,
+    after: Option<&KeysetName>,
+    limit: usize,
+) -> Result<Vec<StoredKeyset>, StoreError> {
+    let mut snapshot = snapshot(pool).await?;
+    let rows = sqlx::query_as!(
+        KeysetRecord,
+        r#"SELECT id, name, rotation_period_seconds, ticket_lifetime_seconds,
+               poll_interval_seconds, clock_skew_seconds, lead_seconds, session_lifetime_seconds,
+               had_keys, revision, content_digest, next_due AS "next_due: SqlTime",
+               created_at AS "created_at: SqlTime"
+           FROM keysets WHERE deleted_at IS NULL AND name > $1
+           ORDER BY name LIMIT $2"#,
+        // Every name is after the empty text.
+        after.map_or("", KeysetName::as_str),
+        page(limit),
+    )
+    .fetch_all(&mut *snapshot)
+    .await
+    .map_err(reading("keysets"))?;
+    let keysets = with_keys(&mut snapshot, rows).await?;
+    end(snapshot).await?;
+    Ok(keysets)
+}
+
+pub(super) async fn changed_since(pool: &PgPool, since: Revision) -> Result<Changes, StoreError> {
+    let since = as_signed(since.as_u64());
+    let mut snapshot = snapshot(pool).await?;
+    let cluster = cluster(&mut snapshot).await?;
+    let rows = sqlx::query_as!(
+        KeysetRecord,
+        r#"SELECT id, name, rotation_period_seconds, ticket_lifetime_seconds,
+               poll_interval_seconds, clock_skew_seconds, lead_seconds, session_lifetime_seconds,
+               had_keys, revision, content_digest, next_due AS "next_due: SqlTime",
+               created_at AS "created_at: SqlTime"
+           FROM keysets WHERE deleted_at IS NULL AND revision > $1
+           ORDER BY name"#,
+        since,
+    )
+    .fetch_all(&mut *snapshot)
+    .await
+    .map_err(reading("keysets"))?;
+    let keysets = with_keys(&mut snapshot, rows).await?;
+    let tombstones = sqlx::query_as!(
+        TombstoneRecord,
+        r#"SELECT DISTINCT ON (name) name, deleted_revision AS "deleted_revision!",
+               deleted_at AS "deleted_at!: SqlTime"
+           FROM keysets AS gone
+           WHERE deleted_at IS NOT NULL AND revision > $1
+             AND NOT EXISTS (SELECT FROM keysets AS again
+                             WHERE again.name = gone.name AND again.deleted_at IS NULL)
+           ORDER BY name, deleted_revision DESC"#,
+        since,
+    )
+    .fetch_all(&mut *snapshot)
+    .await
+    .map_err(reading("keysets"))?;
+    end(snapshot).await?;
+    Ok(Changes { cluster, keysets, tombstones: collect(tombstones)? })
+}
+
+/// The keysets of these rows, with two more queries however many they are.
+async fn with_keys(
+    connection: &mut PgConnection,
+    rows: Vec<KeysetRecord>,
+) -> Result<Vec<StoredKeyset>, StoreError> {
+    if rows.is_empty() {
+        return Ok(vec![]);
+    }
+    let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
+    let live = sqlx::query_as!(
+        LiveKeyRecord,
+        r#"SELECT id, keyset_id, format, kcv, published_at AS "published_at: SqlTime",
+               activate_at AS "activate_at: SqlTime", retire_at AS "retire_at: SqlTime",
+               destroy_at AS "destroy_at: SqlTime", destroy_by AS "destroy_by: SqlTime",
+               seed_id, epoch, wrap_nonce AS "wrap_nonce!", wrap_ciphertext AS "wrap_ciphertext!"
+           FROM ticket_keys WHERE keyset_id = ANY($1) AND ended_at IS NULL"#,
+        &ids,
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(reading("ticket_keys"))?;
+    let ended = sqlx::query_as!(
+        EndedKeyRecord,
+        r#"SELECT ended.id, ended.keyset_id, ended.kcv, ended.ended_at AS "ended_at!: SqlTime",
+               ended.end_cause AS "end_cause!"
+           FROM unnest($1::bigint[]) AS wanted (id)
+           CROSS JOIN LATERAL (
+               SELECT id, keyset_id, kcv, ended_at, end_cause FROM ticket_keys
+               WHERE keyset_id = wanted.id AND ended_at IS NOT NULL
+               ORDER BY ended_at DESC, id DESC LIMIT $2
+           ) AS ended
+           ORDER BY ended.ended_at DESC, ended.id DESC"#,
+        &ids,
+        as_signed(MAX_ENDED_KEYS as u64),
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(reading("ticket_keys"))?;
+    assemble(rows, live, ended)
+}
+
+pub(super) async fn access(pool: &PgPool) -> Result<StoredAccess, StoreError> {
+    let mut snapshot = snapshot(pool).await?;
+    let tokens = sqlx::query_as!(
+        TokenRecord,
+        r#"SELECT id, principal, hash, expires_at AS "expires_at: SqlTime", seal FROM tokens
+           ORDER BY id"#,
+    )
+    .fetch_all(&mut *snapshot)
+    .await
+    .map_err(reading("tokens"))?;
+    let grants = sqlx::query_as!(
+        GrantRecord,
+        "SELECT principal, keysets, role, seal FROM grants ORDER BY principal, keysets, role",
+    )
+    .fetch_all(&mut *snapshot)
+    .await
+    .map_err(reading("grants"))?;
+    end(snapshot).await?;
+    Ok(StoredAccess { tokens: collect(tokens)?, grants: collect(grants)? })
+}
+
+pub(super) async fn audit(
+    pool: &PgPool,
+    after: u64,
+    limit: usize,
+) -> Result<Vec<AuditRow>, StoreError> {
+    let rows = sqlx::query_as!(
+        AuditRecord,
+        r#"SELECT sequence, revision, at AS "at: SqlTime", actor, action, keyset, key_id, reason,
+               link
+           FROM audit WHERE sequence > $1 ORDER BY sequence LIMIT $2"#,
+        as_signed(after),
+        page(limit),
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(reading("audit"))?;
+    collect(rows)
+}

@@ -1,0 +1,62 @@
+//! The claim of the ratchet's seed: a unique row lets one manager win.
+
+use sqlx::{PgConnection, PgPool};
+use stek_core::audit::{AuditChain, AuditEvent};
+use uuid::Uuid;
+
+use super::commit::{BEGIN, take_revision};
+use crate::sql::{Failure, SeedRecord, SqlTime, reading, refused};
+use crate::{CommitError, SeedRow, StoreError};
+
+pub(super) async fn live(connection: &mut PgConnection) -> Result<Option<SeedRow>, StoreError> {
+    sqlx::query_as!(
+        SeedRecord,
+        r#"SELECT seed_id, check_value, claimed_at AS "claimed_at: SqlTime"
+           FROM ratchet_seeds WHERE live"#,
+    )
+    .fetch_optional(connection)
+    .await
+    .map_err(reading("ratchet_seeds"))?
+    .map(SeedRow::try_from)
+    .transpose()
+}
+
+pub(super) async fn claim(
+    pool: &PgPool,
+    seed: &SeedRow,
+    event: &AuditEvent,
+    chain: &dyn AuditChain,
+) -> Result<SeedRow, StoreError> {
+    try_claim(pool, seed, event, chain).await.map_err(|failure| match failure.into_error("") {
+        CommitError::Store(error) => error,
+        other => refused("a claim of the seed", other.to_string()),
+    })
+}
+
+async fn try_claim(
+    pool: &PgPool,
+    seed: &SeedRow,
+    event: &AuditEvent,
+    chain: &dyn AuditChain,
+) -> Result<SeedRow, Failure> {
+    let mut transaction = pool.begin_with(BEGIN).await?;
+    // Waits for a claim that is under way.
+    let claimed = sqlx::query!(
+        "INSERT INTO ratchet_seeds (seed_id, check_value, claimed_at) VALUES ($1, $2, $3)
+         ON CONFLICT DO NOTHING",
+        Uuid::from_bytes(*seed.seed.as_bytes()),
+        &seed.check,
+        SqlTime::to_postgres(seed.claimed_at),
+    )
+    .execute(&mut *transaction)
+    .await?
+    .rows_affected();
+    if claimed > 0 {
+        take_revision(&mut transaction, false, std::slice::from_ref(event), chain).await?;
+    }
+    let holds = live(&mut transaction).await?;
+    transaction.commit().await?;
+    holds.ok_or_else(|| {
+        refused("a claim of the seed", "its identity was used and is no longer live").into()
+    })
+}

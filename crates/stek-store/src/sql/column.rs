@@ -1,0 +1,113 @@
+//! Single columns: instants, numbers, identifiers and bytes of fixed length.
+
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgTypeInfo, PgValueRef};
+use sqlx::sqlite::{SqliteArgumentsBuffer, SqliteTypeInfo, SqliteValueRef};
+use sqlx::{Decode, Encode, Postgres, Sqlite, Type};
+use stek_core::id::KeyId;
+use stek_core::time::Timestamp;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::StoreError;
+
+/// 2000-01-01T00:00:00Z, from which PostgreSQL counts.
+const POSTGRES_EPOCH: i64 = 946_684_800;
+
+/// An instant: `timestamptz` in PostgreSQL, whole seconds since the Unix epoch in SQLite.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SqlTime(pub(crate) Timestamp);
+
+impl SqlTime {
+    fn from_unix(seconds: i64) -> Result<Self, BoxDynError> {
+        let instant = Timestamp::from_unix(u64::try_from(seconds).map_err(|_| "before 1970")?);
+        if as_signed(instant.as_unix()) == seconds {
+            Ok(Self(instant))
+        } else {
+            Err("after the year 9999".into())
+        }
+    }
+
+    /// The same for a parameter of a checked query.
+    pub(crate) fn to_postgres(instant: Timestamp) -> OffsetDateTime {
+        // A timestamp ends with the year 9999, as does the type.
+        OffsetDateTime::from_unix_timestamp(as_signed(instant.as_unix()))
+            .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    }
+}
+
+impl Type<Postgres> for SqlTime {
+    fn type_info() -> PgTypeInfo {
+        <OffsetDateTime as Type<Postgres>>::type_info()
+    }
+}
+
+impl Decode<'_, Postgres> for SqlTime {
+    /// From microseconds since the year 2000. The driver's own type panics at infinity.
+    fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
+        let micros = <i64 as Decode<Postgres>>::decode(value)?;
+        if micros == i64::MAX || micros == i64::MIN {
+            return Err("an infinite instant".into());
+        }
+        if micros % 1_000_000 != 0 {
+            return Err("a fraction of a second".into());
+        }
+        Self::from_unix(micros / 1_000_000 + POSTGRES_EPOCH)
+    }
+}
+
+impl Type<Sqlite> for SqlTime {
+    fn type_info() -> SqliteTypeInfo {
+        <i64 as Type<Sqlite>>::type_info()
+    }
+}
+
+impl Decode<'_, Sqlite> for SqlTime {
+    fn decode(value: SqliteValueRef<'_>) -> Result<Self, BoxDynError> {
+        Self::from_unix(<i64 as Decode<Sqlite>>::decode(value)?)
+    }
+}
+
+impl Encode<'_, Sqlite> for SqlTime {
+    fn encode_by_ref(&self, buffer: &mut SqliteArgumentsBuffer) -> Result<IsNull, BoxDynError> {
+        <i64 as Encode<Sqlite>>::encode(as_signed(self.0.as_unix()), buffer)
+    }
+}
+
+/// A number of the domain as a column holds it. None of them comes near 2⁶³; a cursor may.
+pub(crate) fn as_signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A number of a column, or the row is corrupt.
+pub(crate) fn as_unsigned(
+    table: &'static str,
+    column: &str,
+    number: i64,
+) -> Result<u64, StoreError> {
+    u64::try_from(number)
+        .map_err(|_| StoreError::Corrupt { table, what: format!("{column} is {number}") })
+}
+
+/// Bytes of a column that must have this length, or the row is corrupt.
+pub(crate) fn array<const N: usize>(
+    table: &'static str,
+    column: &str,
+    bytes: &[u8],
+) -> Result<[u8; N], StoreError> {
+    bytes.try_into().map_err(|_| StoreError::Corrupt {
+        table,
+        what: format!("{column} has {} bytes, not {N}", bytes.len()),
+    })
+}
+
+/// The identity as a column holds it.
+pub(crate) fn to_uuid(id: KeyId) -> Uuid {
+    Uuid::from_bytes(*id.as_bytes())
+}
+
+/// The identity in a column.
+pub(crate) fn key_id(uuid: Uuid) -> KeyId {
+    KeyId::from_bytes(uuid.into_bytes())
+}

@@ -1,0 +1,360 @@
+//! Rows as they come, and the domain values they make. A row that breaks a rule is reported, not
+//! believed.
+
+use std::collections::HashMap;
+
+use sqlx::FromRow;
+use stek_core::access::{Grant, KeysetSelector, Role, Token, TokenHash};
+use stek_core::audit::{AuditAction, AuditEvent, ChainLink};
+use stek_core::bundle::{EndCause, EndedKey};
+use stek_core::id::{ContentDigest, Incarnation, Kcv, Revision};
+use stek_core::keyset::{History, KeyRecord, Keyset, TicketFormat};
+use stek_core::name::{KeysetName, PrincipalName};
+use stek_core::policy::{Policy, PolicyRequest};
+use stek_core::schedule::Schedule;
+use stek_core::time::Seconds;
+use stek_core::wrapped::{Epoch, SeedId, WrappedKey};
+use uuid::Uuid;
+
+use super::column::{SqlTime, array, as_unsigned, key_id};
+use crate::changeset::KnownKey;
+use crate::{
+    AuditRow, ClusterState, SealedGrant, SealedToken, SeedRow, StoreError, StoredKey, StoredKeyset,
+    Tombstone,
+};
+
+fn corrupt(table: &'static str, what: &(impl ToString + ?Sized)) -> StoreError {
+    StoreError::Corrupt { table, what: what.to_string() }
+}
+
+#[derive(FromRow)]
+pub(crate) struct ClusterRecord {
+    pub(crate) incarnation: Uuid,
+    pub(crate) revision: i64,
+    pub(crate) access_revision: i64,
+    pub(crate) audit_sequence: i64,
+    pub(crate) audit_head: Vec<u8>,
+}
+
+impl TryFrom<ClusterRecord> for ClusterState {
+    type Error = StoreError;
+
+    fn try_from(row: ClusterRecord) -> Result<Self, StoreError> {
+        let number = |column, number| as_unsigned("cluster", column, number);
+        Ok(Self {
+            incarnation: Incarnation::from_bytes(row.incarnation.into_bytes()),
+            revision: Revision::new(number("revision", row.revision)?),
+            access_revision: Revision::new(number("access_revision", row.access_revision)?),
+            audit_sequence: number("audit_sequence", row.audit_sequence)?,
+            audit_head: ChainLink::from_bytes(array("cluster", "audit_head", &row.audit_head)?),
+        })
+    }
+}
+
+#[derive(FromRow)]
+pub(crate) struct KeysetRecord {
+    pub(crate) id: i64,
+    pub(crate) name: String,
+    pub(crate) rotation_period_seconds: i64,
+    pub(crate) ticket_lifetime_seconds: i64,
+    pub(crate) poll_interval_seconds: i64,
+    pub(crate) clock_skew_seconds: i64,
+    pub(crate) lead_seconds: i64,
+    pub(crate) session_lifetime_seconds: i64,
+    pub(crate) had_keys: bool,
+    pub(crate) revision: i64,
+    pub(crate) content_digest: Vec<u8>,
+    pub(crate) next_due: SqlTime,
+    pub(crate) created_at: SqlTime,
+}
+
+impl KeysetRecord {
+    fn policy(&self) -> Result<Policy, StoreError> {
+        let span = |column, seconds| {
+            as_unsigned("keysets", column, seconds).map(|seconds| Some(Seconds::new(seconds)))
+        };
+        let asked = PolicyRequest {
+            rotation_period: span("rotation_period_seconds", self.rotation_period_seconds)?,
+            ticket_lifetime: span("ticket_lifetime_seconds", self.ticket_lifetime_seconds)?,
+            poll_interval: span("poll_interval_seconds", self.poll_interval_seconds)?,
+            clock_skew: span("clock_skew_seconds", self.clock_skew_seconds)?,
+            lead: span("lead_seconds", self.lead_seconds)?,
+            session_lifetime: span("session_lifetime_seconds", self.session_lifetime_seconds)?,
+        };
+        Policy::try_new(&asked).map_err(|error| corrupt("keysets", &error))
+    }
+
+    fn try_into_stored(
+        self,
+        mut keys: Vec<StoredKey>,
+        ended: Vec<EndedKey>,
+    ) -> Result<StoredKeyset, StoreError> {
+        let policy = self.policy()?;
+        let name = KeysetName::try_new(&self.name).map_err(|error| corrupt("keysets", &error))?;
+        keys.sort_by_key(|key| (key.record.schedule.activate_at(), key.record.id));
+        let records = keys.iter().map(|key| key.record).collect();
+        let history = if self.had_keys { History::Used } else { History::Fresh };
+        let keyset = Keyset::try_new(name, policy, history, records)
+            .map_err(|error| corrupt("ticket_keys", &error))?;
+        Ok(StoredKeyset {
+            keyset,
+            keys,
+            ended,
+            revision: Revision::new(as_unsigned("keysets", "revision", self.revision)?),
+            digest: ContentDigest::from_bytes(array(
+                "keysets",
+                "content_digest",
+                &self.content_digest,
+            )?),
+            next_due: self.next_due.0,
+            created_at: self.created_at.0,
+        })
+    }
+}
+
+#[derive(FromRow)]
+pub(crate) struct LiveKeyRecord {
+    pub(crate) id: Uuid,
+    pub(crate) keyset_id: i64,
+    pub(crate) format: i32,
+    pub(crate) kcv: Vec<u8>,
+    pub(crate) published_at: SqlTime,
+    pub(crate) activate_at: SqlTime,
+    pub(crate) retire_at: SqlTime,
+    pub(crate) destroy_at: SqlTime,
+    pub(crate) destroy_by: SqlTime,
+    pub(crate) seed_id: Uuid,
+    pub(crate) epoch: i64,
+    pub(crate) wrap_nonce: Vec<u8>,
+    pub(crate) wrap_ciphertext: Vec<u8>,
+}
+
+impl TryFrom<LiveKeyRecord> for StoredKey {
+    type Error = StoreError;
+
+    fn try_from(row: LiveKeyRecord) -> Result<Self, StoreError> {
+        const TABLE: &str = "ticket_keys";
+        let schedule = Schedule::try_new(
+            row.published_at.0,
+            row.activate_at.0,
+            row.retire_at.0,
+            row.destroy_at.0,
+            row.destroy_by.0,
+        );
+        let format = u16::try_from(row.format).ok().and_then(TicketFormat::from_u16);
+        Ok(Self {
+            record: KeyRecord {
+                id: key_id(row.id),
+                format: format
+                    .ok_or_else(|| corrupt(TABLE, &format_args!("format is {}", row.format)))?,
+                kcv: Kcv::from_bytes(array(TABLE, "kcv", &row.kcv)?),
+                schedule: schedule.map_err(|error| corrupt(TABLE, &error))?,
+            },
+            wrapped: WrappedKey {
+                seed: SeedId::from_bytes(row.seed_id.into_bytes()),
+                epoch: Epoch::new(as_unsigned(TABLE, "epoch", row.epoch)?),
+                nonce: array(TABLE, "wrap_nonce", &row.wrap_nonce)?,
+                ciphertext: array(TABLE, "wrap_ciphertext", &row.wrap_ciphertext)?,
+            },
+        })
+    }
+}
+
+#[derive(FromRow)]
+pub(crate) struct EndedKeyRecord {
+    pub(crate) id: Uuid,
+    pub(crate) keyset_id: i64,
+    pub(crate) kcv: Vec<u8>,
+    pub(crate) ended_at: SqlTime,
+    pub(crate) end_cause: String,
+}
+
+impl TryFrom<EndedKeyRecord> for EndedKey {
+    type Error = StoreError;
+
+    fn try_from(row: EndedKeyRecord) -> Result<Self, StoreError> {
+        const TABLE: &str = "ticket_keys";
+        Ok(Self {
+            id: key_id(row.id),
+            kcv: Kcv::from_bytes(array(TABLE, "kcv", &row.kcv)?),
+            cause: EndCause::parse(&row.end_cause)
+                .ok_or_else(|| corrupt(TABLE, "end_cause is unknown"))?,
+            ended_at: row.ended_at.0,
+        })
+    }
+}
+
+/// Puts the keys into their keysets, which keep their order.
+pub(crate) fn assemble(
+    keysets: Vec<KeysetRecord>,
+    live: Vec<LiveKeyRecord>,
+    ended: Vec<EndedKeyRecord>,
+) -> Result<Vec<StoredKeyset>, StoreError> {
+    let mut live_by_keyset: HashMap<i64, Vec<StoredKey>> = HashMap::new();
+    for row in live {
+        live_by_keyset.entry(row.keyset_id).or_default().push(row.try_into()?);
+    }
+    let mut ended_by_keyset: HashMap<i64, Vec<EndedKey>> = HashMap::new();
+    for row in ended {
+        ended_by_keyset.entry(row.keyset_id).or_default().push(row.try_into()?);
+    }
+    keysets
+        .into_iter()
+        .map(|row| {
+            let keys = live_by_keyset.remove(&row.id).unwrap_or_default();
+            let ended = ended_by_keyset.remove(&row.id).unwrap_or_default();
+            row.try_into_stored(keys, ended)
+        })
+        .collect()
+}
+
+/// All rows as domain values, or the first that is not sound.
+pub(crate) fn collect<Row, Value>(rows: Vec<Row>) -> Result<Vec<Value>, StoreError>
+where
+    Value: TryFrom<Row, Error = StoreError>,
+{
+    rows.into_iter().map(Value::try_from).collect()
+}
+
+#[derive(FromRow)]
+pub(crate) struct KnownKeyRecord {
+    pub(crate) id: Uuid,
+    pub(crate) keyset_id: i64,
+    pub(crate) published_at: SqlTime,
+    pub(crate) destroy_by: SqlTime,
+    pub(crate) ended: bool,
+}
+
+impl KnownKeyRecord {
+    pub(crate) fn known(&self) -> KnownKey {
+        KnownKey {
+            published_at: self.published_at.0,
+            destroy_by: self.destroy_by.0,
+            ended: self.ended,
+        }
+    }
+}
+
+#[derive(FromRow)]
+pub(crate) struct TombstoneRecord {
+    pub(crate) name: String,
+    pub(crate) deleted_revision: i64,
+    pub(crate) deleted_at: SqlTime,
+}
+
+impl TryFrom<TombstoneRecord> for Tombstone {
+    type Error = StoreError;
+
+    fn try_from(row: TombstoneRecord) -> Result<Self, StoreError> {
+        let revision = as_unsigned("keysets", "deleted_revision", row.deleted_revision)?;
+        Ok(Self {
+            name: KeysetName::try_new(&row.name).map_err(|error| corrupt("keysets", &error))?,
+            revision: Revision::new(revision),
+            deleted_at: row.deleted_at.0,
+        })
+    }
+}
+
+#[derive(FromRow)]
+pub(crate) struct TokenRecord {
+    pub(crate) id: Uuid,
+    pub(crate) principal: String,
+    pub(crate) hash: Vec<u8>,
+    pub(crate) expires_at: SqlTime,
+    pub(crate) seal: Vec<u8>,
+}
+
+impl TryFrom<TokenRecord> for SealedToken {
+    type Error = StoreError;
+
+    fn try_from(row: TokenRecord) -> Result<Self, StoreError> {
+        Ok(Self {
+            token: Token {
+                id: key_id(row.id),
+                principal: PrincipalName::try_new(&row.principal)
+                    .map_err(|error| corrupt("tokens", &error))?,
+                hash: TokenHash::from_bytes(array("tokens", "hash", &row.hash)?),
+                expires_at: row.expires_at.0,
+            },
+            seal: array("tokens", "seal", &row.seal)?,
+        })
+    }
+}
+
+#[derive(FromRow)]
+pub(crate) struct GrantRecord {
+    pub(crate) principal: String,
+    pub(crate) keysets: String,
+    pub(crate) role: String,
+    pub(crate) seal: Vec<u8>,
+}
+
+impl TryFrom<GrantRecord> for SealedGrant {
+    type Error = StoreError;
+
+    fn try_from(row: GrantRecord) -> Result<Self, StoreError> {
+        let name_error = |error| corrupt("grants", &error);
+        Ok(Self {
+            grant: Grant {
+                principal: PrincipalName::try_new(&row.principal).map_err(name_error)?,
+                keysets: KeysetSelector::parse(&row.keysets).map_err(name_error)?,
+                role: Role::parse(&row.role).ok_or_else(|| corrupt("grants", "unknown role"))?,
+            },
+            seal: array("grants", "seal", &row.seal)?,
+        })
+    }
+}
+
+#[derive(FromRow)]
+pub(crate) struct SeedRecord {
+    pub(crate) seed_id: Uuid,
+    pub(crate) check_value: Vec<u8>,
+    pub(crate) claimed_at: SqlTime,
+}
+
+impl TryFrom<SeedRecord> for SeedRow {
+    type Error = StoreError;
+
+    fn try_from(row: SeedRecord) -> Result<Self, StoreError> {
+        Ok(Self {
+            seed: SeedId::from_bytes(row.seed_id.into_bytes()),
+            check: array("ratchet_seeds", "check_value", &row.check_value)?,
+            claimed_at: row.claimed_at.0,
+        })
+    }
+}
+
+#[derive(FromRow)]
+pub(crate) struct AuditRecord {
+    pub(crate) sequence: i64,
+    pub(crate) revision: i64,
+    pub(crate) at: SqlTime,
+    pub(crate) actor: String,
+    pub(crate) action: String,
+    pub(crate) keyset: Option<String>,
+    pub(crate) key_id: Option<Uuid>,
+    pub(crate) reason: String,
+    pub(crate) link: Vec<u8>,
+}
+
+impl TryFrom<AuditRecord> for AuditRow {
+    type Error = StoreError;
+
+    fn try_from(row: AuditRecord) -> Result<Self, StoreError> {
+        let keyset = row.keyset.as_deref().map(KeysetName::try_new).transpose();
+        Ok(Self {
+            sequence: as_unsigned("audit", "sequence", row.sequence)?,
+            revision: Revision::new(as_unsigned("audit", "revision", row.revision)?),
+            event: AuditEvent {
+                at: row.at.0,
+                actor: row.actor,
+                action: AuditAction::parse(&row.action)
+                    .ok_or_else(|| corrupt("audit", "unknown action"))?,
+                keyset: keyset.map_err(|error| corrupt("audit", &error))?,
+                key: row.key_id.map(key_id),
+                reason: row.reason,
+            },
+            link: ChainLink::from_bytes(array("audit", "link", &row.link)?),
+        })
+    }
+}

@@ -1,0 +1,158 @@
+//! Databases that do not answer.
+
+use std::error::Error;
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection, SqliteConnection};
+use stek_core::id::Revision;
+use stek_store::contract::fixture::{commit, create, name, update};
+use stek_store::{
+    Change, CommitError, KeyStore, PostgresOptions, PostgresStore, SqliteStore, StoreError,
+};
+use stek_testpg::PostgresServer;
+
+use crate::stores::{incarnation, postgres_store, sqlite_store};
+
+const TIME_OUT: Duration = Duration::from_millis(600);
+/// Well past the time-out, well before the default.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+async fn in_time<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, work).await.expect("an answer within the time-out")
+}
+
+fn options(url: &str) -> PostgresOptions {
+    PostgresOptions::new(url).unwrap().with_time_out(TIME_OUT)
+}
+
+fn shown(error: &StoreError) -> String {
+    let mut text = format!("{error} / {error:?}");
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(" / {error} / {error:?}"));
+        source = error.source();
+    }
+    text
+}
+
+#[tokio::test]
+async fn a_closed_port_is_told_at_once() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let options = options(&format!("postgres://stek:hunter2@127.0.0.1:{port}/stek"));
+    for error in [
+        in_time(PostgresStore::connect(&options)).await.unwrap_err(),
+        in_time(PostgresStore::migrate(&options, incarnation())).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, StoreError::Unreachable(_)), "{error:?}");
+        let shown = shown(&error);
+        assert!(shown.contains("refused") && !shown.contains("hunter2"), "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn a_silent_server_is_given_up() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let options = options(&format!("postgres://stek:hunter2@127.0.0.1:{port}/stek"));
+    let error = in_time(PostgresStore::connect(&options)).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unreachable(_)), "{error:?}");
+    assert!(shown(&error).contains("no answer within 600ms"), "{}", shown(&error));
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_there_is_refused_without_the_password() {
+    let (_, database) = postgres_store().await;
+    let url = database.url().replace(database.name(), "no_such_database");
+    let error = in_time(PostgresStore::connect(&options(&url))).await.unwrap_err();
+    assert!(matches!(error, StoreError::Refused { .. }), "{error:?}");
+    assert!(shown(&error).contains("no_such_database"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_store_shows_its_place_and_no_password() {
+    let database = stek_testpg::create_database().await.unwrap();
+    let (scheme, rest) = database.url().split_once("://").unwrap();
+    let (user, place) = rest.rsplit_once('@').unwrap();
+    let user = user.split(':').next().unwrap();
+    let given = PostgresOptions::new(database.url()).unwrap();
+    PostgresStore::migrate(&given, incarnation()).await.unwrap();
+    let with_password = options(&format!("{scheme}://{user}:hunter2@{place}"));
+    assert!(!format!("{with_password:?}").contains("hunter2"));
+    // A server that trusts us does not look at the password; another one refuses it, unseen.
+    match PostgresStore::connect(&with_password).await {
+        Ok(store) => {
+            let shown = format!("{store:?}");
+            assert!(shown.contains(database.name()) && !shown.contains("hunter2"), "{shown}");
+        }
+        Err(error) => assert!(!shown(&error).contains("hunter2"), "{}", shown(&error)),
+    }
+}
+
+/// The server crashes under a store and comes back.
+#[tokio::test]
+async fn a_store_survives_its_server() {
+    let mut server =
+        tokio::task::spawn_blocking(PostgresServer::start_throwaway).await.unwrap().unwrap();
+    let options = options(server.url());
+    PostgresStore::migrate(&options, incarnation()).await.unwrap();
+    let store: Arc<dyn KeyStore> = Arc::new(PostgresStore::connect(&options).await.unwrap());
+    let made = commit(&store, vec![create("main", vec![])]).await.unwrap();
+
+    server.stop_immediate().unwrap();
+    for _ in 0..3 {
+        let error = in_time(store.cluster()).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unreachable(_)), "{error:?}");
+        let error = in_time(commit(&store, vec![create("other", vec![])])).await.unwrap_err();
+        assert!(matches!(error, CommitError::Store(StoreError::Unreachable(_))), "{error:?}");
+        let error = in_time(store.changed_since(Revision::ZERO)).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unreachable(_)), "{error:?}");
+    }
+    server.restart().unwrap();
+    let keysets = store.keysets(None, 10).await.unwrap();
+    assert_eq!((keysets.len(), keysets[0].revision), (1, made.revision));
+    commit(&store, vec![create("other", vec![])]).await.unwrap();
+}
+
+/// Somebody holds the row; the commit gives up in time, applies nothing and leaves no lock.
+#[tokio::test]
+async fn a_commit_does_not_wait_for_ever_in_postgres() {
+    let (_, database) = postgres_store().await;
+    let store = PostgresStore::connect(&options(database.url())).await.unwrap();
+    let store: Arc<dyn KeyStore> = Arc::new(store);
+    let made = commit(&store, vec![create("main", vec![])]).await.unwrap();
+    let change = || vec![Change::UpdateKeyset(update("main", made.revision, vec![]))];
+
+    for held in ["SELECT FROM keysets FOR UPDATE", "SELECT FROM cluster FOR UPDATE"] {
+        let mut other = PgConnection::connect(database.url()).await.unwrap();
+        let mut holding = other.begin().await.unwrap();
+        sqlx::query(held).execute(&mut *holding).await.unwrap();
+        for _ in 0..2 {
+            let error = in_time(commit(&store, change())).await.unwrap_err();
+            assert!(matches!(error, CommitError::Store(StoreError::Unreachable(_))), "{error:?}");
+        }
+        assert_eq!(store.cluster().await.unwrap().revision, made.revision);
+        holding.rollback().await.unwrap();
+    }
+    commit(&store, change()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_commit_does_not_wait_for_ever_in_sqlite() {
+    let (_, directory) = sqlite_store().await;
+    let path = directory.path().join("stek.db");
+    let store = SqliteStore::open_with_time_out(&path, TIME_OUT).await.unwrap();
+    let store: Arc<dyn KeyStore> = Arc::new(store);
+    let mut other = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
+    let holding = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    for _ in 0..2 {
+        let error = in_time(commit(&store, vec![create("main", vec![])])).await.unwrap_err();
+        assert!(matches!(error, CommitError::Store(StoreError::Unreachable(_))), "{error:?}");
+    }
+    assert_eq!(store.keyset(&name("main")).await.unwrap(), None);
+    holding.rollback().await.unwrap();
+    commit(&store, vec![create("main", vec![])]).await.unwrap();
+}
