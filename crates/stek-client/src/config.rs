@@ -1,0 +1,288 @@
+//! What an operator says of the servers to ask. A [`ClientConfig`] that exists is sound: its files
+//! were read, its addresses are allowed.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use stek_core::name::InstanceName;
+use stek_core::time::Seconds;
+use stek_wire::feed::MAX_FEED_BYTES;
+
+use crate::token::{TokenError, read_token};
+use crate::upstream::Upstream;
+
+/// The most upstreams.
+pub const MAX_UPSTREAMS: usize = 16;
+/// How long a server is asked to hold a poll when nothing is configured.
+pub const DEFAULT_WAIT: Seconds = Seconds::new(55);
+/// The longest that a server may be asked to hold a poll.
+pub const WAIT_MAX: Seconds = Seconds::new(300);
+/// How long a connection may take to be there, TLS included.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How much longer than it was asked to wait a server may take to answer.
+pub const ANSWER_MARGIN: Duration = Duration::from_secs(10);
+/// The longest bundle that is taken when nothing is configured, in bytes.
+pub const MAX_BUNDLE_BODY_BYTES: usize = 8 * 1024 * 1024;
+/// What may be configured as the longest answer, in bytes, both ends included.
+pub const MAX_BODY_LIMITS: (usize, usize) = (1024, MAX_FEED_BYTES);
+
+/// Larger certificate files are not read.
+const LONGEST_ROOTS_FILE: u64 = 4 * 1024 * 1024;
+
+/// What was asked for; see [`ClientConfig::try_new`].
+#[derive(Debug, Clone)]
+pub struct ClientOptions {
+    /// The servers to ask, 1 to 16, by preference: `https`, or `http` on a loopback host.
+    pub upstreams: Vec<String>,
+    /// PEM files with the certificates that a server's must chain to. Pinned: no others are
+    /// trusted, those of the system neither. At least one if an upstream is `https`.
+    pub roots: Vec<PathBuf>,
+    /// The file with the bearer token, if a token says who asks.
+    pub token: Option<PathBuf>,
+    /// How long a server is asked to hold a poll until something changes, 0 s to 300 s; 0 s is
+    /// plain polling, once per poll interval of the policy. 55 s if left out.
+    pub wait: Option<Seconds>,
+    /// The longest answer that is taken, 1 KiB to 128 MiB; if left out 8 MiB for a keyset and
+    /// 128 MiB for the feed.
+    pub max_body_bytes: Option<usize>,
+    /// The name under which polls check in.
+    pub instance: InstanceName,
+}
+
+/// How to reach distribution, checked.
+#[derive(Debug, Clone)]
+pub struct ClientConfig {
+    upstreams: Vec<Upstream>,
+    roots: Arc<RootCertStore>,
+    token: Option<PathBuf>,
+    wait: Seconds,
+    max_body_bytes: Option<usize>,
+    instance: InstanceName,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A value is not among those allowed.
+    #[error("{field} is {value}, allowed is {allowed}")]
+    Value {
+        /// The field of [`ClientOptions`].
+        field: &'static str,
+        /// What was asked, cut after 80 characters.
+        value: String,
+        /// What would have been accepted.
+        allowed: &'static str,
+    },
+    /// A file of certificates cannot be read.
+    #[error("roots file {} cannot be read", path.display())]
+    UnreadableRoots {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file of certificates holds none, or something that is none.
+    #[error(
+        "roots file {} is not allowed: it must hold PEM certificates of at most 4 MiB, {problem}",
+        path.display()
+    )]
+    NoRoots {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The token file gives no token.
+    #[error("token gives no bearer token")]
+    Token(#[from] TokenError),
+}
+
+impl ConfigError {
+    pub(crate) fn value(
+        field: &'static str,
+        value: impl fmt::Display,
+        allowed: &'static str,
+    ) -> Self {
+        Self::Value { field, value: value.to_string().chars().take(80).collect(), allowed }
+    }
+}
+
+impl ClientConfig {
+    /// Checks what was asked and reads the files. The token is read to see that it is one, and
+    /// again when it is first sent.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the field, its value and what is allowed.
+    pub fn try_new(asked: &ClientOptions) -> Result<Self, ConfigError> {
+        let count = asked.upstreams.len();
+        if !(1..=MAX_UPSTREAMS).contains(&count) {
+            return Err(ConfigError::value("upstreams", format!("{count} of them"), "1 to 16"));
+        }
+        let upstreams: Vec<_> =
+            asked.upstreams.iter().map(|text| Upstream::try_new(text)).collect::<Result<_, _>>()?;
+        if asked.roots.is_empty() && upstreams.iter().any(Upstream::is_https) {
+            let allowed = "at least one PEM file when an upstream is https";
+            return Err(ConfigError::value("roots", "empty", allowed));
+        }
+        let wait = asked.wait.unwrap_or(DEFAULT_WAIT);
+        if wait > WAIT_MAX {
+            return Err(ConfigError::value("wait", wait, "0s to 300s"));
+        }
+        let (min, max) = MAX_BODY_LIMITS;
+        if let Some(bytes) = asked.max_body_bytes.filter(|bytes| !(min..=max).contains(bytes)) {
+            return Err(ConfigError::value("max_body_bytes", bytes, "1024 to 134217728"));
+        }
+        if let Some(path) = &asked.token {
+            read_token(path)?;
+        }
+        Ok(Self {
+            upstreams,
+            roots: Arc::new(read_roots(&asked.roots)?),
+            token: asked.token.clone(),
+            wait,
+            max_body_bytes: asked.max_body_bytes,
+            instance: asked.instance.clone(),
+        })
+    }
+
+    /// The servers to ask, by preference.
+    pub fn upstreams(&self) -> &[Upstream] {
+        &self.upstreams
+    }
+
+    /// The certificates that a server's must chain to.
+    pub fn roots(&self) -> &Arc<RootCertStore> {
+        &self.roots
+    }
+
+    /// The file with the bearer token.
+    pub fn token(&self) -> Option<&Path> {
+        self.token.as_deref()
+    }
+
+    /// How long a server is asked to hold a poll; zero for plain polling.
+    pub fn wait(&self) -> Seconds {
+        self.wait
+    }
+
+    /// The longest answer that is taken, unless the default applies.
+    pub fn max_body_bytes(&self) -> Option<usize> {
+        self.max_body_bytes
+    }
+
+    /// The name under which polls check in.
+    pub fn instance(&self) -> &InstanceName {
+        &self.instance
+    }
+}
+
+fn read_roots(files: &[PathBuf]) -> Result<RootCertStore, ConfigError> {
+    let mut roots = RootCertStore::empty();
+    for path in files {
+        let unreadable = |source| ConfigError::UnreadableRoots { path: path.clone(), source };
+        let wrong = |problem| ConfigError::NoRoots { path: path.clone(), problem };
+        let length = std::fs::metadata(path).map_err(unreadable)?.len();
+        if length > LONGEST_ROOTS_FILE {
+            return Err(wrong(format!("it has {length} bytes")));
+        }
+        let pem = std::fs::read(path).map_err(unreadable)?;
+        let before = roots.len();
+        for certificate in CertificateDer::pem_slice_iter(&pem) {
+            let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+            roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+        }
+        if roots.len() == before {
+            return Err(wrong("it holds none".to_owned()));
+        }
+    }
+    Ok(roots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> ClientOptions {
+        ClientOptions {
+            upstreams: vec!["http://127.0.0.1:1".into()],
+            roots: vec![],
+            token: None,
+            wait: None,
+            max_body_bytes: None,
+            instance: InstanceName::try_new("edge-7").unwrap(),
+        }
+    }
+
+    fn error(asked: &ClientOptions) -> String {
+        ClientConfig::try_new(asked).unwrap_err().to_string()
+    }
+
+    fn file(content: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), content).unwrap();
+        file
+    }
+
+    #[test]
+    fn defaults() {
+        let config = ClientConfig::try_new(&options()).unwrap();
+        assert_eq!((config.wait(), config.max_body_bytes()), (Seconds::new(55), None));
+        assert_eq!((config.roots().len(), config.token()), (0, None));
+    }
+
+    #[test]
+    fn limits_are_named_with_the_value() {
+        let asked = ClientOptions { upstreams: vec![], ..options() };
+        assert_eq!(error(&asked), "upstreams is 0 of them, allowed is 1 to 16");
+        let asked = ClientOptions { upstreams: vec!["http://[::1]:1".into(); 17], ..options() };
+        assert_eq!(error(&asked), "upstreams is 17 of them, allowed is 1 to 16");
+        let asked = ClientOptions { wait: Some(Seconds::new(301)), ..options() };
+        assert_eq!(error(&asked), "wait is 301s, allowed is 0s to 300s");
+        let asked = ClientOptions { max_body_bytes: Some(1023), ..options() };
+        assert_eq!(error(&asked), "max_body_bytes is 1023, allowed is 1024 to 134217728");
+        assert_eq!(MAX_BODY_LIMITS.1, 134_217_728);
+    }
+
+    #[test]
+    fn https_needs_roots() {
+        let asked = ClientOptions { upstreams: vec!["https://host".into()], ..options() };
+        assert!(error(&asked).starts_with("roots is empty, allowed is"), "{}", error(&asked));
+    }
+
+    #[test]
+    fn roots_must_be_certificates() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let ca = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+        let good = file(&format!("{}{}", ca.pem(), ca.pem()));
+        let asked = ClientOptions { roots: vec![good.path().into()], ..options() };
+        assert_eq!(ClientConfig::try_new(&asked).unwrap().roots().len(), 2);
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for bad in ["", "nothing", &key.serialize_pem(), broken] {
+            let bad = file(bad);
+            let asked = ClientOptions { roots: vec![bad.path().into()], ..options() };
+            let text = error(&asked);
+            assert!(text.contains(bad.path().to_str().unwrap()), "{text}");
+            assert!(text.contains("must hold PEM certificates"), "{text}");
+        }
+        let asked = ClientOptions { roots: vec!["/nowhere/ca.pem".into()], ..options() };
+        assert_eq!(error(&asked), "roots file /nowhere/ca.pem cannot be read");
+    }
+
+    #[test]
+    fn the_token_is_checked_and_never_shown() {
+        let canary = "ca".repeat(32);
+        let good = file(&format!("stek_{canary}\n"));
+        let asked = ClientOptions { token: Some(good.path().into()), ..options() };
+        let config = ClientConfig::try_new(&asked).unwrap();
+        assert!(!format!("{config:?}").contains(&canary));
+        let asked = ClientOptions { token: Some("/nowhere/token".into()), ..options() };
+        assert_eq!(error(&asked), "token gives no bearer token");
+    }
+}

@@ -1,0 +1,40 @@
+//! Follows a keyset or the feed of all keysets: ask, verify, keep the last good, erase on time.
+//! What is then done with the keys, and who may have them, is decided elsewhere.
+//!
+//! [`KeysetFollower`] is for whoever seals and opens tickets, [`FeedFollower`] for whoever serves
+//! keysets on. Both ask one upstream after another over TLS 1.3 under pinned roots, long-poll it,
+//! and publish what they accepted. Nothing that fails takes a key away before its `destroy_at`,
+//! and nothing keeps one after it.
+//!
+//! Secrets are wiped where this crate holds them. The buffers of the HTTP and TLS libraries through
+//! which an answer came are freed without being wiped; a process that minds gives itself an
+//! allocator that wipes what it frees.
+
+mod backoff;
+mod config;
+mod content;
+mod erase;
+mod feed;
+mod follower;
+mod installed;
+mod jitter;
+mod keyset;
+mod metrics;
+mod poll;
+mod status;
+mod token;
+mod transport;
+mod upstream;
+
+pub use config::{
+    ANSWER_MARGIN, CONNECT_TIMEOUT, ClientConfig, ClientOptions, ConfigError, DEFAULT_WAIT,
+    MAX_BODY_LIMITS, MAX_BUNDLE_BODY_BYTES, MAX_UPSTREAMS, WAIT_MAX,
+};
+pub use content::Rejected;
+pub use feed::FeedFollower;
+pub use follower::{StartError, Stopped};
+pub use keyset::KeysetFollower;
+pub use status::{Failure, Status};
+pub use token::TokenError;
+pub use transport::http_client;
+pub use upstream::Upstream;

@@ -1,0 +1,303 @@
+//! The loop: ask, take what is good, decide when to ask again. The same for a keyset and the feed;
+//! it never takes anything away, erasing is [`crate::erase`]'s.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use stek_clock::{Clock, FleetClock};
+use stek_core::id::ContentTag;
+use stek_core::time::Seconds;
+use stek_wire::SecretBytes;
+use tokio::sync::Notify;
+
+use crate::backoff::{Backoff, Pace, ceiling, spacing};
+use crate::content::{Content, Rejected, Source};
+use crate::installed::Installed;
+use crate::metrics::Metrics;
+use crate::status::StatusCell;
+use crate::transport::{Answer, Ask, Reading, Transport, chain};
+use crate::upstream::Upstreams;
+
+/// How often stale content is fetched anew at most.
+const REFRESH_SPACING: Duration = Duration::from_secs(3600);
+
+/// What the poller and those around it share.
+pub(crate) struct Shared<C> {
+    pub(crate) source: Source,
+    pub(crate) installed: Installed<C>,
+    pub(crate) fleet: Arc<FleetClock>,
+    pub(crate) metrics: Metrics,
+    pub(crate) status: StatusCell,
+    /// Tells the eraser of other content and of fleet time that moved.
+    pub(crate) rearm: Notify,
+}
+
+/// Asks for ever.
+pub(crate) struct Poller<C> {
+    shared: Arc<Shared<C>>,
+    transport: Transport,
+    upstreams: Upstreams,
+    backoff: Backoff,
+    clock: Arc<dyn Clock>,
+    wait: Seconds,
+    mode: Mode,
+    refreshed: Option<Duration>,
+    /// Whether the last reading of fleet time was not followed; said once.
+    stepping: bool,
+}
+
+/// How to ask next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Whether anybody answers is not known: ask for an answer at once.
+    Probe,
+    /// The last answer was good: let the server wait for a change.
+    LongPoll,
+    /// A difference did not fit: ask for everything.
+    Snapshot,
+}
+
+/// How one poll ended.
+enum Outcome {
+    /// Something else is installed now.
+    Changed,
+    /// What is installed was confirmed.
+    Unchanged,
+    /// A difference did not fit; everything is to be asked for.
+    NeedsSnapshot,
+    Failed(Failed),
+}
+
+struct Failed {
+    outcome: &'static str,
+    /// Tells one cause from another, without what differs between two of the same.
+    kind: String,
+    /// The cause for a person.
+    cause: String,
+    retry_after: Option<Seconds>,
+}
+
+impl<C: Content> Poller<C> {
+    pub(crate) fn new(
+        shared: Arc<Shared<C>>,
+        transport: Transport,
+        upstreams: Upstreams,
+        backoff: Backoff,
+        wait: Seconds,
+    ) -> Self {
+        let clock = Arc::clone(shared.fleet.clock());
+        Self {
+            shared,
+            transport,
+            upstreams,
+            backoff,
+            clock,
+            wait,
+            mode: Mode::Probe,
+            refreshed: None,
+            stepping: false,
+        }
+    }
+
+    /// Polls until it is dropped.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let started = self.clock.boot();
+            let ask = self.next_ask(started);
+            let answer = self.transport.fetch(&ask).await;
+            let outcome = self.take(&ask, answer).await;
+            let next = self.settle(&ask, started, outcome);
+            self.clock.sleep_until(next).await;
+        }
+    }
+
+    fn next_ask(&mut self, now: Duration) -> Ask {
+        let installed = self.shared.installed.current();
+        let is_stale =
+            installed.as_ref().is_some_and(|content| content.is_stale(self.shared.fleet.now()));
+        let is_due = self.refreshed.is_none_or(|at| now >= at + REFRESH_SPACING);
+        let refresh = is_stale && is_due;
+        if refresh {
+            self.refreshed = Some(now);
+        }
+        let wants_all = refresh || self.mode == Mode::Snapshot;
+        let installed = installed.map(|content| content.tag()).filter(|_| !wants_all);
+        let may_wait = self.mode == Mode::LongPoll && installed.is_some();
+        Ask {
+            upstream: self.upstreams.current().clone(),
+            installed,
+            wait: if may_wait { self.wait } else { Seconds::ZERO },
+        }
+    }
+
+    async fn take(&mut self, ask: &Ask, answer: Answer) -> Outcome {
+        match answer {
+            Answer::Changed { tag, body, time } => match self.install(tag, body, time).await {
+                Ok(outcome) => outcome,
+                Err(rejected) => self.reject(ask, &rejected),
+            },
+            Answer::NotModified { time } => {
+                self.observe(time, self.pace());
+                self.shared.metrics.count_poll("not-modified");
+                Outcome::Unchanged
+            }
+            Answer::Refused { status, problem } => {
+                let cause = format!("status {status}: {problem}");
+                Outcome::Failed(Failed::new("refused", status.to_string(), cause))
+            }
+            Answer::Busy { retry_after } => {
+                let failed = Failed::new("busy", String::new(), "busy".to_owned());
+                Outcome::Failed(Failed { retry_after, ..failed })
+            }
+            Answer::Unreachable(error) => {
+                Outcome::Failed(Failed::new("unreachable", error.to_string(), chain(&error)))
+            }
+            Answer::Invalid(error) => {
+                Outcome::Failed(Failed::new("invalid", error.to_string(), chain(&error)))
+            }
+        }
+    }
+
+    /// Verifies content and installs it. Reading a long document takes a while, so it is done
+    /// beside the run time's workers.
+    async fn install(
+        &mut self,
+        tag: ContentTag,
+        body: SecretBytes,
+        time: Option<Reading>,
+    ) -> Result<Outcome, Rejected> {
+        let read = tokio::task::spawn_blocking(move || C::decode(body.as_slice())).await;
+        let offer = read.map_err(|_| Rejected::Crashed)?.map_err(Rejected::Document)?;
+        let document = C::offer_tag(&offer);
+        if document != tag {
+            return Err(Rejected::OtherTag { header: tag, document });
+        }
+        let shared = Arc::clone(&self.shared);
+        let mut before = None;
+        let content = shared.installed.replace(|installed| {
+            let content = C::join(offer, installed, &shared.source)?;
+            before = installed.map(Content::tag);
+            self.observe(time, installed.map_or_else(|| content.pace(), Content::pace));
+            Ok(content.erased_at(shared.fleet.now()))
+        })?;
+        shared.rearm.notify_one();
+        shared.metrics.set_installed_revision(tag.revision);
+        shared.metrics.set_last_key_end(content.last_end());
+        if before == Some(tag) {
+            shared.metrics.count_poll("not-modified");
+            return Ok(Outcome::Unchanged);
+        }
+        shared.metrics.count_poll("changed");
+        let keys = content.key_count();
+        tracing::info!(keyset = shared.source.keyset(), revision = %tag.revision, keys, "installed");
+        Ok(Outcome::Changed)
+    }
+
+    fn reject(&self, ask: &Ask, rejected: &Rejected) -> Outcome {
+        if rejected.wants_snapshot() && ask.installed.is_some() {
+            self.shared.metrics.count_poll("unfit");
+            return Outcome::NeedsSnapshot;
+        }
+        if rejected.is_behind() {
+            let cause = "upstream has not got as far as what is installed".to_owned();
+            return Outcome::Failed(Failed::new("behind", String::new(), cause));
+        }
+        self.shared.metrics.count_refused(rejected);
+        Outcome::Failed(Failed::new("rejected", rejected.cause().to_owned(), chain(rejected)))
+    }
+
+    /// Follows fleet time unless it steps.
+    fn observe(&mut self, time: Option<Reading>, pace: Option<Pace>) {
+        let fleet = &self.shared.fleet;
+        let Some(reading) = time else { return };
+        let Pace { clock_skew, patience, .. } = pace.unwrap_or(Pace::UNKNOWN);
+        let keyset = self.shared.source.keyset();
+        match fleet.observe(reading.at(self.clock.boot()), clock_skew, patience) {
+            Ok(()) => {
+                if std::mem::replace(&mut self.stepping, false) {
+                    tracing::info!(keyset, now = %fleet.now(), "fleet time is followed again");
+                }
+            }
+            Err(error) => {
+                self.shared.metrics.count_step_refusal();
+                if !std::mem::replace(&mut self.stepping, true) {
+                    tracing::warn!(keyset, %error, "fleet time not followed");
+                }
+            }
+        }
+        self.shared.rearm.notify_one();
+    }
+
+    fn pace(&self) -> Option<Pace> {
+        self.shared.installed.current().and_then(|content| content.pace())
+    }
+
+    /// Draws the consequences, and says at which boot time to ask again.
+    fn settle(&mut self, ask: &Ask, started: Duration, outcome: Outcome) -> Duration {
+        let now = self.clock.boot();
+        let pace = self.pace();
+        match outcome {
+            Outcome::Changed => {
+                self.succeed(ask);
+                self.backoff.reset();
+                started + spacing(pace)
+            }
+            Outcome::Unchanged => {
+                self.succeed(ask);
+                // An answer that was asked for at once does not show that waiting works.
+                if ask.wait == self.wait {
+                    self.backoff.reset();
+                }
+                let waited = (now - started) * 10 >= ask.wait.to_std() * 9;
+                if self.wait == Seconds::ZERO || !waited {
+                    now + self.backoff.between_polls(pace)
+                } else {
+                    started + spacing(pace)
+                }
+            }
+            Outcome::NeedsSnapshot => {
+                self.mode = Mode::Snapshot;
+                now
+            }
+            Outcome::Failed(failed) => self.fail(ask, failed, now, pace),
+        }
+    }
+
+    fn succeed(&mut self, ask: &Ask) {
+        self.mode = Mode::LongPoll;
+        let now = self.shared.fleet.now();
+        if let Some(content) = self.shared.installed.current() {
+            self.shared.status.note_success(&ask.upstream, content.tag(), now);
+        }
+        self.shared.metrics.set_last_success(now);
+        if self.upstreams.note_success() {
+            let keyset = self.shared.source.keyset();
+            tracing::info!(keyset, upstream = %ask.upstream, "poll works again");
+        }
+    }
+
+    fn fail(&mut self, ask: &Ask, failed: Failed, now: Duration, pace: Option<Pace>) -> Duration {
+        self.mode = Mode::Probe;
+        self.shared.metrics.count_poll(failed.outcome);
+        let Failed { outcome, kind, cause, retry_after } = failed;
+        if self.upstreams.note_failure(&format!("{outcome} {kind}")) {
+            let keyset = self.shared.source.keyset();
+            tracing::warn!(keyset, upstream = %ask.upstream, outcome, cause, "poll failed");
+        }
+        self.shared.status.note_failure(&ask.upstream, cause, self.shared.fleet.now());
+        let longest = ceiling(pace);
+        if let Some(asked) = retry_after {
+            self.upstreams.hold_off(now + asked.to_std().min(longest));
+        }
+        let pause = self.backoff.after_failure(pace);
+        let free = self.upstreams.rotate(now);
+        // The pause also spreads those that were all asked to come back at one instant.
+        (free + pause).min(now + longest)
+    }
+}
+
+impl Failed {
+    fn new(outcome: &'static str, kind: String, cause: String) -> Self {
+        Self { outcome, kind, cause, retry_after: None }
+    }
+}

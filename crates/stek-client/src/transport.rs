@@ -1,0 +1,339 @@
+//! One request and its answer: TLS 1.3 under pinned roots, no redirects, no proxies, no more bytes
+//! than allowed, no longer than allowed. What an answer means for the keys is decided by others.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, RETRY_AFTER,
+};
+use reqwest::{Response, StatusCode};
+use stek_clock::Clock;
+use stek_core::access::TokenSecret;
+use stek_core::id::ContentTag;
+use stek_core::time::Seconds;
+use stek_wire::headers::{STEK_INSTANCE, STEK_TIME, parse_stek_time};
+use stek_wire::problem::{MAX_PROBLEM_BYTES, ProblemDocument};
+use stek_wire::{MEDIA_TYPE, SecretBytes, tag};
+
+use crate::config::{ANSWER_MARGIN, CONNECT_TIMEOUT, ClientConfig, MAX_BUNDLE_BODY_BYTES};
+use crate::follower::StartError;
+use crate::token::{authorization, read_token};
+use crate::upstream::Upstream;
+
+/// RFC 7240, section 2.
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+/// A connection that says nothing for so long is asked whether it is alive, and dropped if it does
+/// not answer within the same span.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// What is asked.
+#[derive(Debug, Clone)]
+pub(crate) struct Ask {
+    pub(crate) upstream: Upstream,
+    /// What is installed, unless everything is wanted.
+    pub(crate) installed: Option<ContentTag>,
+    /// How long the server may hold the request while nothing changes.
+    pub(crate) wait: Seconds,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// Content, not yet looked at.
+    Changed { tag: ContentTag, body: SecretBytes, time: Option<Reading> },
+    /// What is installed is what there is.
+    NotModified { time: Option<Reading> },
+    /// The server does not want to.
+    Refused { status: u16, problem: ProblemDocument },
+    /// The server cannot now.
+    Busy { retry_after: Option<Seconds> },
+    /// No answer.
+    Unreachable(Unreachable),
+    /// An answer against the contract.
+    Invalid(Invalid),
+}
+
+/// Fleet time as an answer told it, and the boot time at which the answer came.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reading {
+    fleet_millis: u64,
+    boot: Duration,
+}
+
+impl Reading {
+    /// The same reading carried on to a later boot time.
+    pub(crate) fn at(self, boot: Duration) -> u64 {
+        let passed = boot.saturating_sub(self.boot).as_millis();
+        self.fleet_millis.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX))
+    }
+}
+
+/// Why there was no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unreachable {
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    #[error("no connection")]
+    Connect(#[source] reqwest::Error),
+    #[error("the connection broke")]
+    Broken(#[source] reqwest::Error),
+}
+
+impl From<reqwest::Error> for Unreachable {
+    fn from(error: reqwest::Error) -> Self {
+        let error = error.without_url();
+        if error.is_connect() { Self::Connect(error) } else { Self::Broken(error) }
+    }
+}
+
+/// How an answer breaks the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Invalid {
+    #[error("answer has more than {0} bytes")]
+    TooLong(usize),
+    #[error("answer has no entity tag <incarnation>.<revision>.<digest>")]
+    NoTag,
+    #[error("answer says that something else is unchanged than what was asked for")]
+    OtherUnchanged,
+}
+
+/// Asks for one path.
+pub(crate) struct Transport {
+    http: reqwest::Client,
+    path: String,
+    token: Option<TokenFile>,
+    instance: HeaderValue,
+    max_body: usize,
+    clock: Arc<dyn Clock>,
+}
+
+struct TokenFile {
+    path: PathBuf,
+    read: Option<TokenSecret>,
+    /// Whether the file could not be read the last time; said once.
+    unreadable: bool,
+}
+
+impl Transport {
+    /// A transport for `path`, taking at most `default_max_body` bytes unless configured.
+    pub(crate) fn try_new(
+        config: &ClientConfig,
+        path: String,
+        default_max_body: usize,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
+        Ok(Self {
+            http: http_client(config)?,
+            path,
+            token: config.token().map(|path| TokenFile {
+                path: path.to_owned(),
+                read: None,
+                unreadable: false,
+            }),
+            instance: HeaderValue::from_str(config.instance().as_str())
+                .map_err(StartError::Instance)?,
+            max_body: config.max_body_bytes().unwrap_or(default_max_body),
+            clock,
+        })
+    }
+
+    /// Asks, and asks once more if the token was refused and its file holds another by now.
+    pub(crate) async fn fetch(&mut self, ask: &Ask) -> Answer {
+        if self.token.as_ref().is_some_and(|token| token.read.is_none()) {
+            self.reread_token().await;
+        }
+        let answer = self.exchange(ask).await;
+        let is_refused =
+            matches!(answer, Answer::Refused { status, .. } if status == StatusCode::UNAUTHORIZED);
+        if is_refused && self.reread_token().await { self.exchange(ask).await } else { answer }
+    }
+
+    /// Whether there is another token than before.
+    async fn reread_token(&mut self) -> bool {
+        let Some(token) = &mut self.token else { return false };
+        let path = token.path.clone();
+        let fresh = match tokio::task::spawn_blocking(move || read_token(&path)).await {
+            Ok(Ok(fresh)) => fresh,
+            Ok(Err(error)) => {
+                if !std::mem::replace(&mut token.unreadable, true) {
+                    tracing::warn!(error = %chain(&error), "token not read again");
+                }
+                return false;
+            }
+            Err(_) => return false,
+        };
+        let is_other = token.read.as_ref().is_none_or(|old| old.hash() != fresh.hash());
+        token.unreadable = false;
+        token.read = Some(fresh);
+        is_other
+    }
+
+    async fn exchange(&self, ask: &Ask) -> Answer {
+        let head_limit = ask.wait.to_std() + ANSWER_MARGIN;
+        let started = self.clock.boot();
+        let response = tokio::select! {
+            response = self.request(ask).send() => response,
+            () = self.clock.sleep_until(started + head_limit) => {
+                return Answer::Unreachable(Unreachable::TimedOut(head_limit));
+            }
+        };
+        let response = match response {
+            Ok(response) => response,
+            Err(error) => return Answer::Unreachable(error.into()),
+        };
+        let limit = head_limit + body_margin(self.max_body);
+        tokio::select! {
+            answer = self.classify(ask, response) => answer.unwrap_or_else(|failed| failed),
+            () = self.clock.sleep_until(started + limit) => {
+                Answer::Unreachable(Unreachable::TimedOut(limit))
+            }
+        }
+    }
+
+    fn request(&self, ask: &Ask) -> reqwest::RequestBuilder {
+        let mut request = self
+            .http
+            .get(ask.upstream.join(&self.path))
+            .header(ACCEPT, MEDIA_TYPE)
+            .header(STEK_INSTANCE, self.instance.clone());
+        let token = self.token.as_ref().and_then(|token| token.read.as_ref());
+        if let Some(value) = token.and_then(authorization) {
+            request = request.header(AUTHORIZATION, value);
+        }
+        if let Some(installed) = ask.installed {
+            request = request.header(IF_NONE_MATCH, tag::format_etag(installed));
+        }
+        if ask.wait > Seconds::ZERO {
+            request = request.header(PREFER, format!("wait={}", ask.wait.as_secs()));
+        }
+        request
+    }
+
+    async fn classify(&self, ask: &Ask, response: Response) -> Result<Answer, Answer> {
+        let headers = response.headers();
+        let etag = text(headers, &ETAG).and_then(tag::parse_etag);
+        let time = text(headers, &HeaderName::from_static(STEK_TIME))
+            .and_then(parse_stek_time)
+            .map(|fleet_millis| Reading { fleet_millis, boot: self.clock.boot() });
+        match response.status() {
+            StatusCode::OK => {
+                let tag = etag.ok_or(Answer::Invalid(Invalid::NoTag))?;
+                let body = read_body(response, self.max_body).await?;
+                Ok(Answer::Changed { tag, body, time })
+            }
+            // A 304 names what is unchanged (RFC 9110, section 15.4.5), if a proxy left it there.
+            StatusCode::NOT_MODIFIED => match (ask.installed, etag) {
+                (Some(installed), etag) if etag.is_none_or(|tag| tag == installed) => {
+                    Ok(Answer::NotModified { time })
+                }
+                _ => Err(Answer::Invalid(Invalid::OtherUnchanged)),
+            },
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                let seconds = text(headers, &RETRY_AFTER).and_then(|value| value.parse().ok());
+                Ok(Answer::Busy { retry_after: seconds.map(Seconds::new) })
+            }
+            status => {
+                let problem = match read_body(response, MAX_PROBLEM_BYTES).await {
+                    Ok(body) => ProblemDocument::read(body.as_slice()),
+                    Err(_) => ProblemDocument::default(),
+                };
+                Ok(Answer::Refused { status: status.as_u16(), problem })
+            }
+        }
+    }
+}
+
+/// The HTTP client with which servers are asked: TLS 1.3 under the configured roots alone, without
+/// redirects, proxies or retries. Also for whoever asks the same servers something else; requests
+/// have no time-out but that of connecting, so give each its own.
+///
+/// # Errors
+/// [`StartError::Tls`] or [`StartError::Http`] if the libraries below refuse.
+pub fn http_client(config: &ClientConfig) -> Result<reqwest::Client, StartError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(StartError::Tls)?
+        .with_root_certificates(Arc::clone(config.roots()))
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .no_proxy()
+        .referer(false)
+        // `http` is for this machine only, whatever a resolver says.
+        .resolve_to_addrs(
+            "localhost",
+            &[([127, 0, 0, 1], 0).into(), ([0, 0, 0, 0, 0, 0, 0, 1], 0).into()],
+        )
+        .user_agent(concat!("stek-client/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        // A long poll is silent by intention, so a peer that vanished is found out below it.
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .http2_keep_alive_timeout(KEEP_ALIVE)
+        .tcp_keepalive(KEEP_ALIVE)
+        .build()
+        .map_err(StartError::Http)
+}
+
+/// What an answer longer than a bundle may take beyond the margin: a second per MiB.
+fn body_margin(max_body: usize) -> Duration {
+    let mebibytes = max_body.saturating_sub(MAX_BUNDLE_BODY_BYTES).div_ceil(1024 * 1024);
+    Duration::from_secs(u64::try_from(mebibytes).unwrap_or(0))
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+async fn read_body(mut response: Response, limit: usize) -> Result<SecretBytes, Answer> {
+    let too_long = || Answer::Invalid(Invalid::TooLong(limit));
+    let announced = usize::try_from(response.content_length().unwrap_or(0)).unwrap_or(usize::MAX);
+    if announced > limit {
+        return Err(too_long());
+    }
+    let mut body = SecretBytes::with_capacity(announced);
+    loop {
+        match response.chunk().await {
+            Ok(None) => return Ok(body),
+            Ok(Some(chunk)) if chunk.len() > limit - body.len() => return Err(too_long()),
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Err(error) => return Err(Answer::Unreachable(error.into())),
+        }
+    }
+}
+
+/// An error and what it came from, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        line.push_str(": ");
+        line.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reading_goes_on_with_boot_time() {
+        let reading = Reading { fleet_millis: 5_000, boot: Duration::from_secs(10) };
+        assert_eq!(reading.at(Duration::from_millis(10_250)), 5_250);
+        assert_eq!(reading.at(Duration::from_secs(9)), 5_000);
+    }
+
+    #[test]
+    fn a_longer_body_may_take_longer() {
+        assert_eq!(body_margin(1024), Duration::ZERO);
+        assert_eq!(body_margin(MAX_BUNDLE_BODY_BYTES), Duration::ZERO);
+        assert_eq!(body_margin(128 * 1024 * 1024), Duration::from_secs(120));
+    }
+}

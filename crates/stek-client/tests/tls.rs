@@ -1,0 +1,160 @@
+//! What a connection must be like, and what an answer may cost.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+mod common;
+
+use std::io::Write;
+use std::time::Duration;
+
+use axum::http::Version;
+use common::material::{bundle, ca, server_config};
+use common::server::{Reply, Server};
+use common::{Bench, PATIENCE, no_wait};
+use rustls::version::{TLS12, TLS13};
+use stek_client::{ClientOptions, KeysetFollower};
+use tempfile::NamedTempFile;
+
+fn file(content: &str) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(content.as_bytes()).unwrap();
+    file
+}
+
+/// Follows one TLS server, trusting `roots`.
+async fn follow(config: rustls::ServerConfig, roots: &NamedTempFile) -> (Bench, KeysetFollower) {
+    let bench = Bench::with_tls(config).await;
+    let options = ClientOptions { roots: vec![roots.path().into()], ..bench.options() };
+    let follower = bench.follow(&options);
+    (bench, follower)
+}
+
+async fn expect_no_connection(config: rustls::ServerConfig, roots: &NamedTempFile, cause: &str) {
+    let (mut bench, follower) = follow(config, roots).await;
+    bench.metric_is("stek_client_polls_total", "unreachable", 1.0).await;
+    let wait = async {
+        loop {
+            if let Some(failure) = follower.status().failure {
+                return failure.cause;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let shown = tokio::time::timeout(PATIENCE, wait).await.unwrap();
+    assert!(shown.contains(cause), "{shown}");
+    assert!(!bench.has_request());
+}
+
+#[tokio::test]
+async fn a_server_under_a_pinned_root_is_asked_over_http_1_or_2() {
+    let ca = ca();
+    let roots = file(&ca.pem());
+    for (alpn, version) in [(vec![], Version::HTTP_11), (vec![b"h2".to_vec()], Version::HTTP_2)] {
+        let mut config = server_config(&ca, &["127.0.0.1"], &[&TLS13], |_| {});
+        config.alpn_protocols = alpn;
+        let (mut bench, follower) = follow(config, &roots).await;
+        let asked = bench.next().await;
+        assert_eq!(asked.version, version);
+        asked.answer(Reply::bundle(&bundle(5)));
+        tokio::time::timeout(PATIENCE, follower.ready()).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn other_servers_are_not_asked_at_all() {
+    let (trusted, stranger) = (ca(), ca());
+    let roots = file(&trusted.pem());
+    let config = server_config(&stranger, &["127.0.0.1"], &[&TLS13], |_| {});
+    expect_no_connection(config, &roots, "invalid peer certificate").await;
+    let config = server_config(&trusted, &["127.0.0.2"], &[&TLS13], |_| {});
+    expect_no_connection(config, &roots, "not valid for name").await;
+    let config = server_config(&trusted, &["127.0.0.1"], &[&TLS12], |_| {});
+    expect_no_connection(config, &roots, "ProtocolVersion").await;
+    let config = server_config(&trusted, &["127.0.0.1"], &[&TLS13], |params| {
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    });
+    expect_no_connection(config, &roots, "expired").await;
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed_and_carries_no_token_away() {
+    let mut bench = Bench::new(2).await;
+    let token = file(&format!("stek_{}", "ca".repeat(32)));
+    let options = ClientOptions {
+        upstreams: vec![bench.servers[0].url.clone()],
+        token: Some(token.path().into()),
+        ..bench.options()
+    };
+    let follower = bench.follow(&options);
+    let elsewhere = format!("{}/v1/keysets/main", bench.servers[1].url);
+    for status in [301, 302, 307, 308] {
+        let asked = bench.next().await;
+        assert_eq!(asked.upstream, 0, "redirected");
+        assert!(asked.header("authorization").is_some());
+        asked.answer(Reply::status(status).with("location", elsewhere.clone()));
+    }
+    assert_eq!(bench.next().await.upstream, 0);
+    assert_eq!(bench.metric("stek_client_polls_total", "refused"), 4.0);
+    let cause = follower.status().failure.unwrap().cause;
+    assert_eq!(cause, "status 308: the server gave no reason");
+}
+
+/// Follows a server that sends these bytes and then nothing.
+async fn follow_raw(bytes: &str, max_body_bytes: Option<usize>) -> (Bench, KeysetFollower, Server) {
+    let bench = Bench::new(0).await;
+    let server = Server::raw(bytes.as_bytes().to_vec()).await;
+    let upstreams = vec![server.url.clone()];
+    let options = ClientOptions { upstreams, max_body_bytes, ..no_wait(bench.options()) };
+    let follower = bench.follow(&options);
+    (bench, follower, server)
+}
+
+fn head(more: &str) -> String {
+    let etag = stek_wire::tag::format_etag(bundle(5).tag());
+    format!("HTTP/1.1 200 OK\r\netag: {etag}\r\n{more}\r\n\r\n")
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_not_read_to_its_end() {
+    let long = "x".repeat(1025);
+    for (more, body, limit) in [
+        ("content-length: 1025", "", Some(1024)),
+        ("content-length: 8388609", "", None),
+        ("content-length: 18446744073709551613", "", None),
+        ("transfer-encoding: chunked", &*format!("401\r\n{long}"), Some(1024)),
+        ("connection: close", &long, Some(1024)),
+    ] {
+        let (bench, _follower, _server) = follow_raw(&(head(more) + body), limit).await;
+        bench.metric_is("stek_client_polls_total", "invalid", 1.0).await;
+    }
+    let (bench, _follower, _server) = follow_raw(&head("content-length: 8388608"), None).await;
+    bench.clock.sleeper(Duration::from_secs(10)).await;
+    assert_eq!(bench.metric("stek_client_polls_total", "invalid"), 0.0);
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_given_up() {
+    for begun in [
+        "",
+        "HTTP/1.1 200 OK\r\n",
+        &head("content-length: 100"),
+        &(head("content-length: 100") + "{"),
+    ] {
+        let (bench, follower, _server) = follow_raw(begun, None).await;
+        bench.clock.sleeper(Duration::from_secs(10)).await;
+        bench.clock.advance(Duration::from_secs(10));
+        bench.metric_is("stek_client_polls_total", "unreachable", 1.0).await;
+        follower.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_within_a_body_installs_nothing() {
+    let mut bench = Bench::new(1).await;
+    let follower = bench.follow(&bench.options());
+    drop(bench.next().await);
+    let asked = bench.next().await;
+    assert_eq!(asked.installed(), None);
+    assert!(follower.bundles().borrow().is_none());
+}

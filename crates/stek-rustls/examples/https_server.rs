@@ -1,0 +1,60 @@
+//! An HTTPS server that resumes sessions of its whole fleet and says in each answer how it did:
+//! `https_server <listen> <cert.pem> <key.pem> <keyset> <url> <ca.pem> <token file> <name>`
+#![allow(clippy::print_stderr, reason = "a program for a terminal")]
+use std::{env, error::Error, sync::Arc, time::Duration};
+
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls::{HandshakeKind, ServerConfig, crypto::aws_lc_rs, version::TLS13};
+use stek_client::{ClientConfig, ClientOptions};
+use stek_core::name::{InstanceName, KeysetName};
+use stek_core::scope::{ChainRule, Scope};
+use stek_rustls::Fleet;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{net::TcpListener, net::TcpStream, time::timeout};
+use tokio_rustls::TlsAcceptor;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let [listen, cert, key, keyset, url, ca, token, name] = args.as_slice() else {
+        return Err("usage: https_server LISTEN CERT KEY KEYSET URL CA TOKEN NAME".into());
+    };
+    let chain = CertificateDer::pem_file_iter(cert)?.collect::<Result<_, _>>()?;
+    let mut server = ServerConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+        .with_protocol_versions(&[&TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(chain, PrivateKeyDer::from_pem_file(key)?)?;
+    let client = ClientConfig::try_new(&ClientOptions {
+        upstreams: vec![url.clone()],
+        roots: vec![ca.into()],
+        token: Some(token.into()),
+        wait: None,
+        max_body_bytes: None,
+        instance: InstanceName::try_new(name)?,
+    })?;
+    let fleet =
+        Fleet::connect(&client, KeysetName::try_new(keyset)?, &prometheus::Registry::new())?;
+    fleet.use_unbounded_tickets(&mut server, &Scope::try_new(keyset, ChainRule::Unbounded)?)?;
+    let (acceptor, listener) =
+        (TlsAcceptor::from(Arc::new(server)), TcpListener::bind(listen).await?);
+    loop {
+        match listener.accept().await {
+            Ok((tcp, _)) => drop(tokio::spawn(serve(acceptor.clone(), tcp, name.clone()))),
+            Err(error) => {
+                eprintln!("accept: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await; // out of file descriptors
+            }
+        }
+    }
+}
+
+async fn serve(acceptor: TlsAcceptor, tcp: TcpStream, name: String) -> std::io::Result<()> {
+    let limit = Duration::from_secs(10);
+    let mut tls = timeout(limit, acceptor.accept(tcp)).await??;
+    let resumed = tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+    timeout(limit, tls.read(&mut [0; 4096])).await??;
+    let body = format!("{name}: {} handshake\n", if resumed { "resumed" } else { "full" });
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close", body.len());
+    timeout(limit, tls.write_all(format!("{head}\r\n\r\n{body}").as_bytes())).await??;
+    timeout(limit, tls.shutdown()).await?
+}

@@ -1,0 +1,130 @@
+//! Follows a keyset of the fleet and keeps every ticketer made here supplied with its keys. How
+//! bundles are fetched and what is accepted is the client's.
+
+use std::sync::Arc;
+
+use prometheus::Registry;
+use rustls::ServerConfig;
+use stek_client::{ClientConfig, KeysetFollower, StartError, Status, Stopped};
+use stek_clock::{Clock, FleetClock, SystemClock};
+use stek_core::name::KeysetName;
+use stek_core::scope::Scope;
+
+use crate::installer::Installer;
+use crate::metrics::TicketMetrics;
+use crate::ticketer::{UnboundedTicketer, UnfitScope, check_scope};
+
+/// A keyset that this process follows, and the source of its ticketers.
+///
+/// Keep it for as long as the servers run: when it is dropped, polling ends and the keys of all
+/// its ticketers are erased, so that every handshake is a full one from then on.
+#[derive(Debug)]
+#[must_use = "when it is dropped the keys of its ticketers are erased"]
+pub struct Fleet {
+    installer: Installer,
+    follower: KeysetFollower,
+    metrics: TicketMetrics,
+}
+
+/// Why a keyset is not followed.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// The registry has them for this keyset already.
+    #[error("ticket metrics cannot be registered")]
+    Metrics(#[source] prometheus::Error),
+    /// The poller did not start.
+    #[error("keyset cannot be followed")]
+    Start(#[source] StartError),
+}
+
+impl Fleet {
+    /// Begins to follow `keyset` as `config` says, and returns without waiting for keys. Metrics of
+    /// the poller and of tickets go to `registry`, labelled with the keyset.
+    ///
+    /// # Errors
+    /// [`FleetError`] if the registry has them already or the poller does not start. That no server
+    /// answers is no error: it is tried until one does.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn connect(
+        config: &ClientConfig,
+        keyset: KeysetName,
+        registry: &Registry,
+    ) -> Result<Self, FleetError> {
+        Self::connect_with_clock(config, keyset, Arc::new(SystemClock), registry)
+    }
+
+    /// The same on another clock than the machine's, for tests and simulations.
+    ///
+    /// # Errors
+    /// As [`Fleet::connect`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn connect_with_clock(
+        config: &ClientConfig,
+        keyset: KeysetName,
+        clock: Arc<dyn Clock>,
+        registry: &Registry,
+    ) -> Result<Self, FleetError> {
+        let metrics = TicketMetrics::register(registry, &keyset).map_err(FleetError::Metrics)?;
+        let follower =
+            KeysetFollower::start(config, keyset, clock, registry).map_err(FleetError::Start)?;
+        let installer = Installer::start(follower.bundles(), follower.fleet());
+        Ok(Self { installer, follower, metrics })
+    }
+
+    /// Returns when the first keys are here and every ticketer made until then has them. That may
+    /// be never, so bound the wait; or do not wait at all, for without keys handshakes are full.
+    ///
+    /// # Errors
+    /// [`Stopped`] if the poller was stopped and no keys will come.
+    pub async fn ready(&self) -> Result<(), Stopped> {
+        self.follower.ready().await?;
+        self.installer.install();
+        Ok(())
+    }
+
+    /// A ticketer for `scope` that has the keys of this moment and gets all later ones.
+    ///
+    /// # Errors
+    /// [`UnfitScope`] if the scope caps chains of resumption or asks certificates of clients.
+    pub fn unbounded_ticketer(&self, scope: &Scope) -> Result<Arc<UnboundedTicketer>, UnfitScope> {
+        check_scope(scope)?;
+        let ticketer =
+            UnboundedTicketer::try_new(self.installer.keys_for(scope), self.metrics.clone())?;
+        Ok(Arc::new(ticketer))
+    }
+
+    /// Makes tickets of the fleet the only way in which servers of `config` resume: sets an
+    /// [`UnboundedTicketer`] for `scope`, removes the session cache of the process and switches
+    /// 0-RTT off.
+    ///
+    /// # Errors
+    /// [`UnfitScope`], and `config` is as it was.
+    pub fn use_unbounded_tickets(
+        &self,
+        config: &mut ServerConfig,
+        scope: &Scope,
+    ) -> Result<(), UnfitScope> {
+        self.unbounded_ticketer(scope)?.use_in(config);
+        Ok(())
+    }
+
+    /// How polling fares.
+    pub fn status(&self) -> Status {
+        self.follower.status()
+    }
+
+    /// Fleet time as this process knows it.
+    pub fn clock(&self) -> Arc<FleetClock> {
+        self.follower.fleet()
+    }
+
+    /// Erases the keys of all ticketers and returns when the poller has ended.
+    pub async fn shutdown(self) {
+        drop(self.installer);
+        self.follower.shutdown().await;
+    }
+}

@@ -1,0 +1,175 @@
+//! The keys that a process has for one scope, exchanged under running handshakes without a lock.
+//! What may replace what is decided by whoever feeds bundles in, when a key seals or opens by
+//! [`Snapshot`].
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::{ArcSwapOption, Guard};
+use stek_clock::FleetClock;
+use stek_core::bundle::Bundle;
+use stek_core::derive::{Schema, Use};
+use stek_core::id::ContentTag;
+use stek_core::name::KeysetName;
+use stek_core::scope::{Scope, ScopeDigest};
+use stek_core::snapshot::Snapshot;
+use stek_core::time::Timestamp;
+
+/// The current ticket keys of one scope.
+///
+/// Empty until the first [`TicketKeys::install`]. Several of these, each for its scope, can be fed
+/// from one stream of bundles. Only keys derived for the scope are kept, never the ticket keys
+/// themselves.
+pub struct TicketKeys {
+    scope: Scope,
+    digest: ScopeDigest,
+    clock: Arc<FleetClock>,
+    current: ArcSwapOption<Snapshot>,
+    /// Held while the snapshot is replaced, so that of two replacements one builds on the other:
+    /// the keyset of the last bundle. Handshakes never wait for it.
+    installed: Mutex<Option<KeysetName>>,
+}
+
+impl TicketKeys {
+    /// No keys yet for `scope`; time is what `clock` says.
+    pub fn new(scope: Scope, clock: Arc<FleetClock>) -> Self {
+        let digest = scope.digest();
+        let (current, installed) = (ArcSwapOption::empty(), Mutex::default());
+        Self { scope, digest, clock, current, installed }
+    }
+
+    /// Replaces the keys by those of `bundle`, without those whose `destroy_at` has come.
+    ///
+    /// Only keys that were not there before are derived. What is left out is erased as soon as the
+    /// last handshake that is sealing or opening at this moment is through with it. A bundle that
+    /// is installed again later erases what has ended since.
+    ///
+    /// Not asked here: whether the bundle is newer and of the same keyset. That is
+    /// [`stek_core::bundle::check_replacement`], which whoever feeds this has to call.
+    pub fn install(&self, bundle: &Bundle) {
+        let mut installed = self.installed.lock().unwrap_or_else(PoisonError::into_inner);
+        *installed = Some(bundle.name().clone());
+        self.replace(&bundle.erased_at(self.clock.now()));
+    }
+
+    /// Erases the keys if all of them have ended, and says whether it did. The names stay, so that
+    /// tickets go on to be missed as expired.
+    ///
+    /// For when bundles no longer come; a single key is erased by the next [`TicketKeys::install`].
+    pub fn clear_expired(&self) -> bool {
+        let installed = self.installed.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(name) = &*installed else { return false };
+        let Some(snapshot) = self.current.load_full() else { return false };
+        let now = self.clock.now();
+        if snapshot.schedules().next().is_none()
+            || snapshot.schedules().any(|(_, schedule)| schedule.opens(now))
+        {
+            return false;
+        }
+        let (tag, policy) = (snapshot.tag(), *snapshot.policy());
+        match Bundle::try_new(tag, name.clone(), policy, Vec::new(), Vec::new()) {
+            Ok(empty) => self.replace(&empty),
+            // Only keys are ever refused, so this is not reached; erasing is right all the same.
+            Err(_) => self.current.store(None),
+        }
+        true
+    }
+
+    /// Erases all keys at once, and forgets the names of ended ones.
+    pub fn clear(&self) {
+        let mut installed = self.installed.lock().unwrap_or_else(PoisonError::into_inner);
+        *installed = None;
+        self.current.store(None);
+    }
+
+    /// Which content is installed.
+    pub fn tag(&self) -> Option<ContentTag> {
+        self.current.load().as_ref().map(|snapshot| snapshot.tag())
+    }
+
+    /// The resumption domain that the keys are for.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// The snapshot of this moment. The guard keeps it from being erased, so it must not outlive
+    /// the sealing or opening of one ticket.
+    pub(crate) fn load(&self) -> Guard<Option<Arc<Snapshot>>> {
+        self.current.load()
+    }
+
+    fn replace(&self, bundle: &Bundle) {
+        let previous = self.current.load_full();
+        let (usage, schema) = (Use::Ticket, Schema::RUSTLS_0_23);
+        let next = Snapshot::new(bundle, usage, schema, self.digest, previous.as_deref());
+        self.current.store(Some(Arc::new(next)));
+    }
+}
+
+impl fmt::Debug for TicketKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TicketKeys")
+            .field("scope", &self.scope.label())
+            .field("snapshot", &*self.load())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+
+    use super::*;
+    use crate::fixture::{HOUR, advance, bundle, clock, key, planned_key, scope};
+
+    fn keys() -> (Arc<stek_clock::ManualClock>, TicketKeys) {
+        let manual = clock();
+        let clock = Arc::<stek_clock::ManualClock>::clone(&manual);
+        (manual, TicketKeys::new(scope("web"), Arc::new(FleetClock::new(clock))))
+    }
+
+    fn watched(keys: &TicketKeys) -> Weak<Snapshot> {
+        keys.load().as_ref().map(Arc::downgrade).unwrap()
+    }
+
+    #[test]
+    fn what_is_replaced_goes_with_the_last_guard() {
+        let (_, keys) = keys();
+        keys.install(&bundle(1, &[planned_key(0)]));
+        let (guard, old) = (keys.load(), watched(&keys));
+        keys.install(&bundle(2, &[planned_key(0)]));
+        assert!(old.upgrade().is_some());
+        drop(guard);
+        assert!(old.upgrade().is_none());
+        let old = watched(&keys);
+        keys.install(&bundle(3, &[planned_key(0)]));
+        assert!(old.upgrade().is_none());
+    }
+
+    #[test]
+    fn material_is_not_kept() {
+        let (_, keys) = keys();
+        let secret = planned_key(0);
+        keys.install(&bundle(1, std::slice::from_ref(&secret)));
+        assert_eq!(Arc::strong_count(&secret.material), 1);
+    }
+
+    #[test]
+    fn ended_keys_are_not_installed_and_go_with_the_next_installation() {
+        let (clock, keys) = keys();
+        let bundle = bundle(1, &[key(0, 10, 20), planned_key(10)]);
+        let held = || keys.load().as_ref().unwrap().schedules().count();
+        keys.install(&bundle);
+        assert_eq!(held(), 2);
+        advance(&clock, 20);
+        keys.install(&bundle);
+        assert_eq!(held(), 1);
+        advance(&clock, 24 * HOUR);
+        keys.install(&bundle);
+        assert_eq!(held(), 0);
+    }
+}

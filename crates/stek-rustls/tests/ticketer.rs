@@ -1,0 +1,296 @@
+//! The ticketer asked directly, as rustls asks it: caps, nonces, counters, and what it shows.
+
+mod fixture;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fixture::{
+    HOUR, Node, SKEW, advance, at, bundle, bundle_of, clock, count, hours, key, keyset,
+    planned_key, policy, scope,
+};
+use prometheus::Registry;
+use rustls::server::ProducesTickets;
+use stek_clock::{FleetClock, ManualClock};
+use stek_core::bundle::{EndCause, EndedKey};
+use stek_core::derive::{Schema, Use};
+use stek_core::policy::{Policy, PolicyRequest};
+use stek_core::scope::{ChainRule, ClientAuth, Scope};
+use stek_core::ticket::{DerivedKey, MAX_PAYLOAD_LEN, MAX_TICKET_LEN, Stamp};
+use stek_core::xaes::NONCE_LEN;
+use stek_rustls::{
+    NoRandomness, NonceSource, TicketKeys, TicketMetrics, UnboundedTicketer, UnfitScope,
+};
+
+const SESSION: &[u8] = b"a session as rustls encodes it";
+
+fn node() -> (Arc<ManualClock>, Node) {
+    let clock = clock();
+    let node = Node::with(&clock, "web", &bundle(1, &[planned_key(0)]));
+    (clock, node)
+}
+
+#[test]
+fn what_was_sealed_opens() {
+    let (_, node) = node();
+    for len in [0, 1, 93, 853, MAX_PAYLOAD_LEN] {
+        let session = vec![7; len];
+        let ticket = node.ticketer.encrypt(&session).unwrap();
+        assert!(ticket.len() <= MAX_TICKET_LEN);
+        assert_eq!(node.ticketer.decrypt(&ticket), Some(session), "{len}");
+    }
+}
+
+#[test]
+fn no_flipped_bit_and_no_truncation_opens() {
+    let (_, node) = node();
+    let ticket = node.ticketer.encrypt(SESSION).unwrap();
+    for bit in 0..ticket.len() * 8 {
+        let mut flipped = ticket.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(node.ticketer.decrypt(&flipped), None, "bit {bit}");
+    }
+    for len in 0..ticket.len() {
+        assert_eq!(node.ticketer.decrypt(&ticket[..len]), None, "length {len}");
+    }
+    let longer = [ticket.as_slice(), &[0; 64]].concat();
+    assert_eq!(node.ticketer.decrypt(&longer), None);
+    assert_eq!(node.count("opened", "active"), 0);
+}
+
+#[test]
+fn nothing_over_the_cap_is_looked_up() {
+    let (clock, node) = node();
+    let name = node.ticketer.encrypt(SESSION).unwrap()[..16].to_vec();
+    for len in [MAX_TICKET_LEN + 1, MAX_TICKET_LEN + 56, 65_535] {
+        let mut ticket = vec![0; len];
+        ticket[..16].copy_from_slice(&name);
+        assert_eq!(node.ticketer.decrypt(&ticket), None);
+    }
+    assert_eq!((node.count("opened", "malformed"), node.count("opened", "forged")), (3, 0));
+    // Without a snapshot there is nothing in which it could have been looked up.
+    let empty = Node::new(&clock, "web");
+    assert_eq!(empty.ticketer.decrypt(&[0; MAX_TICKET_LEN + 1]), None);
+    assert_eq!(empty.ticketer.decrypt(&[0; MAX_TICKET_LEN]), None);
+    assert_eq!((empty.count("opened", "malformed"), empty.count("opened", "unknown")), (1, 1));
+}
+
+#[test]
+fn a_fresh_node_opens_longer_tickets_than_it_ever_sealed() {
+    let clock = clock();
+    let keys = bundle(1, &[planned_key(0)]);
+    let (old, fresh) = (Node::with(&clock, "web", &keys), Node::with(&clock, "web", &keys));
+    let session = vec![7; MAX_PAYLOAD_LEN];
+    let long = old.ticketer.encrypt(&session).unwrap();
+    assert_eq!(fresh.ticketer.decrypt(&long).as_ref(), Some(&session));
+    fresh.ticketer.encrypt(b"short").unwrap();
+    assert_eq!(fresh.ticketer.decrypt(&long), Some(session));
+}
+
+#[test]
+fn a_session_that_does_not_fit_gets_no_ticket() {
+    let (_, node) = node();
+    assert_eq!(node.ticketer.encrypt(&vec![7; MAX_PAYLOAD_LEN + 1]), None);
+    assert_eq!(node.count("sealed", "too-long"), 1);
+}
+
+/// Gives 1, 2, 3, … and fails while it is told to.
+#[derive(Default)]
+struct Scripted {
+    broken: AtomicBool,
+    drawn: std::sync::atomic::AtomicU8,
+}
+
+impl NonceSource for Scripted {
+    fn draw(&self) -> Result<[u8; NONCE_LEN], NoRandomness> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(NoRandomness);
+        }
+        Ok([self.drawn.fetch_add(1, Ordering::Relaxed) + 1; NONCE_LEN])
+    }
+}
+
+#[test]
+fn each_ticket_has_its_nonce_and_none_without_one() {
+    let (_, node) = node();
+    let registry = Registry::new();
+    let metrics = TicketMetrics::register(&registry, &keyset()).unwrap();
+    let nonces = Arc::new(Scripted::default());
+    let source = Arc::<Scripted>::clone(&nonces);
+    let ticketer =
+        UnboundedTicketer::try_with_nonces(Arc::clone(&node.keys), metrics, source).unwrap();
+    let nonce_of = |ticket: Vec<u8>| ticket[16..16 + NONCE_LEN].to_vec();
+    assert_eq!(nonce_of(ticketer.encrypt(SESSION).unwrap()), [1; NONCE_LEN]);
+    assert_eq!(nonce_of(ticketer.encrypt(SESSION).unwrap()), [2; NONCE_LEN]);
+    nonces.broken.store(true, Ordering::Relaxed);
+    assert_eq!(ticketer.encrypt(SESSION), None);
+    assert_eq!(ticketer.encrypt(SESSION), None);
+    assert!(ticketer.enabled());
+    nonces.broken.store(false, Ordering::Relaxed);
+    assert_eq!(nonce_of(ticketer.encrypt(SESSION).unwrap()), [3; NONCE_LEN]);
+    assert_eq!(count(&registry, "sealed", "no-randomness"), 2);
+    assert_eq!(count(&registry, "sealed", "sealed"), 3);
+}
+
+#[test]
+fn tickets_of_the_system_source_share_no_nonce() {
+    let (_, node) = node();
+    let mut nonces: Vec<_> =
+        (0..1000).map(|_| node.ticketer.encrypt(SESSION).unwrap()[16..40].to_vec()).collect();
+    nonces.sort_unstable();
+    nonces.dedup();
+    assert_eq!(nonces.len(), 1000);
+}
+
+#[test]
+fn every_opening_is_counted_by_outcome() {
+    let clock = clock();
+    // Sessions end with tickets, so that between the two ends lies the skew.
+    let policy =
+        Policy::try_new(&PolicyRequest { session_lifetime: hours(6), ..Default::default() })
+            .unwrap();
+    let keys = [planned_key(0), planned_key(6 * HOUR)];
+    let node = Node::with(&clock, "web", &bundle_of(1, &keys, policy, vec![]));
+    let derived = |index: usize| {
+        let digest = scope("web").digest();
+        DerivedKey::derive(&keys[index].material, Use::Ticket, Schema::RUSTLS_0_23, &digest)
+    };
+    let sealed_at = |index: usize, seconds: u64| {
+        let stamp = Stamp { issued_at: at(seconds), authenticated_at: at(seconds) };
+        derived(index).seal(stamp, SESSION, &[7; NONCE_LEN]).unwrap()
+    };
+    let open = |ticket: &[u8], outcome: &str, opens: bool| {
+        let before = node.count("opened", outcome);
+        assert_eq!(node.ticketer.decrypt(ticket).is_some(), opens, "{outcome}");
+        assert_eq!(node.count("opened", outcome), before + 1, "{outcome}");
+    };
+    let of_first = sealed_at(0, 0);
+    let mut forged = of_first.clone();
+    forged[40] ^= 1;
+    open(&of_first, "active", true);
+    open(&sealed_at(1, SKEW), "pending", true);
+    open(b"", "malformed", false);
+    open(&[0; 120], "unknown", false);
+    open(&forged, "forged", false);
+    open(&sealed_at(0, SKEW + 1), "from-the-future", false);
+    let late = sealed_at(0, 6 * HOUR - 1);
+    advance(&clock, 6 * HOUR);
+    open(&of_first, "session-too-old", false);
+    open(&late, "decrypt-only", true);
+    advance(&clock, SKEW);
+    open(&of_first, "expired", false);
+    let revoked = EndedKey {
+        id: keys[0].record.id,
+        kcv: keys[0].record.kcv,
+        cause: EndCause::Revoked,
+        ended_at: at(6 * HOUR),
+    };
+    node.keys.install(&bundle_of(2, &keys[1..], policy, vec![revoked]));
+    open(&of_first, "revoked", false);
+}
+
+#[test]
+fn the_age_of_opened_tickets_is_observed() {
+    let (clock, node) = node();
+    let ticket = node.ticketer.encrypt(SESSION).unwrap();
+    advance(&clock, 100);
+    node.ticketer.decrypt(&ticket).unwrap();
+    advance(&clock, 900);
+    node.ticketer.decrypt(&ticket).unwrap();
+    node.ticketer.decrypt(b"not a ticket");
+    let families = node.registry.gather();
+    let ages = families.iter().find(|f| f.name() == "stek_ticket_age_at_open_seconds").unwrap();
+    let ages = ages.get_metric()[0].get_histogram();
+    assert_eq!(ages.get_sample_count(), 2);
+    assert!((ages.get_sample_sum() - 1100.0).abs() < f64::EPSILON);
+}
+
+#[test]
+fn debug_shows_which_keys_and_not_their_bytes() {
+    let clock = clock();
+    let secret = planned_key(0);
+    let node = Node::with(&clock, "web", &bundle(1, std::slice::from_ref(&secret)));
+    let shown = format!("{:?} {:#?}", node.ticketer, node.keys);
+    assert!(shown.contains(&secret.record.id.to_string()), "{shown}");
+    let bytes = secret.material.expose_secret();
+    let digest = scope("web").digest();
+    let derived =
+        stek_core::derive::aead_key(&secret.material, Use::Ticket, Schema::RUSTLS_0_23, &digest);
+    for key in [bytes, &*derived] {
+        let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        let list = format!("{key:?}");
+        let list = list.trim_matches(['[', ']']);
+        for form in [&hex[..16], &list[..24]] {
+            assert!(!shown.to_lowercase().contains(form), "{shown}");
+        }
+    }
+}
+
+#[test]
+fn scopes_that_promise_more_are_refused() {
+    let clock = Arc::new(FleetClock::new(clock()));
+    let try_scope = |scope: Scope| {
+        let keys = Arc::new(TicketKeys::new(scope, Arc::clone(&clock)));
+        UnboundedTicketer::try_new(
+            keys,
+            TicketMetrics::register(&Registry::new(), &keyset()).unwrap(),
+        )
+    };
+    let label = || "web".to_owned();
+    let capped = try_scope(Scope::try_new("web", ChainRule::Capped).unwrap()).unwrap_err();
+    assert_eq!(capped, UnfitScope::Capped { label: label() });
+    for mode in [ClientAuth::Optional, ClientAuth::Required] {
+        let asking = scope("web").with_client_auth(mode, Vec::new()).unwrap();
+        let error = try_scope(asking).unwrap_err();
+        assert_eq!(error, UnfitScope::AsksClients { label: label() });
+    }
+    try_scope(scope("web")).unwrap();
+}
+
+#[test]
+fn handshakes_go_on_while_keys_are_replaced() {
+    let (_, node) = node();
+    let keys = [planned_key(0), planned_key(6 * HOUR)];
+    node.keys.install(&bundle(2, &keys));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let sealing: Vec<_> = (0..3)
+            .map(|_| {
+                threads.spawn(|| {
+                    let mut rounds = 0_u32;
+                    while rounds < 100 || !done.load(Ordering::Relaxed) {
+                        let ticket = node.ticketer.encrypt(SESSION).unwrap();
+                        assert_eq!(node.ticketer.decrypt(&ticket).unwrap(), SESSION);
+                        rounds += 1;
+                    }
+                })
+            })
+            .collect();
+        for revision in 3..300 {
+            let count = 1 + usize::from(revision % 2 == 0);
+            node.keys.install(&bundle(revision, &keys[..count]));
+        }
+        done.store(true, Ordering::Relaxed);
+        for thread in sealing {
+            thread.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn keys_are_cleared_once_all_have_ended() {
+    let clock = clock();
+    let node = Node::with(&clock, "web", &bundle(1, &[key(0, 10, 20), key(10, 20, 30)]));
+    let ticket = node.ticketer.encrypt(SESSION).unwrap();
+    assert!(!Node::new(&clock, "web").keys.clear_expired());
+    advance(&clock, 29);
+    assert!(!node.keys.clear_expired());
+    advance(&clock, 1);
+    assert!(node.keys.clear_expired());
+    assert!(!node.keys.clear_expired());
+    assert_eq!(node.ticketer.decrypt(&ticket), None);
+    assert_eq!(node.count("opened", "expired"), 1);
+    assert_eq!(node.keys.tag(), Some(bundle(1, &[]).tag()));
+    node.keys.install(&bundle_of(2, &[planned_key(30)], policy(), vec![]));
+    assert!(node.ticketer.encrypt(SESSION).is_some());
+}
