@@ -1,0 +1,38 @@
+# Every target works in a fresh clone; `make help` lists them.
+
+CARGO ?= cargo
+# Gives the command after it a real PostgreSQL in STEK_TEST_DATABASE_URL.
+WITH_POSTGRES = $(CARGO) run -q -p stek-testpg --no-default-features --bin with-postgres --
+
+.DEFAULT_GOAL := help
+.PHONY: help demo dev test lint fmt doc golden sqlx-prepare
+
+help: ## show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: ## show a fleet at work for 45 s: two servers, ten-second rotation, one client that hops
+	$(CARGO) run -q -p stekd -- demo
+
+dev: ## run all roles on loopback in ./stekd-dev until Ctrl-C
+	$(CARGO) run -q -p stekd -- dev
+
+test: ## run every test; brings its own PostgreSQL
+	$(WITH_POSTGRES) $(CARGO) test --workspace --all-features
+
+lint: ## rustfmt, clippy and rustdoc, warnings denied
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+	$(CARGO) clippy -p stek-rustls --no-default-features --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc -q --workspace --all-features --no-deps
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+doc: ## build the API documentation
+	$(CARGO) doc --workspace --no-deps
+
+golden: ## write the golden files of the wire contract anew, after a change of the contract
+	STEK_GOLDEN=write $(CARGO) test -p stek-wire golden
+
+sqlx-prepare: ## write the checked-in query data anew, after a change of SQL
+	$(WITH_POSTGRES) sh deploy/sqlx-prepare.sh

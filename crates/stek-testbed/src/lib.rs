@@ -1,0 +1,191 @@
+//! A whole fleet in one process on a clock that the test moves: manager, distribution and two TLS
+//! servers, talking to each other over TLS on loopback, on SQLite or a real PostgreSQL.
+
+mod openssl;
+
+pub use openssl::{Answer, OpenSsl};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use stek_clock::{Clock, ManualClock, SystemClock};
+use stek_core::id::{Incarnation, Kcv};
+use stek_core::keyset::Keyset;
+use stek_core::name::KeysetName;
+use stek_core::time::Timestamp;
+use stek_custody::cluster_secret::ClusterSecret;
+use stek_custody::random::SystemRandom;
+use stek_manager::{EngineParts, claim_ratchet};
+use stek_store::{KeyStore, PostgresOptions, PostgresStore, SqliteStore, WithClock};
+use stek_wire::admin::PolicyDocument;
+use stekd::dev::node::{KEYSET, Node, Ports};
+use stekd::dev::site::Site;
+use tokio_util::sync::CancellationToken;
+
+/// How long anything that is awaited may take before the test fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How much time passes between two looks at what is awaited.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Which database the manager has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Database {
+    /// A file in the fleet's directory.
+    Sqlite,
+    /// A database of its own on the test's PostgreSQL server.
+    Postgres,
+}
+
+/// A running fleet.
+pub struct Bed {
+    /// Manager, distribution and servers.
+    pub node: Node,
+    /// Where its files are.
+    pub site: Site,
+    /// What time it is.
+    pub clock: Arc<ManualClock>,
+    database: Option<stek_testpg::TestDatabase>,
+    _dir: tempfile::TempDir,
+}
+
+impl Bed {
+    /// Starts a fleet whose keyset has this policy; both servers hold keys when it returns.
+    ///
+    /// # Errors
+    /// Whatever part does not start.
+    pub async fn start(database: Database, policy: PolicyDocument) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let site = Site::open_or_create(dir.path())?;
+        // Tokens and certificates are dated by the machine's clock, so time begins there.
+        let clock = Arc::new(ManualClock::at_unix_millis(SystemClock.wall_millis()));
+        let lineage = Incarnation::new(clock.wall_millis(), &[7; 10]);
+        let (store, database): (Arc<dyn KeyStore>, _) = match database {
+            Database::Sqlite => {
+                let path = dir.path().join("stekd.db");
+                SqliteStore::migrate(&path, lineage).await?;
+                (on_clock(SqliteStore::open(&path).await?, &clock), None)
+            }
+            Database::Postgres => {
+                let made = stek_testpg::create_database().await?;
+                let options = PostgresOptions::new(made.url())?;
+                PostgresStore::migrate(&options, lineage).await?;
+                (on_clock(PostgresStore::connect(&options).await?, &clock), Some(made))
+            }
+        };
+        let custody = site.custody();
+        let cluster = Arc::new(ClusterSecret::read(&custody.cluster_secret_file)?);
+        let random = SystemRandom;
+        let ratchet =
+            claim_ratchet(store.as_ref(), &cluster, &custody.state_file, &random, &*clock).await?;
+        let parts = EngineParts {
+            store,
+            custody: Arc::new(ratchet),
+            cluster,
+            random: Arc::new(random),
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+        };
+        let node =
+            Node::start(&site, parts, Ports::free(), policy, CancellationToken::new()).await?;
+        Ok(Self { node, site, clock, database, _dir: dir })
+    }
+
+    /// Fleet time.
+    pub fn now(&self) -> Timestamp {
+        Timestamp::from_unix(self.clock.wall_millis() / 1000)
+    }
+
+    /// The keyset as it is published.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn keyset(&self) -> Result<Keyset> {
+        let state = self.node.feed().borrow().clone().context("nothing is published")?;
+        let bundle = state.keysets.get(&name()?).context("the keyset is not published")?;
+        Ok(bundle.keyset().clone())
+    }
+
+    /// The check value of the key that seals now.
+    ///
+    /// # Errors
+    /// If none does.
+    pub fn active_key(&self) -> Result<Kcv> {
+        let keyset = self.keyset()?;
+        Ok(keyset.active(self.now()).context("no key is active")?.kcv)
+    }
+
+    /// Lets time pass until the next boundary and a second more, and returns when another key seals
+    /// and both servers hold what is published.
+    ///
+    /// # Errors
+    /// If that does not come about.
+    pub async fn rotate_by_time(&self) -> Result<()> {
+        let (before, now) = (self.active_key()?, self.now());
+        let keyset = self.keyset()?;
+        let boundary = keyset.active(now).context("no key is active")?.schedule.retire_at();
+        self.clock.advance(boundary.since(now).to_std() + Duration::from_secs(1));
+        self.until("another key seals", || Ok(self.active_key()? != before)).await?;
+        self.until("the next key is pending", || {
+            Ok(self.keyset()?.next_pending(self.now()).is_some())
+        })
+        .await?;
+        self.servers_are_current().await
+    }
+
+    /// Returns when both servers hold what is published.
+    ///
+    /// # Errors
+    /// If they do not get it.
+    pub async fn servers_are_current(&self) -> Result<()> {
+        self.until("both servers hold what is published", || {
+            let state = self.node.feed().borrow().clone().context("nothing is published")?;
+            let bundle = state.keysets.get(&name()?).context("the keyset is not published")?;
+            let revision = Some(bundle.tag().revision);
+            Ok(self.node.servers.iter().all(|server| server.terminator.installed() == revision))
+        })
+        .await
+    }
+
+    /// Waits until `condition` holds, while time goes on a little with each look, so that pauses
+    /// between polls end.
+    ///
+    /// # Errors
+    /// If it does not within 20 s, or fails.
+    pub async fn until(
+        &self,
+        what: &str,
+        mut condition: impl FnMut() -> Result<bool>,
+    ) -> Result<()> {
+        let looking = async {
+            // A look at the condition, not a guess at how long it takes.
+            let mut looks = tokio::time::interval(Duration::from_millis(2));
+            while !condition().unwrap_or(false) {
+                looks.tick().await;
+                self.clock.advance(LOOK);
+            }
+        };
+        tokio::time::timeout(PATIENCE, looking).await.with_context(|| format!("waited for: {what}"))
+    }
+
+    /// Stops everything and drops the database.
+    ///
+    /// # Errors
+    /// If the database cannot be dropped.
+    pub async fn stop(self) -> Result<()> {
+        self.node.stop().await;
+        match self.database {
+            Some(database) => database.drop_now().await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn name() -> Result<KeysetName> {
+    Ok(KeysetName::try_new(KEYSET)?)
+}
+
+fn on_clock<S: KeyStore>(store: S, clock: &Arc<ManualClock>) -> Arc<dyn KeyStore> {
+    let clock = Arc::clone(clock);
+    Arc::new(WithClock::new(store, Arc::new(move || clock.wall_millis())))
+}

@@ -1,0 +1,31 @@
+//! `stekd healthcheck`: asks `/readyz`, for images that have no HTTP client of their own.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cli::HealthcheckArgs;
+
+/// How long an answer may take.
+const TIME_OUT: Duration = Duration::from_secs(5);
+
+/// Ends well if the role is ready.
+pub(crate) async fn run(asked: &HealthcheckArgs) -> Result<()> {
+    let client = reqwest::Client::builder().no_proxy().timeout(TIME_OUT).build()?;
+    let url = format!("http://{}/readyz", asked.address);
+    let response = client.get(&url).send().await.with_context(|| format!("{} does not answer", asked.address))?;
+    if response.status().is_success() {
+        return Ok(());
+    }
+    let body = response.bytes().await.unwrap_or_default();
+    let detail: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    let failed = detail["checks"].as_array().into_iter().flatten().filter(|check| check["ok"] == false);
+    let why: Vec<_> = failed
+        .map(|check| format!("{}: {}", plain(&check["name"]), plain(&check["detail"])))
+        .collect();
+    bail!("{} is not ready: {}", asked.address, why.join("; "))
+}
+
+fn plain(value: &serde_json::Value) -> &str {
+    value.as_str().unwrap_or("?")
+}

@@ -1,0 +1,196 @@
+//! `stekd keyset …`.
+
+use anyhow::{Context, Result, bail};
+use reqwest::Method;
+use stek_core::name::KeysetName;
+use stek_wire::admin::{
+    ChangePolicy, CreateKeyset, EffectDocument, KeysetDocument, KeysetList, PlanDocument,
+    PolicyDocument,
+};
+
+use crate::Refused;
+use crate::cli::{KeysetArgs, KeysetCommand, Output, PolicyArgs};
+use crate::commands::manager_client::ManagerClient;
+use crate::commands::table;
+
+/// Does what was asked and prints what came of it.
+pub(crate) async fn run(asked: KeysetArgs) -> Result<()> {
+    let manager = ManagerClient::new(asked.reach.profile.as_ref())?;
+    let subject = asked.command.keyset().map(|keyset| format!("keyset {keyset}"));
+    let outcome = carry_out(&manager, asked.command, asked.reach.output).await;
+    match subject {
+        Some(subject) => outcome.context(subject),
+        None => outcome,
+    }
+}
+
+async fn carry_out(manager: &ManagerClient, command: KeysetCommand, output: Output) -> Result<()> {
+    match command {
+        KeysetCommand::Create { keyset, policy } => {
+            let body = CreateKeyset { name: keyset, policy: document(policy) }.encode();
+            let made: KeysetDocument =
+                manager.ask(Method::POST, "/admin/v1/keysets", Some(body)).await?;
+            table::print(output, &made, keyset_table)
+        }
+        KeysetCommand::List => {
+            let all = list(manager).await?;
+            table::print(output, &all, list_table)
+        }
+        KeysetCommand::Show { keyset } => {
+            let shown: KeysetDocument = manager.ask(Method::GET, &path(&keyset, ""), None).await?;
+            table::print(output, &shown, keyset_table)
+        }
+        KeysetCommand::Policy { keyset, policy } => {
+            let policy = document(policy);
+            if policy == PolicyDocument::default() {
+                return Err(Refused("nothing to change: give at least one option".into()).into());
+            }
+            let body = ChangePolicy { policy }.encode();
+            let effect = manager.ask(Method::PUT, &path(&keyset, "/policy"), Some(body)).await?;
+            table::print(output, &effect, effect_table)
+        }
+        KeysetCommand::Rotate { keyset } => {
+            let effect = manager.ask(Method::POST, &path(&keyset, "/rotate"), None).await?;
+            table::print(output, &effect, effect_table)
+        }
+        KeysetCommand::Plan { keyset, until } => {
+            let until = until.replace('+', "%2B");
+            let query = path(&keyset, &format!("/plan?until={until}"));
+            let plan: PlanDocument = manager.ask(Method::GET, &query, None).await?;
+            table::print(output, &plan, plan_table)
+        }
+        KeysetCommand::Delete { keyset, yes } => {
+            confirm(manager, &keyset, yes).await?;
+            let effect = manager.ask(Method::DELETE, &path(&keyset, ""), None).await?;
+            table::print(output, &effect, effect_table)
+        }
+    }
+}
+
+fn path(keyset: &KeysetName, rest: &str) -> String {
+    format!("/admin/v1/keysets/{keyset}{rest}")
+}
+
+fn document(policy: PolicyArgs) -> PolicyDocument {
+    let seconds = |span: Option<stek_core::time::Seconds>| span.map(|span| span.as_secs());
+    PolicyDocument {
+        rotation_period_seconds: seconds(policy.rotation_period),
+        ticket_lifetime_seconds: seconds(policy.ticket_lifetime),
+        poll_interval_seconds: seconds(policy.poll_interval),
+        clock_skew_seconds: seconds(policy.clock_skew),
+        lead_seconds: seconds(policy.lead),
+        session_lifetime_seconds: seconds(policy.session_lifetime),
+    }
+}
+
+async fn list(manager: &ManagerClient) -> Result<KeysetList> {
+    let mut all = KeysetList { keysets: Vec::new(), next: None };
+    let mut query = String::new();
+    loop {
+        let path = format!("/admin/v1/keysets{query}");
+        let page: KeysetList = manager.ask(Method::GET, &path, None).await?;
+        all.keysets.extend(page.keysets);
+        match page.next {
+            Some(next) => query = format!("?after={next}"),
+            None => return Ok(all),
+        }
+    }
+}
+
+/// Says what deleting costs and asks.
+async fn confirm(manager: &ManagerClient, keyset: &KeysetName, yes: bool) -> Result<()> {
+    let shown: KeysetDocument = manager.ask(Method::GET, &path(keyset, ""), None).await?;
+    if yes {
+        return Ok(());
+    }
+    table::line(&format!(
+        "Deleting {keyset} revokes {} keys. Its terminators make full handshakes from then on; live \
+         connections go on. This cannot be undone. Type the keyset's name to go on:",
+        shown.keys.len()
+    ));
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    if answer.trim() != keyset.as_str() {
+        bail!("not confirmed; nothing was changed");
+    }
+    Ok(())
+}
+
+fn keyset_table(keyset: &KeysetDocument) -> String {
+    let policy = &keyset.policy;
+    let seconds = |n: Option<u64>| {
+        n.map_or_else(|| "?".into(), |n| stek_core::time::Seconds::new(n).to_string())
+    };
+    let mut text = format!(
+        "keyset {} at revision {}\nrotation {}, ticket lifetime {}, session lifetime {}, lead {}, \
+         poll {}, skew {}\n\n",
+        keyset.name,
+        keyset.revision,
+        seconds(policy.rotation_period_seconds),
+        seconds(policy.ticket_lifetime_seconds),
+        seconds(policy.session_lifetime_seconds),
+        seconds(policy.lead_seconds),
+        seconds(policy.poll_interval_seconds),
+        seconds(policy.clock_skew_seconds),
+    );
+    let rows: Vec<Vec<String>> = keyset
+        .keys
+        .iter()
+        .map(|key| {
+            [&key.id, &key.kcv, &key.state, &key.activate_at, &key.retire_at, &key.destroy_at]
+                .map(String::clone)
+                .to_vec()
+        })
+        .collect();
+    let heading = ["KEY", "CHECK VALUE", "STATE", "SEALS FROM", "SEALS UNTIL", "OPENS UNTIL"];
+    text.push_str(&table::columns(&heading, &rows));
+    text
+}
+
+fn list_table(list: &KeysetList) -> String {
+    let rows: Vec<Vec<String>> = list
+        .keysets
+        .iter()
+        .map(|keyset| {
+            let active = keyset.keys.iter().find(|key| key.state == "active");
+            vec![
+                keyset.name.clone(),
+                keyset.revision.to_string(),
+                keyset.keys.len().to_string(),
+                active.map_or("none".into(), |key| key.retire_at.clone()),
+            ]
+        })
+        .collect();
+    table::columns(&["KEYSET", "REVISION", "KEYS", "NEXT ROTATION"], &rows)
+}
+
+fn effect_table(effect: &EffectDocument) -> String {
+    let rows: Vec<Vec<String>> = effect
+        .effects
+        .iter()
+        .map(|effect| {
+            let or_none = |text: &Option<String>| text.clone().unwrap_or_default();
+            vec![
+                effect.action.clone(),
+                or_none(&effect.key),
+                or_none(&effect.at),
+                effect.reason.clone(),
+            ]
+        })
+        .collect();
+    let mut text = format!("keyset {} at revision {}\n\n", effect.keyset, effect.revision);
+    text.push_str(&table::columns(&["WHAT", "KEY", "AT", "WHY"], &rows));
+    for warning in &effect.warnings {
+        text.push_str(&format!("\nnote: {warning}\n"));
+    }
+    text
+}
+
+fn plan_table(plan: &PlanDocument) -> String {
+    let rows: Vec<Vec<String>> = plan
+        .steps
+        .iter()
+        .map(|step| vec![step.at.clone(), step.action.clone(), step.detail.clone()])
+        .collect();
+    table::columns(&["AT", "WHAT", "DETAIL"], &rows)
+}

@@ -1,0 +1,94 @@
+//! How commands reach the manager: the profile, the request, and its refusal in the manager's own
+//! words.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use reqwest::Method;
+use serde::de::DeserializeOwned;
+use stek_client::{ClientConfig, ClientOptions};
+use stek_core::access::TokenSecret;
+use stek_core::time::Seconds;
+use stek_wire::problem::ProblemDocument;
+
+use crate::Refused;
+use crate::config::{self, Profile};
+use crate::roles::distribution::instance_name;
+
+/// How long an answer may take.
+const TIME_OUT: Duration = Duration::from_secs(30);
+
+/// Where `stekd dev` writes the profile.
+const DEFAULT_PROFILE: &str = "stekd-dev/operator.toml";
+
+/// A connection to one manager.
+pub(crate) struct ManagerClient {
+    client: reqwest::Client,
+    server: String,
+    token: TokenSecret,
+}
+
+impl ManagerClient {
+    /// Reads the profile and the files that it names.
+    pub(crate) fn new(profile: Option<&PathBuf>) -> Result<Self> {
+        let default = PathBuf::from(DEFAULT_PROFILE);
+        let path = match profile {
+            Some(path) => path,
+            None if default.exists() => &default,
+            None => {
+                let need = format!(
+                    "no profile: name one with --profile or STEKD_PROFILE, or run `stekd dev` here \
+                     ({DEFAULT_PROFILE} is looked for)"
+                );
+                return Err(Refused(need).into());
+            }
+        };
+        let profile: Profile = config::read(path)?;
+        // The rules for addresses and roots are those of the poller.
+        let options = ClientOptions {
+            upstreams: vec![profile.server.clone()],
+            roots: profile.roots_files.clone(),
+            token: Some(profile.token_file.clone()),
+            wait: Some(Seconds::ZERO),
+            max_body_bytes: None,
+            instance: instance_name(Some("stekd"))?,
+        };
+        let checked = ClientConfig::try_new(&options)
+            .map_err(anyhow::Error::new)
+            .with_context(|| format!("profile {}", path.display()))?;
+        let text = std::fs::read_to_string(&profile.token_file)
+            .with_context(|| format!("token file {}", profile.token_file.display()))?;
+        let token = TokenSecret::parse(text.trim_end())
+            .with_context(|| format!("token file {} holds no token", profile.token_file.display()))?;
+        let client = stek_client::http_client(&checked)?;
+        let server = profile.server.trim_end_matches('/').to_owned();
+        Ok(Self { client, server, token })
+    }
+
+    /// Asks and reads the answer; the body of `T` may be empty if `T` reads `null`.
+    pub(crate) async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<T> {
+        let url = format!("{}{path}", self.server);
+        let mut request = self.client.request(method, &url).timeout(TIME_OUT).bearer_auth(self.token.expose_text());
+        if let Some(body) = body {
+            request = request.header("content-type", stek_wire::MEDIA_TYPE).body(body);
+        }
+        let response =
+            request.send().await.with_context(|| format!("{} does not answer", self.server))?;
+        let status = response.status();
+        let body = response.bytes().await.context("the answer broke off")?;
+        if status == reqwest::StatusCode::NOT_FOUND {
+            bail!("not found, or not granted to this token");
+        }
+        if !status.is_success() {
+            bail!("{}", ProblemDocument::read(&body));
+        }
+        let body: &[u8] = if body.is_empty() { b"null" } else { &body };
+        serde_json::from_slice(body).context("the manager's answer cannot be read")
+    }
+}

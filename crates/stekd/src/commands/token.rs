@@ -1,0 +1,132 @@
+//! `stekd token …`. The secret is made here and only its hash leaves this process.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use reqwest::Method;
+use stek_clock::{Clock, SystemClock};
+use stek_core::access::{Grant, KeysetSelector, Role, TokenSecret};
+use stek_core::name::PrincipalName;
+use stek_core::time::{Seconds, Timestamp};
+use stek_custody::random::{RandomSource, SystemRandom};
+use stek_manager::{Engine, NewToken, Operations};
+use stek_wire::admin::{CreateToken, TokenDocument, TokenList};
+use tokio::sync::watch;
+use zeroize::Zeroizing;
+
+use crate::Refused;
+use crate::cli::{RoleArg, TokenArgs, TokenCommand};
+use crate::commands::manager_client::ManagerClient;
+use crate::commands::secret::write_private;
+use crate::commands::table;
+use crate::config::{self, ManagerConfig};
+use crate::roles::manager::assemble;
+
+/// Who is written down as the maker of a token that was made without a manager.
+const OFFLINE_ACTOR: &str = "offline";
+
+/// Does what was asked and prints what came of it.
+pub(crate) async fn run(asked: TokenArgs) -> Result<()> {
+    let (output, profile) = (asked.reach.output, asked.reach.profile);
+    match asked.command {
+        TokenCommand::Create { name, role, keyset, valid_for, out, offline } => {
+            let keysets = KeysetSelector::parse(&keyset).map_err(|error| Refused(error.to_string()))?;
+            let grant = Grant { principal: name.clone(), keysets, role: role.into() };
+            let (secret, new) = draw(name, vec![grant], valid_for)?;
+            match offline {
+                Some(config) => create_offline(&config, new).await?,
+                None => {
+                    let manager = ManagerClient::new(profile.as_ref())?;
+                    let NewToken { principal, hash, expires_at, grants } = new;
+                    let body = CreateToken { principal, hash, expires_at, grants }.encode();
+                    let _: TokenDocument =
+                        manager.ask(Method::POST, "/admin/v1/tokens", Some(body)).await?;
+                }
+            }
+            hand_over(&secret, out.as_deref())
+        }
+        TokenCommand::List => {
+            let manager = ManagerClient::new(profile.as_ref())?;
+            let list: TokenList = manager.ask(Method::GET, "/admin/v1/tokens", None).await?;
+            table::print(output, &list, list_table)
+        }
+        TokenCommand::Revoke { id } => {
+            if stek_core::id::KeyId::parse(&id).is_err() {
+                return Err(Refused(format!("token {id:?} is not allowed: a UUID is")).into());
+            }
+            let manager = ManagerClient::new(profile.as_ref())?;
+            let _: serde_json::Value =
+                manager.ask(Method::DELETE, &format!("/admin/v1/tokens/{id}"), None).await?;
+            Ok(())
+        }
+    }
+}
+
+/// A new token and what is to be stored of it.
+pub(crate) fn draw(
+    principal: PrincipalName,
+    grants: Vec<Grant>,
+    valid_for: Seconds,
+) -> Result<(TokenSecret, NewToken)> {
+    let mut random = Zeroizing::new([0; 32]);
+    SystemRandom.fill(random.as_mut_slice())?;
+    let secret = TokenSecret::take_from(&mut random);
+    let now = Timestamp::from_unix(SystemClock.wall_millis() / 1000);
+    let hash = secret.hash();
+    Ok((secret, NewToken { principal, hash, expires_at: now + valid_for, grants }))
+}
+
+async fn create_offline(config: &Path, new: NewToken) -> Result<()> {
+    let config: ManagerConfig = config::read(config)?;
+    let parts = assemble(&config.database, &config.custody).await.context(
+        "without a manager: a running one holds its state file; ask it instead, with --profile",
+    )?;
+    let nobody = watch::channel(None).1;
+    let operations = Operations::new(std::sync::Arc::new(Engine::new(parts)), nobody);
+    operations.add_token(new, OFFLINE_ACTOR).await?;
+    Ok(())
+}
+
+fn hand_over(secret: &TokenSecret, out: Option<&Path>) -> Result<()> {
+    let text = Zeroizing::new(secret.expose_text());
+    match out {
+        Some(path) => write_private(path, &text)
+            .with_context(|| "the token was made and is lost; revoke it and make another"),
+        None => {
+            table::line(&text);
+            Ok(())
+        }
+    }
+}
+
+fn list_table(list: &TokenList) -> String {
+    let rows: Vec<Vec<String>> = list
+        .tokens
+        .iter()
+        .map(|token| {
+            let grants: Vec<_> = token
+                .grants
+                .iter()
+                .map(|grant| format!("{} on {}", grant.role, grant.keysets))
+                .collect();
+            vec![
+                token.id.clone(),
+                token.principal.clone(),
+                grants.join(", "),
+                token.expires_at.clone(),
+            ]
+        })
+        .collect();
+    table::columns(&["TOKEN", "PRINCIPAL", "MAY ACT AS", "EXPIRES"], &rows)
+}
+
+impl From<RoleArg> for Role {
+    fn from(role: RoleArg) -> Self {
+        match role {
+            RoleArg::Terminator => Self::Terminator,
+            RoleArg::Distribution => Self::Distribution,
+            RoleArg::Operator => Self::Operator,
+            RoleArg::Auditor => Self::Auditor,
+        }
+    }
+}

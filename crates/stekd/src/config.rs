@@ -1,0 +1,194 @@
+//! Configuration files: what may stand in them, read strictly. One section to a type; secrets are
+//! named by file and never stand in the configuration itself.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::Refused;
+
+/// `stekd manager`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManagerConfig {
+    /// Where keysets are kept.
+    pub database: DatabaseSection,
+    /// The secrets under which keys are kept.
+    pub custody: CustodySection,
+    /// Where operators and distribution replicas are answered.
+    pub listen: ListenSection,
+    /// Where metrics and health are shown.
+    pub metrics: MetricsSection,
+}
+
+/// `stekd distribution`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistributionConfig {
+    /// Whom to follow.
+    pub upstream: UpstreamSection,
+    /// Where terminators, and further replicas, are answered.
+    pub listen: ListenSection,
+    /// Where metrics and health are shown.
+    pub metrics: MetricsSection,
+}
+
+/// `stekd terminator`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TerminatorConfig {
+    /// The keyset whose keys seal and open tickets.
+    pub keyset: String,
+    /// The name in answers and check-ins; the host's name if left out.
+    pub instance: Option<String>,
+    /// Where keys come from.
+    pub upstream: UpstreamSection,
+    /// Where TLS clients are answered.
+    pub listen: ListenSection,
+    /// Where metrics and health are shown.
+    pub metrics: MetricsSection,
+}
+
+/// `[database]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseSection {
+    /// `postgres://user@host/name` without a password, or `sqlite:PATH`.
+    pub url: Option<String>,
+    /// A file that holds the URL, for one with a password.
+    pub url_file: Option<PathBuf>,
+}
+
+/// `[custody]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CustodySection {
+    /// The file with the cluster secret, the same for all managers; see `stekd secret`.
+    pub cluster_secret_file: PathBuf,
+    /// The ratchet's state, this manager's own; made at first start. Never back it up.
+    pub state_file: PathBuf,
+}
+
+/// `[listen]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListenSection {
+    /// The address and port; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// The certificate chain, PEM.
+    pub certificate_file: Option<PathBuf>,
+    /// The private key, PEM.
+    pub private_key_file: Option<PathBuf>,
+}
+
+/// `[metrics]`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsSection {
+    /// Where `/metrics`, `/healthz` and `/readyz` are answered over plain HTTP. Nothing secret is
+    /// said there, and nothing can be changed.
+    pub address: SocketAddr,
+}
+
+/// `[upstream]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamSection {
+    /// Whom to ask, by preference.
+    pub urls: Vec<String>,
+    /// The certificate authorities to trust, PEM; no others are.
+    #[serde(default)]
+    pub roots_files: Vec<PathBuf>,
+    /// The file with the bearer token.
+    pub token_file: PathBuf,
+    /// How long to wait for a change in one request, 0 to 300 seconds; 55 if left out.
+    pub wait_seconds: Option<u64>,
+}
+
+/// How a command reaches the manager: the file named by `--profile`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// The manager's address, `https://…`, or `http://…` on loopback.
+    pub server: String,
+    /// The certificate authorities to trust, PEM.
+    #[serde(default)]
+    pub roots_files: Vec<PathBuf>,
+    /// The file with the bearer token.
+    pub token_file: PathBuf,
+}
+
+/// Reads a configuration file. Relative paths in it are relative to its folder.
+///
+/// # Errors
+/// [`Refused`] with file, line and field.
+pub fn read<C: DeserializeOwned + Anchored>(path: &Path) -> Result<C> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Refused(error.to_string()))
+        .with_context(|| format!("configuration {}", path.display()))?;
+    let mut config: C = toml::from_str(&text)
+        .map_err(|error| Refused(error.to_string().trim_end().to_owned()))
+        .with_context(|| format!("configuration {}", path.display()))?;
+    config.anchor(path.parent().unwrap_or(Path::new("")));
+    Ok(config)
+}
+
+/// A configuration whose relative paths belong to a folder.
+pub trait Anchored {
+    /// Makes relative paths relative to `folder`.
+    fn anchor(&mut self, folder: &Path);
+}
+
+fn anchor_path(path: &mut PathBuf, folder: &Path) {
+    *path = folder.join(&*path);
+}
+
+impl Anchored for ManagerConfig {
+    fn anchor(&mut self, folder: &Path) {
+        self.database.url_file.iter_mut().for_each(|path| anchor_path(path, folder));
+        anchor_path(&mut self.custody.cluster_secret_file, folder);
+        anchor_path(&mut self.custody.state_file, folder);
+        self.listen.anchor(folder);
+    }
+}
+
+impl Anchored for DistributionConfig {
+    fn anchor(&mut self, folder: &Path) {
+        self.upstream.anchor(folder);
+        self.listen.anchor(folder);
+    }
+}
+
+impl Anchored for TerminatorConfig {
+    fn anchor(&mut self, folder: &Path) {
+        self.upstream.anchor(folder);
+        self.listen.anchor(folder);
+    }
+}
+
+impl Anchored for ListenSection {
+    fn anchor(&mut self, folder: &Path) {
+        self.certificate_file.iter_mut().for_each(|path| anchor_path(path, folder));
+        self.private_key_file.iter_mut().for_each(|path| anchor_path(path, folder));
+    }
+}
+
+impl Anchored for UpstreamSection {
+    fn anchor(&mut self, folder: &Path) {
+        self.roots_files.iter_mut().for_each(|path| anchor_path(path, folder));
+        anchor_path(&mut self.token_file, folder);
+    }
+}
+
+impl Anchored for Profile {
+    fn anchor(&mut self, folder: &Path) {
+        self.roots_files.iter_mut().for_each(|path| anchor_path(path, folder));
+        anchor_path(&mut self.token_file, folder);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,37 @@
+//! The `stekd` program: reads configuration, puts the parts together in the roles of manager,
+//! distribution and sample terminator, and speaks to operators. What the parts do is theirs.
+
+pub mod cli;
+mod commands;
+pub mod config;
+pub mod dev;
+mod exit;
+mod logging;
+pub mod roles;
+
+pub use exit::{Refused, USAGE, exit_code};
+pub use logging::{LogFormat, init as init_logging};
+
+use anyhow::Result;
+
+use crate::cli::{Cli, Command};
+
+/// Runs one command to its end.
+///
+/// # Errors
+/// Whatever stopped it, with context; [`exit_code`] tells the status to end with.
+pub async fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Manager(asked) => roles::manager::run(&asked.config).await,
+        Command::Distribution(asked) => roles::distribution::run(&asked.config).await,
+        Command::Terminator(asked) => roles::terminator::run(&asked.config).await,
+        Command::Dev(asked) => dev::run(&asked).await,
+        Command::Demo(asked) => dev::demo::run(&asked).await,
+        Command::Migrate(asked) => commands::migrate::run(&asked.config).await,
+        Command::Keyset(asked) => commands::keyset::run(asked).await,
+        Command::Token(asked) => commands::token::run(asked).await,
+        Command::Secret(asked) => commands::secret::run(&asked),
+        Command::DevCa(asked) => commands::dev_ca::run(&asked),
+        Command::Healthcheck(asked) => commands::healthcheck::run(&asked).await,
+    }
+}

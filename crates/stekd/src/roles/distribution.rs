@@ -1,0 +1,61 @@
+//! `stekd distribution`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Result;
+use stek_client::{ClientConfig, ClientOptions, FeedFollower};
+use stek_clock::SystemClock;
+use stek_core::name::InstanceName;
+use stek_core::time::Seconds;
+use stek_distribution::Distribution;
+use tokio_util::sync::CancellationToken;
+
+use crate::Refused;
+use crate::config::{self, DistributionConfig, UpstreamSection};
+use crate::roles::listener::{self, Listeners};
+
+/// Runs a distribution replica until a signal.
+pub(crate) async fn run(path: &Path) -> Result<()> {
+    let config: DistributionConfig = config::read(path)?;
+    let shutdown = CancellationToken::new();
+    let registry = listener::registry()?;
+    let client = client_config(&config.upstream, None)?;
+    let follower = FeedFollower::start(&client, Arc::new(SystemClock), &registry)?;
+    let (feed, fleet) = (follower.states(), follower.fleet());
+    let distribution = Distribution::start(feed, fleet, &registry, shutdown.clone())?;
+    let router = distribution.bundle_router().merge(distribution.feed_router());
+    let mut listeners = Listeners::new(registry, shutdown)?;
+    listeners.interface("distribution", &config.listen, router).await?;
+    listeners.metrics(config.metrics.address, distribution.readiness()).await?;
+    listeners.run().await?;
+    distribution.stopped().await;
+    follower.shutdown().await;
+    Ok(())
+}
+
+/// The client's configuration for `section`, checking in as `instance` or the host's name.
+pub(crate) fn client_config(
+    section: &UpstreamSection,
+    instance: Option<&str>,
+) -> Result<ClientConfig> {
+    let options = ClientOptions {
+        upstreams: section.urls.clone(),
+        roots: section.roots_files.clone(),
+        token: Some(section.token_file.clone()),
+        wait: section.wait_seconds.map(Seconds::new),
+        max_body_bytes: None,
+        instance: instance_name(instance)?,
+    };
+    ClientConfig::try_new(&options).map_err(|error| {
+        let chain = format!("{:#}", anyhow::Error::new(error));
+        Refused(format!("upstream: {chain}")).into()
+    })
+}
+
+/// `asked`, or the host's name.
+pub(crate) fn instance_name(asked: Option<&str>) -> Result<InstanceName> {
+    let host = rustix::system::uname();
+    let name = asked.map_or_else(|| host.nodename().to_string_lossy(), Into::into);
+    InstanceName::try_new(&name).map_err(|error| Refused(error.to_string()).into())
+}

@@ -1,0 +1,201 @@
+//! `stekd terminator`: a sample TLS server that resumes with the keys of a fleet and says in each
+//! answer what it did.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use prometheus::Registry;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{HandshakeKind, ServerConfig};
+use stek_client::ClientConfig;
+use stek_clock::{Clock, SystemClock};
+use stek_core::id::Revision;
+use stek_core::name::KeysetName;
+use stek_core::scope::{ChainRule, Scope};
+use stek_http::health::{Check, Readiness};
+use stek_rustls::Fleet;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::Refused;
+use crate::config::{self, TerminatorConfig};
+use crate::roles::distribution::{client_config, instance_name};
+use crate::roles::listener::{self, Listeners};
+
+/// How long each step of a connection may take.
+const STEP: Duration = Duration::from_secs(10);
+/// How many connections are served at once.
+const MAX_CONNECTIONS: usize = 1024;
+/// How long to rest when no connection can be accepted, as without file descriptors.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// Runs a sample terminator until a signal.
+pub(crate) async fn run(path: &Path) -> Result<()> {
+    let config: TerminatorConfig = config::read(path)?;
+    let keyset = KeysetName::try_new(&config.keyset).map_err(|error| Refused(error.to_string()))?;
+    let name = instance_name(config.instance.as_deref())?;
+    let (Some(certificate), Some(key)) =
+        (&config.listen.certificate_file, &config.listen.private_key_file)
+    else {
+        let need = "listen: certificate_file and private_key_file are needed";
+        return Err(Refused(need.into()).into());
+    };
+    let shutdown = CancellationToken::new();
+    let registry = listener::registry()?;
+    let setup = Setup {
+        name: name.to_string(),
+        client: client_config(&config.upstream, Some(name.as_str()))?,
+        keyset,
+        tls: server_config(certificate, key)?,
+        clock: Arc::new(SystemClock),
+    };
+    let terminator = Terminator::start(setup, config.listen.address, &registry, shutdown.clone());
+    let terminator = terminator.await?;
+    let mut listeners = Listeners::new(registry, shutdown)?;
+    listeners.metrics(config.metrics.address, Arc::new(KeysInstalled)).await?;
+    listeners.run().await?;
+    terminator.stopped().await;
+    Ok(())
+}
+
+/// A terminator serves at once; without keys its handshakes are full.
+struct KeysInstalled;
+
+impl Readiness for KeysInstalled {
+    fn checks(&self) -> Vec<Check> {
+        vec![Check::passed("serving", "handshakes are full until keys are here")]
+    }
+}
+
+/// TLS 1.3 with one certificate.
+pub(crate) fn server_config(certificate: &Path, key: &Path) -> Result<ServerConfig> {
+    let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect)
+        .with_context(|| format!("certificate {}", certificate.display()))?;
+    let key = PrivateKeyDer::from_pem_file(key)
+        .with_context(|| format!("private key {}", key.display()))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Ok(ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?)
+}
+
+/// What a terminator is made of.
+pub(crate) struct Setup {
+    /// Its name in answers.
+    pub(crate) name: String,
+    /// Where keys come from.
+    pub(crate) client: ClientConfig,
+    /// Which keys.
+    pub(crate) keyset: KeysetName,
+    /// Its certificate.
+    pub(crate) tls: ServerConfig,
+    /// What time it is.
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// A running terminator.
+pub struct Terminator {
+    address: SocketAddr,
+    fleet: Fleet,
+    accepting: JoinHandle<()>,
+}
+
+impl Terminator {
+    /// Listens at `address` until `shutdown`.
+    pub(crate) async fn start(
+        setup: Setup,
+        address: SocketAddr,
+        registry: &Registry,
+        shutdown: CancellationToken,
+    ) -> Result<Self> {
+        let Setup { name, client, keyset, mut tls, clock } = setup;
+        let scope = Scope::try_new(keyset.as_str(), ChainRule::Unbounded)?;
+        let fleet = Fleet::connect_with_clock(&client, keyset, clock, registry)?;
+        fleet.use_unbounded_tickets(&mut tls, &scope)?;
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("terminator {name}: cannot listen at {address}"))?;
+        let address = listener.local_addr()?;
+        let acceptor = TlsAcceptor::from(Arc::new(tls));
+        let accepting = tokio::spawn(accept(listener, acceptor, name, shutdown));
+        Ok(Self { address, fleet, accepting })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The revision whose keys it holds.
+    pub fn installed(&self) -> Option<Revision> {
+        self.fleet.status().installed.map(|tag| tag.revision)
+    }
+
+    /// Returns when the first keys are here.
+    pub(crate) async fn ready(&self) -> Result<()> {
+        Ok(self.fleet.ready().await?)
+    }
+
+    /// Waits for its end after `shutdown`.
+    pub(crate) async fn stopped(self) {
+        // Connections end with the task; nothing of them is kept.
+        let _ = self.accepting.await;
+        self.fleet.shutdown().await;
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    name: String,
+    shutdown: CancellationToken,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        if connections.len() >= MAX_CONNECTIONS {
+            connections.join_next().await;
+        }
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.cancelled() => return,
+        };
+        match accepted {
+            Ok((tcp, _)) => {
+                let (acceptor, name) = (acceptor.clone(), name.clone());
+                connections.spawn(async move {
+                    if let Err(error) = serve(acceptor, tcp, &name).await {
+                        tracing::debug!(%error, "connection ended");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no connection can be accepted");
+                tokio::time::sleep(ACCEPT_REST).await;
+            }
+        }
+    }
+}
+
+async fn serve(acceptor: TlsAcceptor, tcp: TcpStream, name: &str) -> std::io::Result<()> {
+    let mut tls = timeout(STEP, acceptor.accept(tcp)).await??;
+    let resumed = tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+    timeout(STEP, tls.read(&mut [0; 4096])).await??;
+    let body = format!("{name}: {} handshake\n", if resumed { "resumed" } else { "full" });
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close",
+        body.len()
+    );
+    timeout(STEP, tls.write_all(format!("{head}\r\n\r\n{body}").as_bytes())).await??;
+    timeout(STEP, tls.shutdown()).await?
+}
