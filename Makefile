@@ -4,6 +4,10 @@ CARGO ?= cargo
 # Gives the command after it a real PostgreSQL in STEK_TEST_DATABASE_URL.
 WITH_POSTGRES = $(CARGO) run -q -p stek-testpg --no-default-features --bin with-postgres --
 
+# Queries are checked against the data in crates/stek-store/.sqlx, never against a database that
+# happens to be named in the environment.
+export SQLX_OFFLINE = true
+
 .DEFAULT_GOAL := help
 .PHONY: help demo dev test lint fmt doc golden sqlx-prepare
 
@@ -35,4 +39,4 @@ golden: ## write the golden files of the wire contract anew, after a change of t
 	STEK_GOLDEN=write $(CARGO) test -p stek-wire golden
 
 sqlx-prepare: ## write the checked-in query data anew, after a change of SQL
-	$(WITH_POSTGRES) sh deploy/sqlx-prepare.sh
+	$(WITH_POSTGRES) sh crates/stek-store/sqlx-prepare.sh

@@ -144,7 +144,7 @@ pub fn next_due(keyset: &Keyset, convergence: &Convergence, now: Timestamp) -> T
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RotateError {
     /// The key in use has just begun, or the next begins within this second.
-    #[error("a rotation is under way: key {0} activates at {1}")]
+    #[error("key {0} is just being activated; rotate again from {1} on")]
     UnderWay(KeyId, Timestamp),
     /// Nothing seals now, and what will is on its way already.
     #[error("nothing seals now; the planner's next key is on its way")]

@@ -103,7 +103,8 @@ impl OpenSsl {
             .context("openssl took too long")??;
         drop(stdin);
         let text = String::from_utf8_lossy(&output.stdout);
-        let said = text.lines().rev().find(|line| line.contains("handshake") && line.contains(": "));
+        let said =
+            text.lines().rev().find(|line| line.contains("handshake") && line.contains(": "));
         let (new, reused) = (text.contains("\nNew, TLSv1.3"), text.contains("\nReused, TLSv1.3"));
         match (said, new != reused) {
             (Some(said), true) => Ok(Answer { reused, said: said.trim().to_owned() }),

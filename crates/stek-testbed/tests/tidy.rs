@@ -34,7 +34,9 @@ fn allowed() -> BTreeMap<String, BTreeSet<String>> {
         let Some(name) = name.strip_prefix("`stek").and_then(|rest| rest.strip_suffix('`')) else {
             continue;
         };
-        let full = |short: &str| if short.starts_with("stek") { short.into() } else { format!("stek-{short}") };
+        let full = |short: &str| {
+            if short.starts_with("stek") { short.into() } else { format!("stek-{short}") }
+        };
         let names = may_name.split(',').map(str::trim).filter(|name| *name != "–");
         table.insert(format!("stek{name}"), names.map(full).collect());
     }
@@ -166,12 +168,25 @@ fn the_example_is_short_enough_to_copy() {
 #[test]
 fn nothing_is_left_to_do_later() {
     // Put together here so that this file does not find itself.
-    let marks = ["TO", "FIX", "XX"].map(|head| format!("{head}{}", if head == "TO" { "DO" } else if head == "FIX" { "ME" } else { "X" }));
+    let marks = ["TO", "FIX", "XX"].map(|head| {
+        format!(
+            "{head}{}",
+            if head == "TO" {
+                "DO"
+            } else if head == "FIX" {
+                "ME"
+            } else {
+                "X"
+            }
+        )
+    });
     for path in sources() {
         let text = std::fs::read_to_string(&path).unwrap();
         for (number, line) in text.lines().enumerate() {
             let comment = line.split("//").nth(1).unwrap_or("");
-            let found = marks.iter().find(|mark| comment.split_whitespace().any(|word| word.trim_end_matches(':') == *mark));
+            let found = marks.iter().find(|mark| {
+                comment.split_whitespace().any(|word| word.trim_end_matches(':') == *mark)
+            });
             assert!(found.is_none(), "{}:{}: {line}", path.display(), number + 1);
         }
     }
@@ -184,7 +199,8 @@ fn the_configuration_document_names_every_key() {
         for line in read(format!("deploy/config/{file}.toml")).lines() {
             let line = line.trim_start_matches(['#', ' ']);
             let Some((key, value)) = line.split_once(" = ") else { continue };
-            let is_key = key.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !value.is_empty();
+            let is_key =
+                key.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !value.is_empty();
             assert!(!is_key || document.contains(&format!("`{key}`")), "{key} of {file}.toml");
         }
     }
@@ -192,14 +208,16 @@ fn the_configuration_document_names_every_key() {
 
 #[test]
 fn links_of_documents_lead_somewhere() {
-    let mut documents: Vec<PathBuf> = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
-        .iter()
-        .map(|name| root().join(name))
-        .collect();
+    let mut documents: Vec<PathBuf> =
+        ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
+            .iter()
+            .map(|name| root().join(name))
+            .collect();
     let docs = std::fs::read_dir(root().join("docs")).unwrap();
     documents.extend(docs.map(|entry| entry.unwrap().path()));
     for document in documents {
-        let text = std::fs::read_to_string(&document).unwrap_or_else(|e| panic!("{}: {e}", document.display()));
+        let text = std::fs::read_to_string(&document)
+            .unwrap_or_else(|e| panic!("{}: {e}", document.display()));
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let path = target.split('#').next().unwrap_or("");
             if path.is_empty() || target.contains("://") {

@@ -16,8 +16,7 @@ pub enum LogFormat {
 /// Begins to log. The environment variable `STEKD_LOG` holds the filter, such as
 /// `info,stek_client=debug`; `otherwise` without it.
 pub fn init(format: LogFormat, otherwise: &str) {
-    let filter =
-        EnvFilter::try_from_env("STEKD_LOG").unwrap_or_else(|_| EnvFilter::new(otherwise));
+    let filter = EnvFilter::try_from_env("STEKD_LOG").unwrap_or_else(|_| EnvFilter::new(otherwise));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

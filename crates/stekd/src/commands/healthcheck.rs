@@ -13,13 +13,18 @@ const TIME_OUT: Duration = Duration::from_secs(5);
 pub(crate) async fn run(asked: &HealthcheckArgs) -> Result<()> {
     let client = reqwest::Client::builder().no_proxy().timeout(TIME_OUT).build()?;
     let url = format!("http://{}/readyz", asked.address);
-    let response = client.get(&url).send().await.with_context(|| format!("{} does not answer", asked.address))?;
+    let response = client
+        .get(&url)
+        .send()
+        .await
+        .with_context(|| format!("{} does not answer", asked.address))?;
     if response.status().is_success() {
         return Ok(());
     }
     let body = response.bytes().await.unwrap_or_default();
     let detail: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-    let failed = detail["checks"].as_array().into_iter().flatten().filter(|check| check["ok"] == false);
+    let failed =
+        detail["checks"].as_array().into_iter().flatten().filter(|check| check["ok"] == false);
     let why: Vec<_> = failed
         .map(|check| format!("{}: {}", plain(&check["name"]), plain(&check["detail"])))
         .collect();

@@ -59,8 +59,9 @@ impl ManagerClient {
             .with_context(|| format!("profile {}", path.display()))?;
         let text = std::fs::read_to_string(&profile.token_file)
             .with_context(|| format!("token file {}", profile.token_file.display()))?;
-        let token = TokenSecret::parse(text.trim_end())
-            .with_context(|| format!("token file {} holds no token", profile.token_file.display()))?;
+        let token = TokenSecret::parse(text.trim_end()).with_context(|| {
+            format!("token file {} holds no token", profile.token_file.display())
+        })?;
         let client = stek_client::http_client(&checked)?;
         let server = profile.server.trim_end_matches('/').to_owned();
         Ok(Self { client, server, token })
@@ -74,7 +75,11 @@ impl ManagerClient {
         body: Option<String>,
     ) -> Result<T> {
         let url = format!("{}{path}", self.server);
-        let mut request = self.client.request(method, &url).timeout(TIME_OUT).bearer_auth(self.token.expose_text());
+        let mut request = self
+            .client
+            .request(method, &url)
+            .timeout(TIME_OUT)
+            .bearer_auth(self.token.expose_text());
         if let Some(body) = body {
             request = request.header("content-type", stek_wire::MEDIA_TYPE).body(body);
         }

@@ -30,7 +30,8 @@ pub(crate) async fn run(asked: TokenArgs) -> Result<()> {
     let (output, profile) = (asked.reach.output, asked.reach.profile);
     match asked.command {
         TokenCommand::Create { name, role, keyset, valid_for, out, offline } => {
-            let keysets = KeysetSelector::parse(&keyset).map_err(|error| Refused(error.to_string()))?;
+            let keysets =
+                KeysetSelector::parse(&keyset).map_err(|error| Refused(error.to_string()))?;
             let grant = Grant { principal: name.clone(), keysets, role: role.into() };
             let (secret, new) = draw(name, vec![grant], valid_for)?;
             match offline {

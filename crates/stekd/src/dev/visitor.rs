@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustls::client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue};
+use rustls::client::{
+    ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
@@ -66,11 +68,7 @@ impl Visitor {
     ///
     /// # Errors
     /// If the connection fails or takes more than 5 s.
-    pub async fn connect(
-        &self,
-        server: &'static str,
-        address: SocketAddr,
-    ) -> Result<Handshake> {
+    pub async fn connect(&self, server: &'static str, address: SocketAddr) -> Result<Handshake> {
         connect(&self.config, &self.wallet, server, address).await
     }
 
@@ -187,7 +185,8 @@ impl ClientSessionStore for Wallet {
     fn insert_tls13_ticket(&self, _: ServerName<'static>, value: Tls13ClientSessionValue) {
         let mut tickets = self.lock();
         let Some(issuer) = tickets.server else { return };
-        let received_at = UnixTime::since_unix_epoch(Duration::from_millis(SystemClock.wall_millis()));
+        let received_at =
+            UnixTime::since_unix_epoch(Duration::from_millis(SystemClock.wall_millis()));
         let ticket = Ticket { value, issuer, received_at };
         // Each connection brings two tickets: one of the first two each is kept, one is used.
         if tickets.kept_of != Some(issuer) && tickets.keep > 0 {

@@ -7,7 +7,9 @@ use anyhow::{Context, Result};
 use axum::Router;
 use prometheus::Registry;
 use stek_http::health::{self, Readiness};
-use stek_http::{Limits, Plaintext, Server, TlsFiles, TlsPaths, Transport, metrics, problem, signals};
+use stek_http::{
+    Limits, Plaintext, Server, TlsFiles, TlsPaths, Transport, metrics, problem, signals,
+};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 

@@ -137,7 +137,8 @@ mod tests {
     #[test]
     fn a_miss_a_stale_resumption_and_a_stuck_rotation_are_faults() {
         let good = visit(Kind::Hop, Some("server-b"), true);
-        for bad in [visit(Kind::Hop, Some("server-b"), false), visit(Kind::Stale, Some("x"), true)] {
+        for bad in [visit(Kind::Hop, Some("server-b"), false), visit(Kind::Stale, Some("x"), true)]
+        {
             assert_eq!(faults(&[good.clone(), bad], 3).len(), 1);
         }
         assert_eq!(faults(&[good], 2).len(), 1);
