@@ -6,28 +6,14 @@
 mod common;
 
 use std::io::Write;
-use std::sync::{Arc, Mutex};
 
+use common::log::Log;
 use common::material::{bundle, ca, key, named, secret, server_config, tag};
 use common::server::Reply;
 use common::{Bench, PATIENCE};
 use rustls::version::TLS13;
 use stek_client::{ClientConfig, ClientOptions};
 use stek_wire::bundle::encode_bundle;
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -53,18 +39,12 @@ fn canaries() -> Vec<String> {
 
 #[tokio::test]
 async fn secrets_show_nowhere() {
-    let log = Log::default();
-    let writer = log.clone();
-    tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .with_ansi(false)
-        .init();
+    let log = Log::install(tracing::Level::TRACE);
     let mut shown = String::new();
     for alpn in [vec![], vec![b"h2".to_vec()]] {
         shown += &follow_through_good_and_bad(alpn).await;
     }
-    let logged = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
+    let logged = log.text();
     for canary in canaries() {
         assert!(!shown.contains(&canary), "a secret is shown");
         assert!(!logged.contains(&canary), "a secret is logged");

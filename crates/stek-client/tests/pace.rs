@@ -4,7 +4,6 @@
 
 mod common;
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::material::{T0, bundle, tag};
@@ -283,51 +282,4 @@ async fn a_rotated_token_is_read_when_the_old_one_is_refused() {
     std::fs::write(file.path(), "no token").unwrap();
     let asked = bench.after(asked, Reply::status(401)).await;
     assert_eq!(asked.header("authorization"), Some(&*bearer[1]), "the last good one is kept");
-}
-
-#[tokio::test]
-async fn a_failure_is_said_once_until_it_changes() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(move || writer.clone())
-        .with_ansi(false)
-        .with_max_level(tracing::Level::INFO)
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
-    let mut bench = Bench::new(1).await;
-    let options = no_wait(bench.options());
-    let (_follower, mut asked) = installed(&mut bench, &options).await;
-    let problem = br#"{"title":"no such keyset"}"#;
-    for reply in [Reply::status(404).with_body(problem), Reply::bundle(&bundle(4))] {
-        for _ in 0..5 {
-            asked = bench.after(asked, reply.clone()).await;
-        }
-    }
-    let step = (bench.clock.wall_millis() + 60_000).to_string();
-    for _ in 0..3 {
-        let reply = Reply::not_modified().with("stek-time", step.clone());
-        asked = bench.after(asked, reply).await;
-    }
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    let count = |part: &str| text.lines().filter(|line| line.contains(part)).count();
-    assert_eq!(count("WARN"), 3, "{text}");
-    assert_eq!(count("status 404: no such keyset"), 1, "{text}");
-    assert_eq!(count("revision 4 is lower than the installed 5"), 1, "{text}");
-    assert_eq!(count("fleet time not followed"), 1, "{text}");
-    assert_eq!(count("poll works again"), 1, "{text}");
-}
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }

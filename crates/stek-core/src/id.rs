@@ -199,18 +199,21 @@ pub struct ContentTag {
 }
 
 impl ContentTag {
-    /// Reads the text between the quotes of an entity tag.
+    /// Reads the text between the quotes of an entity tag: exactly what [`fmt::Display`] writes, so
+    /// that one content has one tag.
     ///
     /// # Errors
-    /// [`ParseContentTagError`] if it has not the three parts.
+    /// [`ParseContentTagError`] if it has not the three parts, or one of them in another form.
     pub fn parse(text: &str) -> Result<Self, ParseContentTagError> {
         let mut parts = text.splitn(3, '.');
         let mut part = || parts.next().ok_or(ParseContentTagError);
-        Ok(Self {
+        let tag = Self {
             incarnation: Incarnation::parse(part()?).map_err(|_| ParseContentTagError)?,
             revision: Revision::new(part()?.parse().map_err(|_| ParseContentTagError)?),
             digest: ContentDigest::parse(part()?).map_err(|_| ParseContentTagError)?,
-        })
+        };
+        // UUIDs come in braces, bare and upper case, numbers with signs and leading zeros.
+        if tag.to_string() == text { Ok(tag) } else { Err(ParseContentTagError) }
     }
 }
 
@@ -262,6 +265,29 @@ mod tests {
         assert_eq!(ContentTag::parse(&tag.to_string()), Ok(tag));
         for bad in ["", "x.1.0909090909090909", "a.b", &tag.to_string().replace(".42.", ".-1.")] {
             assert_eq!(ContentTag::parse(bad), Err(ParseContentTagError), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_content_tag_has_one_form_only() {
+        let tag = ContentTag {
+            incarnation: Incarnation::from_bytes([0xab; 16]),
+            revision: Revision::new(42),
+            digest: ContentDigest::from_bytes([0xcd; 8]),
+        };
+        let (text, lineage) = (tag.to_string(), tag.incarnation.to_string());
+        for other in [
+            text.replace(".42.", ".042."),
+            text.replace(".42.", ".+42."),
+            text.replace(&lineage, &lineage.to_uppercase()),
+            text.replace(&lineage, &lineage.replace('-', "")),
+            text.replace(&lineage, &format!("{{{lineage}}}")),
+            text.replace(&lineage, &format!("urn:uuid:{lineage}")),
+            text.replace("cdcd", "CDCD"),
+            format!("{text} "),
+            format!("{text}.0"),
+        ] {
+            assert_eq!(ContentTag::parse(&other), Err(ParseContentTagError), "{other}");
         }
     }
 }

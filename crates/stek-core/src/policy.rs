@@ -115,6 +115,33 @@ impl PolicyError {
             Self::TooManyKeys { .. } => "rotation_period",
         }
     }
+
+    /// What was asked for in that field.
+    pub fn value(&self) -> Seconds {
+        match self {
+            Self::OutOfLimits { value, .. } => *value,
+            Self::LeadTooShort { lead, .. } | Self::LeadTooLong { lead, .. } => *lead,
+            Self::TooManyKeys { rotation_period, .. } => *rotation_period,
+        }
+    }
+
+    /// What is allowed there, the other fields being what they are.
+    pub fn allowed(&self) -> String {
+        match self {
+            Self::OutOfLimits { min, max, .. } => format!("{min} to {max}"),
+            Self::LeadTooShort { poll_interval, clock_skew, min, .. } => format!(
+                "at least {min}, which is 4 × poll_interval ({poll_interval}) + 2 × clock_skew \
+                 ({clock_skew})"
+            ),
+            Self::LeadTooLong { rotation_period, max, .. } => {
+                format!("at most {max}, which is 3 × rotation_period ({rotation_period})")
+            }
+            Self::TooManyKeys { lead, ticket_lifetime, clock_skew, .. } => format!(
+                "at least 1/{MAX_PLANNED_KEYS} of lead ({lead}) + ticket_lifetime \
+                 ({ticket_lifetime}) + clock_skew ({clock_skew})"
+            ),
+        }
+    }
 }
 
 impl Policy {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use axum::routing::get;
@@ -16,12 +17,16 @@ use stek_core::feed::FeedState;
 use stek_core::id::ContentTag;
 use stek_core::name::{InstanceName, KeysetName};
 use stek_http::{Problem, prefer};
+use stek_wire::SecretBytes;
 use stek_wire::feed::{AccessPart, encode_feed};
 use stek_wire::headers::{STEK_ACCESS_TIME, STEK_INSTANCE, STEK_TIME, format_stek_time};
 use stek_wire::tag::{IfNoneMatch, format_etag};
+use tokio::sync::watch;
 
+use crate::metrics::Answers;
+use crate::shelf::Rendered;
 use crate::visitor::Visitor;
-use crate::{LONGEST_WAIT, Shared, feed_view};
+use crate::{LONGEST_WAIT, Shared, feed_view, shelf};
 
 pub(crate) fn bundle_router(shared: Arc<Shared>) -> Router {
     Router::new().route("/v1/keysets/{keyset}", get(bundle)).with_state(shared)
@@ -33,62 +38,105 @@ pub(crate) fn feed_router(shared: Arc<Shared>) -> Router {
 
 async fn bundle(
     State(shared): State<Arc<Shared>>,
-    Path(keyset): Path<String>,
+    keyset: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let visitor = Visitor::from_headers(&headers)?;
+    visitor.principal(&shared)?;
     check_instance(&headers)?;
     // A name that no keyset can have is answered like one that none has.
-    let name = KeysetName::try_new(&keyset).map_err(|_| Problem::not_found())?;
+    let name = keyset.ok().and_then(|Path(text)| KeysetName::try_new(&text).ok());
+    let name = name.ok_or_else(Problem::not_found)?;
     visitor.must(&shared, Role::Terminator, &name)?;
     let asked = Asked::new(&headers);
     let deadline = asked.deadline(&shared);
-    let mut content = shared.shelf.watch(&name).ok_or_else(Problem::not_found)?;
+    let Some(mut content) = shared.shelf.watch(&name) else {
+        return not_on_the_shelf(&shared, &name, &asked);
+    };
     loop {
-        let rendered = content.borrow_and_update().clone().ok_or_else(Problem::not_found)?;
-        if !asked.has(rendered.tag) {
-            visitor.must(&shared, Role::Terminator, &name)?;
-            shared.metrics.bundles.with_label_values(&["changed"]).inc();
-            return Ok(changed(&shared, rendered.tag, rendered.body.clone()));
+        let offer = offer_bundle(&shared, &visitor, &name, &asked, &mut content)?;
+        if offer.is_changed() || !wants_wait(&shared, deadline) {
+            return Ok(offer.send(&shared.metrics.bundles));
         }
-        if !wait(&shared, deadline, content.changed()).await {
-            shared.metrics.bundles.with_label_values(&["unchanged"]).inc();
-            return Ok(unchanged(&shared, rendered.tag));
+        drop(offer);
+        if !wait(&shared, deadline, shelf::changed(&mut content)).await {
+            let offer = offer_bundle(&shared, &visitor, &name, &asked, &mut content)?;
+            return Ok(offer.send(&shared.metrics.bundles));
         }
     }
 }
 
-async fn feed(
-    State(shared): State<Arc<Shared>>,
-    headers: HeaderMap,
+/// What the visitor may have of the keyset as it is now.
+fn offer_bundle(
+    shared: &Shared,
+    visitor: &Visitor,
+    name: &KeysetName,
+    asked: &Asked,
+    content: &mut watch::Receiver<Option<Arc<Rendered>>>,
+) -> Result<Offer, Problem> {
+    let rendered = content.borrow_and_update().clone().ok_or_else(Problem::not_found)?;
+    // After the content was looked at, for that is put out after the feed: who was shut out by the
+    // commit that made it does not get it.
+    visitor.must(shared, Role::Terminator, name)?;
+    Ok(offer(shared, asked, &rendered))
+}
+
+fn offer(shared: &Shared, asked: &Asked, rendered: &Rendered) -> Offer {
+    if asked.has(rendered.tag) {
+        return Offer::Unchanged(unchanged(shared, rendered.tag));
+    }
+    Offer::Changed(changed(shared, rendered.tag, rendered.body.clone()))
+}
+
+/// The answer for a keyset that was published an instant ago, or not at all.
+fn not_on_the_shelf(
+    shared: &Shared,
+    name: &KeysetName,
+    asked: &Asked,
 ) -> Result<Response, Problem> {
+    let bundle = shared.feed.borrow().as_ref().and_then(|feed| feed.keysets.get(name).cloned());
+    let rendered = Rendered::new(&*bundle.ok_or_else(Problem::not_found)?, shared.fleet.now());
+    Ok(offer(shared, asked, &rendered).send(&shared.metrics.bundles))
+}
+
+async fn feed(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<Response, Problem> {
     let visitor = Visitor::from_headers(&headers)?;
+    visitor.principal(&shared)?;
+    check_instance(&headers)?;
     let asked = Asked::new(&headers);
     let deadline = asked.deadline(&shared);
     let mut published = shared.feed.clone();
     loop {
         published.mark_unchanged();
-        let (principal, state) = visitor.principal(&shared)?;
-        if !state.access.has_role(&principal, Role::Distribution) {
-            return Err(Problem::not_found());
+        let offer = offer_feed(&shared, &visitor, &asked)?;
+        if offer.is_changed() || !wants_wait(&shared, deadline) {
+            return Ok(offer.send(&shared.metrics.feeds));
         }
-        let view = feed_view::view(&state, &principal);
-        let tag = view.tag();
-        if !asked.has(tag) {
-            shared.metrics.feeds.with_label_values(&["changed"]).inc();
-            let body = Bytes::from_owner(render(&shared, &view, asked.installed));
-            return Ok(with_access_time(changed(&shared, tag, body), &view));
-        }
-        if !wait(&shared, deadline, published.changed()).await {
-            shared.metrics.feeds.with_label_values(&["unchanged"]).inc();
-            return Ok(with_access_time(unchanged(&shared, tag), &view));
+        drop(offer);
+        if !wait(&shared, deadline, shelf::changed(&mut published)).await {
+            return Ok(offer_feed(&shared, &visitor, &asked)?.send(&shared.metrics.feeds));
         }
     }
 }
 
-/// A difference to what the follower has, if that is of this lineage and its grants are the same;
-/// else everything.
-fn render(shared: &Shared, view: &FeedState, installed: Option<ContentTag>) -> stek_wire::SecretBytes {
+/// What the visitor may have of the feed as it is now.
+fn offer_feed(shared: &Shared, visitor: &Visitor, asked: &Asked) -> Result<Offer, Problem> {
+    let (principal, state) = visitor.principal(shared)?;
+    if !state.access.has_role(&principal, Role::Distribution) {
+        return Err(Problem::not_found());
+    }
+    let view = feed_view::view(&state, &principal);
+    let tag = view.tag();
+    if asked.has(tag) {
+        return Ok(Offer::Unchanged(with_access_time(unchanged(shared, tag), &view)));
+    }
+    let body = Bytes::from_owner(render(shared, &view, asked.installed));
+    Ok(Offer::Changed(with_access_time(changed(shared, tag, body), &view)))
+}
+
+/// A difference to what the follower has, if that is not too old and of this lineage, and its
+/// grants are the same; else everything.
+fn render(shared: &Shared, view: &FeedState, installed: Option<ContentTag>) -> SecretBytes {
     let now = shared.fleet.now();
     let mut live = view.clone();
     for bundle in live.keysets.values_mut() {
@@ -97,12 +145,42 @@ fn render(shared: &Shared, view: &FeedState, installed: Option<ContentTag>) -> s
         }
     }
     let tag = view.tag();
-    let base = installed.filter(|had| {
-        had.incarnation == tag.incarnation && had.digest == tag.digest && had.revision < tag.revision
-    });
-    match base {
+    let is_base = |had: &ContentTag| {
+        had.incarnation == tag.incarnation
+            && had.digest == tag.digest
+            && had.revision < tag.revision
+            && shared.horizon.reaches(*had)
+    };
+    match installed.filter(is_base) {
         Some(base) => encode_feed(Some(base.revision), &live, AccessPart::Omitted),
         None => encode_feed(None, &live, AccessPart::Included),
+    }
+}
+
+/// An answer, and whether it is worth waiting for another. Nothing of it may be held while waiting:
+/// the buffer below may have to be erased meanwhile.
+enum Offer {
+    Changed(Response),
+    Unchanged(Response),
+}
+
+impl Offer {
+    fn is_changed(&self) -> bool {
+        matches!(self, Self::Changed(_))
+    }
+
+    /// The answer, counted.
+    fn send(self, answers: &Answers) -> Response {
+        match self {
+            Self::Changed(response) => {
+                answers.changed.inc();
+                response
+            }
+            Self::Unchanged(response) => {
+                answers.unchanged.inc();
+                response
+            }
+        }
     }
 }
 
@@ -128,44 +206,39 @@ impl Asked {
         shared.fleet.clock().boot() + self.wait
     }
 
-    /// Whether the caller needs nothing of `offered`: it has that, or something later of the same
-    /// lineage, which this replica has yet to hear of.
+    /// Whether the caller needs nothing of `offered`: it has that, or something later, which this
+    /// replica has yet to hear of. It would refuse to go back.
     fn has(&self, offered: ContentTag) -> bool {
         let ahead = |had: ContentTag| {
-            had.incarnation == offered.incarnation && had.revision > offered.revision
+            (had.incarnation, had.revision) > (offered.incarnation, offered.revision)
         };
-        self.had.as_ref().is_some_and(|had| had.covers(offered)) || self.installed.is_some_and(ahead)
+        self.had.as_ref().is_some_and(|had| had.covers(offered))
+            || self.installed.is_some_and(ahead)
     }
 }
 
-/// Waits for `change` until `deadline`; whether there may be something new. A replica that is told
-/// to stop lets everybody go at once.
-async fn wait<E>(
-    shared: &Shared,
-    deadline: Duration,
-    change: impl Future<Output = Result<(), E>>,
-) -> bool {
-    if shared.fleet.clock().boot() >= deadline {
-        return false;
-    }
-    let waiting = shared.metrics.waiting.clone();
-    waiting.inc();
-    let changed = tokio::select! {
-        changed = change => changed.is_ok(),
+fn wants_wait(shared: &Shared, deadline: Duration) -> bool {
+    shared.fleet.clock().boot() < deadline && !shared.shutdown.is_cancelled()
+}
+
+/// Waits for `change` until `deadline`; whether it came. A replica that is told to stop lets
+/// everybody go at once.
+async fn wait(shared: &Shared, deadline: Duration, change: impl Future<Output = ()>) -> bool {
+    let _waiting = shared.metrics.wait();
+    tokio::select! {
+        () = change => true,
         () = shared.fleet.clock().sleep_until(deadline) => false,
         () = shared.shutdown.cancelled() => false,
-    };
-    waiting.dec();
-    changed
+    }
 }
 
 /// `Stek-Instance`, if it is there, must be a name.
 fn check_instance(headers: &HeaderMap) -> Result<(), Problem> {
     let Some(value) = headers.get(STEK_INSTANCE) else { return Ok(()) };
     let text = value.to_str().unwrap_or("");
-    InstanceName::try_new(text).map(|_| ()).map_err(|error| {
-        Problem::invalid_field(STEK_INSTANCE, error.value, error.allowed)
-    })
+    InstanceName::try_new(text)
+        .map(|_| ())
+        .map_err(|error| Problem::invalid_field(STEK_INSTANCE, error.value, error.allowed))
 }
 
 fn changed(shared: &Shared, tag: ContentTag, body: Bytes) -> Response {

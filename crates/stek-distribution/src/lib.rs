@@ -4,6 +4,7 @@
 
 mod api;
 mod feed_view;
+mod horizon;
 mod metrics;
 mod readiness;
 mod shelf;
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::horizon::Horizon;
 use crate::metrics::DistributionMetrics;
 use crate::shelf::Shelf;
 
@@ -42,6 +44,7 @@ pub(crate) struct Shared {
     pub(crate) feed: Feed,
     pub(crate) fleet: Arc<FleetClock>,
     pub(crate) shelf: Shelf,
+    pub(crate) horizon: Horizon,
     pub(crate) metrics: DistributionMetrics,
     pub(crate) shutdown: CancellationToken,
 }
@@ -58,8 +61,8 @@ impl Distribution {
         shutdown: CancellationToken,
     ) -> Result<Self, prometheus::Error> {
         let metrics = DistributionMetrics::register(registry)?;
-        let shelf = Shelf::default();
-        let shared = Arc::new(Shared { feed, fleet, shelf, metrics, shutdown });
+        let (shelf, horizon) = (Shelf::default(), Horizon::default());
+        let shared = Arc::new(Shared { feed, fleet, shelf, horizon, metrics, shutdown });
         let task = tokio::spawn(shelf::keep(Arc::clone(&shared)));
         Ok(Self { shared, task })
     }

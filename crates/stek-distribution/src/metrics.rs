@@ -1,32 +1,42 @@
-//! The metrics of a distribution replica.
+//! The metrics of a distribution replica. Refusals are counted with the other answers by status.
 
 use prometheus::core::Collector;
-use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use stek_core::feed::FeedState;
 
+/// Answers of one endpoint to those who may have them.
+pub(crate) struct Answers {
+    pub(crate) changed: IntCounter,
+    pub(crate) unchanged: IntCounter,
+}
+
 pub(crate) struct DistributionMetrics {
-    pub(crate) bundles: IntCounterVec,
-    pub(crate) feeds: IntCounterVec,
-    pub(crate) waiting: IntGauge,
+    pub(crate) bundles: Answers,
+    pub(crate) feeds: Answers,
+    waiting: IntGauge,
     keysets: IntGauge,
     revision: IntGauge,
 }
 
 impl DistributionMetrics {
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let counter = |name, help| IntCounterVec::new(Opts::new(name, help), &["outcome"]);
         Ok(Self {
-            bundles: add(
+            bundles: Answers::register(
                 registry,
-                counter("stek_distribution_bundles_total", "Bundles asked for, by outcome.")?,
+                "stek_distribution_bundles_total",
+                "Bundles asked for, by outcome.",
             )?,
-            feeds: add(
+            feeds: Answers::register(
                 registry,
-                counter("stek_distribution_feeds_total", "Feeds asked for, by outcome.")?,
+                "stek_distribution_feeds_total",
+                "Feeds asked for, by outcome.",
             )?,
             waiting: add(
                 registry,
-                IntGauge::new("stek_distribution_waiting", "Requests that wait for a change.")?,
+                IntGauge::new(
+                    "stek_distribution_waiting_requests",
+                    "Requests that wait for a change.",
+                )?,
             )?,
             keysets: add(
                 registry,
@@ -39,9 +49,32 @@ impl DistributionMetrics {
         })
     }
 
+    /// Counts one who waits, for as long as the guard is held.
+    pub(crate) fn wait(&self) -> Waiting {
+        self.waiting.inc();
+        Waiting(self.waiting.clone())
+    }
+
     pub(crate) fn observe(&self, feed: &FeedState) {
         self.keysets.set(i64::try_from(feed.keysets.len()).unwrap_or(i64::MAX));
         self.revision.set(i64::try_from(feed.revision.as_u64()).unwrap_or(i64::MAX));
+    }
+}
+
+impl Answers {
+    fn register(registry: &Registry, name: &str, help: &str) -> Result<Self, prometheus::Error> {
+        let answers = add(registry, IntCounterVec::new(Opts::new(name, help), &["outcome"])?)?;
+        let with = |outcome| answers.with_label_values(&[outcome]);
+        Ok(Self { changed: with("changed"), unchanged: with("unchanged") })
+    }
+}
+
+/// One who waits; also one who goes away while waiting is counted out.
+pub(crate) struct Waiting(IntGauge);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

@@ -8,43 +8,62 @@ use std::time::Duration;
 use axum::body::Bytes;
 use stek_core::bundle::Bundle;
 use stek_core::feed::FeedState;
-use stek_core::id::ContentTag;
+use stek_core::id::{ContentTag, KeyId};
 use stek_core::name::KeysetName;
 use stek_core::time::Timestamp;
 use tokio::sync::watch;
 
-use crate::Shared;
+use crate::{Feed, Shared};
 
 /// Longest time without a look at what has ended, should the clock be moved.
 const LONGEST_REST: Duration = Duration::from_secs(60);
+/// How long after a panic the shelf is stocked again.
+const PANIC_REST: Duration = Duration::from_secs(1);
 
-/// A bundle ready to be sent.
-#[derive(Clone)]
+/// A bundle ready to be sent. Keeps no key but those in the buffer, so that erasing it erases them.
 pub(crate) struct Rendered {
     pub(crate) tag: ContentTag,
     pub(crate) body: Bytes,
-    /// The bundle it was made of; compared by identity.
-    source: Arc<Bundle>,
+    /// The keys in it.
+    keys: Vec<KeyId>,
     next_erasure: Option<Timestamp>,
 }
 
 /// A keyset that is not published, or not any more, is `None`.
-type Slot = watch::Sender<Option<Arc<Rendered>>>;
+type Content = Option<Arc<Rendered>>;
 
 #[derive(Default)]
 pub(crate) struct Shelf {
-    slots: RwLock<HashMap<KeysetName, Slot>>,
+    slots: RwLock<HashMap<KeysetName, watch::Sender<Content>>>,
 }
 
 impl Shelf {
-    /// The keyset's present and future content, if it is published.
-    pub(crate) fn watch(&self, name: &KeysetName) -> Option<watch::Receiver<Option<Arc<Rendered>>>> {
+    /// The keyset's present and future content, if it is on the shelf.
+    pub(crate) fn watch(&self, name: &KeysetName) -> Option<watch::Receiver<Content>> {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
         slots.get(name).map(watch::Sender::subscribe)
     }
 
     /// Puts out what `feed` holds, without the keys that have ended by `now`.
     fn stock(&self, feed: &FeedState, now: Timestamp) {
+        self.clear(feed);
+        for (name, bundle) in &feed.keysets {
+            let slot = self.slot(name);
+            if slot.borrow().as_ref().is_some_and(|held| held.serves(bundle, now)) {
+                continue;
+            }
+            let rendered = Arc::new(Rendered::new(bundle, now));
+            slot.send_if_modified(|held| {
+                // Erasing does not raise the revision, so nobody needs to be woken for it.
+                let woken = held.as_ref().is_none_or(|held| held.tag != rendered.tag);
+                *held = Some(rendered);
+                woken
+            });
+        }
+    }
+
+    /// Takes away what `feed` does not hold.
+    fn clear(&self, feed: &FeedState) {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
         slots.retain(|name, slot| {
             let published = feed.keysets.contains_key(name);
@@ -53,18 +72,11 @@ impl Shelf {
             }
             published
         });
-        for (name, bundle) in &feed.keysets {
-            let slot = slots.entry(name.clone()).or_insert_with(|| watch::Sender::new(None));
-            slot.send_if_modified(|rendered| {
-                if rendered.as_ref().is_some_and(|old| old.serves(bundle, now)) {
-                    return false;
-                }
-                // Erasing does not raise the revision, so nobody needs to be woken for it.
-                let woken = rendered.as_ref().is_none_or(|old| old.tag != bundle.tag());
-                *rendered = Some(Arc::new(Rendered::new(bundle, now)));
-                woken
-            });
-        }
+    }
+
+    fn slot(&self, name: &KeysetName) -> watch::Sender<Content> {
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        slots.entry(name.clone()).or_insert_with(|| watch::Sender::new(None)).clone()
     }
 
     /// When the next key of a rendered bundle ends.
@@ -76,18 +88,18 @@ impl Shelf {
 }
 
 impl Rendered {
-    fn new(bundle: &Arc<Bundle>, now: Timestamp) -> Self {
+    pub(crate) fn new(bundle: &Bundle, now: Timestamp) -> Self {
         let live = bundle.erased_at(now);
         let body = Bytes::from_owner(stek_wire::bundle::encode_bundle(&live));
-        let (tag, next_erasure) = (live.tag(), live.next_erasure());
-        Self { tag, body, source: Arc::clone(bundle), next_erasure }
+        let keys = live.keys().iter().map(|key| key.record.id).collect();
+        Self { tag: live.tag(), body, keys, next_erasure: live.next_erasure() }
     }
 
     /// Whether this is what would be made of `bundle` at `now`.
-    fn serves(&self, bundle: &Arc<Bundle>, now: Timestamp) -> bool {
-        let same = Arc::ptr_eq(&self.source, bundle)
-            || (self.tag == bundle.tag() && self.next_erasure == bundle.next_erasure());
-        same && self.next_erasure.is_none_or(|end| now < end)
+    fn serves(&self, bundle: &Bundle, now: Timestamp) -> bool {
+        let keys = bundle.keys().iter().map(|key| &key.record);
+        let live = keys.filter(|record| record.schedule.opens(now)).map(|record| &record.id);
+        self.tag == bundle.tag() && live.eq(&self.keys)
     }
 }
 
@@ -95,27 +107,42 @@ impl Rendered {
 pub(crate) async fn keep(shared: Arc<Shared>) {
     let mut feed = shared.feed.clone();
     loop {
-        let state = feed.borrow_and_update().clone();
-        if let Some(state) = state {
-            let now = shared.fleet.now();
-            shared.shelf.stock(&state, now);
-            shared.metrics.observe(&state);
-        }
-        let rest = shared.shelf.next_erasure().map_or(LONGEST_REST, |end| {
-            let left = shared.fleet.boot_at(end).saturating_sub(shared.fleet.clock().boot());
-            left.min(LONGEST_REST)
-        });
+        let rest = restock(&shared, &mut feed).await;
         tokio::select! {
             () = shared.shutdown.cancelled() => return,
-            changed = feed.changed() => {
-                if changed.is_err() {
-                    // Nobody feeds us any more; what is there is served until it ends.
-                    shared.fleet.clock().sleep(rest).await;
-                }
-            }
+            () = changed(&mut feed) => {}
             () = shared.fleet.clock().sleep(rest) => {}
         }
     }
+}
+
+/// Returns when there is something new. If nobody feeds us any more, never: what is there is served
+/// until it ends.
+pub(crate) async fn changed<T>(content: &mut watch::Receiver<T>) {
+    if content.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Stocks the shelf, off the threads that serve; returns how long nothing will end.
+async fn restock(shared: &Arc<Shared>, feed: &mut Feed) -> Duration {
+    let Some(state) = feed.borrow_and_update().clone() else { return LONGEST_REST };
+    let boot = shared.fleet.clock().boot();
+    shared.horizon.observe(state.incarnation, state.revision, boot);
+    let stocking = Arc::clone(shared);
+    let task = tokio::task::spawn_blocking(move || {
+        stocking.shelf.stock(&state, stocking.fleet.now());
+        stocking.metrics.observe(&state);
+    });
+    if task.await.is_err() {
+        // The panic itself is logged where it happened.
+        tracing::error!("the shelf was not stocked; what was served stays");
+        return PANIC_REST;
+    }
+    shared.shelf.next_erasure().map_or(LONGEST_REST, |end| {
+        let left = shared.fleet.boot_at(end).saturating_sub(shared.fleet.clock().boot());
+        left.min(LONGEST_REST)
+    })
 }
 
 #[cfg(test)]

@@ -34,7 +34,10 @@ impl Visitor {
     }
 
     /// The principal, by what is published now.
-    pub(crate) fn principal(&self, shared: &Shared) -> Result<(PrincipalName, Arc<FeedState>), Problem> {
+    pub(crate) fn principal(
+        &self,
+        shared: &Shared,
+    ) -> Result<(PrincipalName, Arc<FeedState>), Problem> {
         let Some(feed) = shared.feed.borrow().clone() else {
             return Err(Problem::unavailable("nothing is published here yet", RETRY));
         };
@@ -57,6 +60,10 @@ impl Visitor {
         keyset: &KeysetName,
     ) -> Result<(), Problem> {
         let (principal, feed) = self.principal(shared)?;
-        if feed.access.allows(&principal, role, keyset) { Ok(()) } else { Err(Problem::not_found()) }
+        if feed.access.allows(&principal, role, keyset) {
+            Ok(())
+        } else {
+            Err(Problem::not_found())
+        }
     }
 }

@@ -7,7 +7,8 @@ mod failure;
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
@@ -20,21 +21,30 @@ use stek_core::time::{Seconds, Timestamp};
 use stek_http::Problem;
 use stek_wire::admin::{
     ChangePolicy, CreateKeyset, CreateToken, EffectDocument, GrantDocument, KeysetDocument,
-    KeysetList, PlanDocument, TokenDocument, TokenList,
+    KeysetList, MAX_REQUEST_BYTES, PlanDocument, TokenDocument, TokenList,
 };
 
 use crate::admin::caller::Caller;
 use crate::admin::failure::Failure;
 use crate::operations::{NewToken, Operations, TokenRow};
 
-/// How far a forecast looks if nothing else is asked for, in rotation periods' worth of time.
+/// How far a forecast looks if nothing else is asked for.
 const DEFAULT_FORECAST: Seconds = Seconds::from_days(1);
 /// How far a forecast may look.
 const LONGEST_FORECAST: Seconds = Seconds::from_days(31);
 /// How long a token may be valid.
 const LONGEST_TOKEN: Seconds = Seconds::from_days(3650);
 
+/// What the audit trail calls the planner; no token may speak in that name.
+const PLANNER: &str = "manager";
+
+/// Who may look at a keyset.
+const READERS: [Role; 2] = [Role::Operator, Role::Auditor];
+
 type Shared = State<Arc<Operations>>;
+type Keyset = Result<Path<String>, PathRejection>;
+type Body = Result<Bytes, BytesRejection>;
+type Asked<T> = Result<Query<T>, QueryRejection>;
 type Answer<T> = Result<Json<T>, Failure>;
 
 /// The routes, for a listener of operators.
@@ -47,6 +57,7 @@ pub(crate) fn router(operations: Arc<Operations>) -> Router {
         .route("/admin/v1/keysets/{keyset}/plan", get(plan))
         .route("/admin/v1/tokens", get(tokens).post(create_token))
         .route("/admin/v1/tokens/{id}", delete(revoke_token))
+        .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
         .layer(axum::middleware::map_response(no_store))
         .with_state(operations)
 }
@@ -65,17 +76,24 @@ struct ListQuery {
 async fn list(
     State(operations): Shared,
     caller: Caller,
-    Query(query): Query<ListQuery>,
+    query: Asked<ListQuery>,
 ) -> Answer<KeysetList> {
+    caller.must_have_role(&READERS)?;
+    let Query(query) = query?;
     let after = query.after.as_deref().map(KeysetName::try_new).transpose()?;
-    caller.must_have_role(&[Role::Operator, Role::Auditor])?;
-    let visible = |name: &KeysetName| caller.may(&[Role::Operator, Role::Auditor], name);
-    Ok(Json(operations.list(after.as_ref(), visible).await?))
+    Ok(Json(match caller.named(&READERS) {
+        None => operations.list(after.as_ref(), |_| true).await?,
+        Some(names) => operations.list_named(after.as_ref(), &names).await?,
+    }))
 }
 
-async fn create(State(operations): Shared, caller: Caller, body: Bytes) -> Result<Response, Failure> {
-    let asked = CreateKeyset::decode(&body)?;
+async fn create(
+    State(operations): Shared,
+    caller: Caller,
+    body: Body,
+) -> Result<Response, Failure> {
     caller.must_have_role(&[Role::Operator])?;
+    let asked = CreateKeyset::decode(&body?)?;
     if !caller.may(&[Role::Operator], &asked.name) {
         return Err(Problem::forbidden().into());
     }
@@ -85,41 +103,37 @@ async fn create(State(operations): Shared, caller: Caller, body: Bytes) -> Resul
     Ok((StatusCode::CREATED, [(LOCATION, location)], Json(document)).into_response())
 }
 
-async fn show(
-    State(operations): Shared,
-    caller: Caller,
-    Path(keyset): Path<String>,
-) -> Answer<KeysetDocument> {
-    let name = caller.keyset(&keyset, &[Role::Operator, Role::Auditor])?;
+async fn show(State(operations): Shared, caller: Caller, keyset: Keyset) -> Answer<KeysetDocument> {
+    let name = caller.keyset(&keyset?, &READERS)?;
     Ok(Json(operations.show(&name).await?))
 }
 
 async fn remove(
     State(operations): Shared,
     caller: Caller,
-    Path(keyset): Path<String>,
+    keyset: Keyset,
 ) -> Answer<EffectDocument> {
-    let name = caller.keyset(&keyset, &[Role::Operator])?;
+    let name = caller.keyset(&keyset?, &[Role::Operator])?;
     Ok(Json(operations.delete(&name, caller.name()).await?))
 }
 
 async fn change_policy(
     State(operations): Shared,
     caller: Caller,
-    Path(keyset): Path<String>,
-    body: Bytes,
+    keyset: Keyset,
+    body: Body,
 ) -> Answer<EffectDocument> {
-    let name = caller.keyset(&keyset, &[Role::Operator])?;
-    let asked = ChangePolicy::decode(&body)?;
+    let name = caller.keyset(&keyset?, &[Role::Operator])?;
+    let asked = ChangePolicy::decode(&body?)?;
     Ok(Json(operations.change_policy(&name, asked.policy, caller.name()).await?))
 }
 
 async fn rotate(
     State(operations): Shared,
     caller: Caller,
-    Path(keyset): Path<String>,
+    keyset: Keyset,
 ) -> Answer<EffectDocument> {
-    let name = caller.keyset(&keyset, &[Role::Operator])?;
+    let name = caller.keyset(&keyset?, &[Role::Operator])?;
     Ok(Json(operations.rotate(&name, caller.name()).await?))
 }
 
@@ -131,10 +145,11 @@ struct PlanQuery {
 async fn plan(
     State(operations): Shared,
     caller: Caller,
-    Path(keyset): Path<String>,
-    Query(query): Query<PlanQuery>,
+    keyset: Keyset,
+    query: Asked<PlanQuery>,
 ) -> Answer<PlanDocument> {
-    let name = caller.keyset(&keyset, &[Role::Operator, Role::Auditor])?;
+    let name = caller.keyset(&keyset?, &READERS)?;
+    let Query(query) = query?;
     let now = operations.engine().fleet().now();
     let until = match &query.until {
         None => now + DEFAULT_FORECAST,
@@ -156,7 +171,7 @@ fn parse_until(text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
 }
 
 async fn tokens(State(operations): Shared, caller: Caller) -> Answer<TokenList> {
-    caller.must_have_all(&[Role::Operator, Role::Auditor])?;
+    caller.must_have_all(&READERS)?;
     let tokens = operations.tokens().await?.iter().map(token_document).collect();
     Ok(Json(TokenList { tokens }))
 }
@@ -164,10 +179,14 @@ async fn tokens(State(operations): Shared, caller: Caller) -> Answer<TokenList> 
 async fn create_token(
     State(operations): Shared,
     caller: Caller,
-    body: Bytes,
+    body: Body,
 ) -> Result<Response, Failure> {
-    let asked = CreateToken::decode(&body)?;
     caller.must_have_all(&[Role::Operator])?;
+    let asked = CreateToken::decode(&body?)?;
+    if asked.principal.as_str() == PLANNER {
+        let allowed = "any name but that of the planner in the audit trail";
+        return Err(Problem::invalid_field("principal", PLANNER, allowed).into());
+    }
     let now = operations.engine().fleet().now();
     if asked.expires_at <= now || asked.expires_at > now + LONGEST_TOKEN {
         let value = asked.expires_at.to_string();
@@ -188,10 +207,10 @@ async fn create_token(
 async fn revoke_token(
     State(operations): Shared,
     caller: Caller,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, Failure> {
     caller.must_have_all(&[Role::Operator])?;
-    let id = KeyId::parse(&id).map_err(|_| Problem::not_found())?;
+    let id = KeyId::parse(&id?).map_err(|_| Problem::not_found())?;
     if operations.revoke_token(id, caller.name()).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
@@ -207,6 +226,3 @@ fn token_document(row: &TokenRow) -> TokenDocument {
         grants: row.grants.iter().map(GrantDocument::from).collect(),
     }
 }
-
-#[cfg(test)]
-mod tests;

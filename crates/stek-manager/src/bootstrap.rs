@@ -55,6 +55,16 @@ pub enum BootstrapError {
         /// Where its state was looked for.
         path: PathBuf,
     },
+    /// Another manager began the ratchet at the same time, and the one begun here, which nothing was
+    /// wrapped under, could not be removed.
+    #[error("ratchet state {} is of no use and cannot be removed: remove it", path.display())]
+    Lost {
+        /// Its path.
+        path: PathBuf,
+        /// What went wrong.
+        #[source]
+        source: StateFileError,
+    },
     /// State file, cluster secret and database do not belong together.
     #[error(transparent)]
     Mismatch(#[from] SeedMismatch),
@@ -66,7 +76,8 @@ pub enum BootstrapError {
 /// Opens the ratchet at `path`, or begins one if the database names no seed yet.
 ///
 /// # Errors
-/// [`BootstrapError`] by cause. A state file that was made stays, and is claimed at the next try.
+/// [`BootstrapError`] by cause. A state file that was made stays, and is claimed at the next try,
+/// unless another manager's seed was claimed first.
 pub async fn claim_ratchet(
     store: &dyn KeyStore,
     cluster: &Arc<ClusterSecret>,
@@ -80,9 +91,8 @@ pub async fn claim_ratchet(
     let named = store.seed().await?;
     let exists = path.try_exists().unwrap_or(true);
     let custody = match (exists, named) {
-        (true, _) => Custody::open(path, Arc::clone(cluster)).map_err(|source| {
-            BootstrapError::State { path: path.to_owned(), source }
-        })?,
+        (true, _) => Custody::open(path, Arc::clone(cluster))
+            .map_err(|source| BootstrapError::State { path: path.to_owned(), source })?,
         (false, Some(row)) => {
             return Err(BootstrapError::NoState { seed: row.seed, path: path.to_owned() });
         }
@@ -96,6 +106,13 @@ pub async fn claim_ratchet(
         Some(row) => row,
         None => claim(store, cluster, &custody, now).await?,
     };
+    if !exists && row.seed != custody.seed_id() {
+        let path = path.to_owned();
+        return Err(match custody.erase() {
+            Ok(()) => BootstrapError::NoState { seed: row.seed, path },
+            Err(source) => BootstrapError::Lost { path, source },
+        });
+    }
     custody.verify_seed(row.seed, &row.check)?;
     Ok(custody)
 }

@@ -1,15 +1,16 @@
 //! What every pass and every operation needs: the store, custody, the audit chain and the time.
-//! Decides whether the clock may be believed; what to do then is the planner's.
+//! Decides whether the clock and the database may be believed; what to do then is the planner's.
 
 use std::sync::Arc;
 
 use stek_clock::{Clock, FleetClock};
+use stek_core::id::{Incarnation, Revision};
 use stek_core::time::Timestamp;
 use stek_custody::clock_rules::{self, ClockDisagreement, ClockReading, HoldReason, Ruling};
 use stek_custody::cluster_secret::{AuditKey, ClusterSecret, RowSealer};
 use stek_custody::custody::Custody;
 use stek_custody::random::RandomSource;
-use stek_store::{KeyStore, StoreError};
+use stek_store::{ClusterState, KeyStore, StoreError};
 use tokio::sync::Notify;
 
 /// What a manager is made of.
@@ -44,6 +45,8 @@ pub struct Engine {
 pub(crate) struct PassTime {
     pub(crate) now: Timestamp,
     pub(crate) millis: u64,
+    /// How far the process clock lay from it.
+    pub(crate) apart_millis: u64,
 }
 
 /// Why there is no time to act on. Nothing is minted and no schedule is moved meanwhile.
@@ -58,6 +61,28 @@ pub enum ClockError {
     /// Our clock jumped.
     #[error(transparent)]
     Jump(#[from] HoldReason),
+}
+
+/// The database is one that must not be written or served: an operator has to accept it first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the database is at revision {revision} of incarnation {incarnation}, behind what was \
+     published before: it was restored from a backup, or is a lagging standby"
+)]
+pub struct DatabaseBehind {
+    /// Its lineage.
+    pub incarnation: Incarnation,
+    /// Its newest revision.
+    pub revision: Revision,
+}
+
+/// The cluster's row cannot be had, or not be believed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClusterError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Behind(#[from] DatabaseBehind),
 }
 
 impl Engine {
@@ -96,7 +121,25 @@ impl Engine {
             return Err(reason.into());
         }
         self.fleet.set(millis);
-        Ok(PassTime { now: Timestamp::from_unix(millis / 1000), millis })
+        let apart_millis = millis.abs_diff(ours.wall_ms);
+        Ok(PassTime { now: Timestamp::from_unix(millis / 1000), millis, apart_millis })
+    }
+
+    /// The cluster's row, if the database is not behind what was published. Read before anything
+    /// is written: commits to a restored database would carry its revision past the high-water
+    /// mark, and nobody could tell any more.
+    pub(crate) async fn read_cluster(&self) -> Result<ClusterState, ClusterError> {
+        let cluster = self.store.cluster().await?;
+        self.check_not_behind(&cluster)?;
+        Ok(cluster)
+    }
+
+    pub(crate) fn check_not_behind(&self, cluster: &ClusterState) -> Result<(), DatabaseBehind> {
+        let (incarnation, revision) = (cluster.incarnation, cluster.revision);
+        if self.custody.is_behind(incarnation, revision) {
+            return Err(DatabaseBehind { incarnation, revision });
+        }
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the planner would do to a keyset until an instant if nobody interferes, for an operator to
 //! read before changing anything. Runs the planner itself; makes no key.
 
-use stek_core::id::{KeyId, Kcv};
+use stek_core::id::{Kcv, KeyId};
 use stek_core::keyset::{KeyRecord, Keyset, TicketFormat};
 use stek_core::planner::{self, Convergence, Op};
 use stek_core::schedule::Schedule;
@@ -10,6 +10,9 @@ use stek_wire::admin::{PlanDocument, PlanStep};
 
 /// The most steps of a forecast.
 pub(crate) const MAX_STEPS: usize = 1000;
+
+/// The most looks into the future: a keyset that is full is due every second and gives no step.
+const MAX_LOOKS: usize = 4 * MAX_STEPS;
 
 struct Forecast {
     steps: Vec<(Timestamp, PlanStep)>,
@@ -24,7 +27,10 @@ pub(crate) fn forecast(keyset: &Keyset, now: Timestamp, until: Timestamp) -> Pla
         forecast.turns(&key.id.to_string(), &key.schedule, now, until);
     }
     let mut clock = now;
-    while clock <= until && forecast.steps.len() < MAX_STEPS {
+    for _ in 0..MAX_LOOKS {
+        if clock > until || forecast.steps.len() >= MAX_STEPS {
+            break;
+        }
         let ops = planner::plan(&keyset, &Convergence::confirmed(), clock);
         let minted = forecast.record(&ops, clock, until);
         let Ok(next) = planner::apply(&keyset, &ops, &minted) else { break };

@@ -14,8 +14,8 @@ mod readiness;
 mod reconcile;
 
 pub use bootstrap::{BootstrapError, claim_ratchet};
-pub use engine::{ClockError, Engine, EngineParts};
-pub use operations::{NewToken, OperationError, Operations, TokenRow};
+pub use engine::{ClockError, DatabaseBehind, Engine, EngineParts};
+pub use operations::{MAX_TOKENS, NewToken, OperationError, Operations, TokenRow};
 
 use std::sync::Arc;
 
@@ -54,8 +54,7 @@ impl Manager {
         let readiness = Arc::new(readiness::ManagerReadiness::default());
         let (sender, feed) = watch::channel(None);
         let operations = Arc::new(Operations::new(Arc::clone(&engine), feed.clone()));
-        let reconciler =
-            Reconciler::new(engine, sender, metrics, Arc::clone(&readiness));
+        let reconciler = Reconciler::new(engine, sender, metrics, Arc::clone(&readiness));
         let task = tokio::spawn(reconciler.run(shutdown));
         Ok(Self { operations, feed, readiness, task })
     }

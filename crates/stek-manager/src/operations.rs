@@ -1,35 +1,38 @@
 //! What operators ask for: each operation reads the keyset, lets the planner decide, commits, and
 //! says what it did. Who may ask is decided in [`crate::admin`].
 
+mod outcome;
+mod tokens;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use stek_core::access::{Grant, Token, TokenHash};
 use stek_core::audit::{AuditAction, AuditEvent};
 use stek_core::feed::FeedState;
-use stek_core::id::KeyId;
 use stek_core::keyset::{History, Keyset};
-use stek_core::name::{KeysetName, PrincipalName};
+use stek_core::name::KeysetName;
 use stek_core::planner::{self, Convergence, Op, RotateError};
 use stek_core::policy::{Policy, PolicyError};
 use stek_core::time::Timestamp;
 use stek_custody::random::RandomError;
-use stek_store::{
-    Change, Commit, CommitError, Committed, SealedGrant, SealedToken, StoreError, StoredKeyset,
-};
-use stek_wire::admin::{
-    Effect, EffectDocument, KeysetDocument, KeysetList, KeysetTimes, PlanDocument, PolicyDocument,
-};
+use stek_store::{Change, ClusterState, Commit, CommitError, Committed, StoreError, StoredKeyset};
+use stek_wire::admin::{EffectDocument, KeysetDocument, KeysetList, PlanDocument, PolicyDocument};
 use tokio::sync::watch;
 
-use crate::draft::{Draft, DraftError, new_id};
-use crate::engine::{ClockError, Engine, PassTime};
+use crate::draft::{Draft, DraftError};
+use crate::engine::{ClockError, ClusterError, DatabaseBehind, Engine, PassTime};
 use crate::forecast;
+
+pub use tokens::{MAX_TOKENS, NewToken, TokenRow};
 
 /// How often an operation is tried again when the keyset moved under it.
 const TRIES: usize = 5;
 
 /// The most keysets of one page.
-pub(crate) const PAGE: usize = 200;
+const PAGE: usize = 200;
+
+/// The store's name for the rule that no two tokens have one secret.
+const TOKEN_HASH_RULE: &str = "tokens_hash_unique";
 
 /// Why an operation was not done. Nothing has changed.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +43,9 @@ pub enum OperationError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The database must not be written before an operator has accepted it.
+    #[error(transparent)]
+    Behind(#[from] DatabaseBehind),
     /// No keyset of this name.
     #[error("no keyset {0}")]
     NotFound(KeysetName),
@@ -55,43 +61,36 @@ pub enum OperationError {
     /// A rotation cannot be had now.
     #[error(transparent)]
     Rotate(#[from] RotateError),
+    /// A token with this secret exists, as after an answer that was lost.
+    #[error("a token with this hash exists already")]
+    TokenExists,
+    /// There is no room for another token.
+    #[error("there are {MAX_TOKENS} tokens, which is the most; revoke one first")]
+    TooManyTokens,
     /// The decision cannot be carried out: no randomness, no wrapping, a broken rule.
-    #[error("{0}")]
-    Failed(String, #[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the change cannot be carried out")]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<ClusterError> for OperationError {
+    fn from(error: ClusterError) -> Self {
+        match error {
+            ClusterError::Store(error) => Self::Store(error),
+            ClusterError::Behind(error) => Self::Behind(error),
+        }
+    }
 }
 
 impl From<DraftError> for OperationError {
     fn from(error: DraftError) -> Self {
-        Self::Failed(error.to_string(), Box::new(error))
+        Self::Failed(Box::new(error))
     }
 }
 
 impl From<RandomError> for OperationError {
     fn from(error: RandomError) -> Self {
-        Self::Failed(error.to_string(), Box::new(error))
+        Self::Failed(Box::new(error))
     }
-}
-
-/// A token to store. Its secret stays with whoever made it.
-#[derive(Debug, Clone)]
-pub struct NewToken {
-    /// The principal that its bearer will be.
-    pub principal: PrincipalName,
-    /// The hash of its secret.
-    pub hash: TokenHash,
-    /// From when on it is refused.
-    pub expires_at: Timestamp,
-    /// What its bearer may do, on top of what was granted to the principal before.
-    pub grants: Vec<Grant>,
-}
-
-/// A stored token with what its bearer may do.
-#[derive(Debug, Clone)]
-pub struct TokenRow {
-    /// The token.
-    pub token: Token,
-    /// The grants of its principal.
-    pub grants: Vec<Grant>,
 }
 
 /// The operations of one manager.
@@ -125,23 +124,28 @@ impl Operations {
         actor: &str,
     ) -> Result<KeysetDocument, OperationError> {
         let policy = Policy::try_new(&policy.to_request())?;
-        let time = self.engine.read_time().await?;
+        let (time, cluster) = self.begin().await?;
         let empty = Keyset::try_new(name.clone(), policy, History::Fresh, Vec::new())
             .map_err(DraftError::from)?;
         let ops = planner::plan(&empty, &Convergence::confirmed(), time.now);
         let draft = Draft::new(&self.engine, &empty, &ops, actor, time)?;
+        let (keys, digest) = (draft.minted(), draft.keyset.content_digest());
         let change = Change::CreateKeyset {
             name: name.clone(),
             policy,
-            keys: draft.minted(),
-            digest: draft.keyset.content_digest(),
+            keys: keys.clone(),
+            digest,
             next_due: draft.next_due,
         };
-        let reason = format!("rotation period {}", policy.rotation_period());
+        let reason = outcome::describe(&policy);
         let mut events = vec![event(time, actor, AuditAction::KeysetCreated, Some(name), reason)];
         events.extend(draft.events);
-        self.commit(time, change, events).await?;
-        self.show(name).await
+        let revision = self.commit(time, change, events).await?.revision;
+        // Not read back: that could fail, and the keyset would be there all the same.
+        let (keyset, next_due, created_at) = (draft.keyset, draft.next_due, time.now);
+        let ended = Vec::new();
+        let stored = StoredKeyset { keyset, keys, ended, revision, digest, next_due, created_at };
+        Ok(outcome::document(&stored, cluster.incarnation, time.now))
     }
 
     /// Keysets that `visible` lets through, in the order of their names, after `after`.
@@ -159,8 +163,32 @@ impl Operations {
         let next = page.last().filter(|_| full).map(|last| last.keyset.name().to_string());
         let incarnation = self.engine.store.cluster().await?.incarnation;
         let seen = page.iter().filter(|stored| visible(stored.keyset.name()));
-        let keysets = seen.map(|stored| document(stored, incarnation, time.now)).collect();
+        let keysets = seen.map(|stored| outcome::document(stored, incarnation, time.now)).collect();
         Ok(KeysetList { keysets, next })
+    }
+
+    /// Those of `names` that exist, in order, after `after`: for a caller who may not learn which
+    /// others there are, not even from where the next page begins.
+    ///
+    /// # Errors
+    /// The database.
+    pub(crate) async fn list_named(
+        &self,
+        after: Option<&KeysetName>,
+        names: &BTreeSet<KeysetName>,
+    ) -> Result<KeysetList, OperationError> {
+        let time = self.engine.read_time().await?;
+        let incarnation = self.engine.store.cluster().await?.incarnation;
+        let mut later = names.iter().filter(|name| after < Some(name));
+        let mut keysets = Vec::new();
+        let mut last = None;
+        for name in later.by_ref().take(PAGE) {
+            let stored = self.engine.store.keyset(name).await?;
+            let document = stored.map(|stored| outcome::document(&stored, incarnation, time.now));
+            keysets.extend(document);
+            last = Some(name.to_string());
+        }
+        Ok(KeysetList { keysets, next: last.filter(|_| later.next().is_some()) })
     }
 
     /// One keyset.
@@ -171,7 +199,7 @@ impl Operations {
         let time = self.engine.read_time().await?;
         let stored = self.read(name).await?;
         let incarnation = self.engine.store.cluster().await?.incarnation;
-        Ok(document(&stored, incarnation, time.now))
+        Ok(outcome::document(&stored, incarnation, time.now))
     }
 
     /// What the planner would do until `until`.
@@ -220,7 +248,7 @@ impl Operations {
             let keyset = Keyset::try_new(name.clone(), policy, stored.keyset.history(), keys)
                 .map_err(DraftError::from)?;
             let ops = planner::plan(&keyset, &Convergence::confirmed(), now);
-            let reason = describe(&policy);
+            let reason = outcome::describe(&policy);
             let event = Some((AuditAction::PolicyChanged, reason));
             Ok(Planned { keyset, ops, policy: Some(policy), event })
         })
@@ -237,86 +265,17 @@ impl Operations {
         actor: &str,
     ) -> Result<EffectDocument, OperationError> {
         for _ in 0..TRIES {
-            let time = self.engine.read_time().await?;
+            let (time, _) = self.begin().await?;
             let stored = self.read(name).await?;
-            let change =
-                Change::DeleteKeyset { name: name.clone(), expected: stored.revision };
+            let change = Change::DeleteKeyset { name: name.clone(), expected: stored.revision };
             let reason = format!("{} keys revoked", stored.keys.len());
             let events = vec![event(time, actor, AuditAction::KeysetDeleted, Some(name), reason)];
             match self.commit(time, change, events).await {
                 Err(OperationError::Busy(_)) => {}
-                other => return Ok(deleted(&stored, other?, time)),
+                other => return Ok(outcome::deleted(&stored, other?, time.now)),
             }
         }
         Err(OperationError::Busy(name.clone()))
-    }
-
-    /// Stores a token and the grants of its principal.
-    ///
-    /// # Errors
-    /// The database, or no randomness.
-    pub async fn add_token(&self, new: NewToken, actor: &str) -> Result<Token, OperationError> {
-        let time = self.engine.read_time().await?;
-        let id = new_id(&self.engine, time)?;
-        let NewToken { principal, hash, expires_at, grants } = new;
-        let token = Token { id, principal, hash, expires_at };
-        let sealer = &self.engine.sealer;
-        let reason = format!("{} until {expires_at}", token.principal);
-        let mut events = vec![event(time, actor, AuditAction::TokenCreated, None, reason)];
-        let seal = sealer.seal(&token.canonical());
-        let mut changes = vec![Change::AddToken(SealedToken { token: token.clone(), seal })];
-        for grant in grants {
-            let reason = format!("{} as {} on {}", grant.principal, grant.role.as_str(), grant.keysets);
-            events.push(event(time, actor, AuditAction::GrantAdded, None, reason));
-            let seal = sealer.seal(&grant.canonical());
-            changes.push(Change::AddGrant(SealedGrant { grant, seal }));
-        }
-        self.commit_all(time, changes, events).await?;
-        Ok(token)
-    }
-
-    /// The tokens whose seals hold, with the grants of their principals.
-    ///
-    /// # Errors
-    /// The database.
-    pub async fn tokens(&self) -> Result<Vec<TokenRow>, OperationError> {
-        let stored = self.engine.store.access().await?;
-        let sealer = &self.engine.sealer;
-        let good = |row: &SealedGrant| sealer.verify(&row.grant.canonical(), &row.seal);
-        let grants: Vec<Grant> =
-            stored.grants.into_iter().filter(good).map(|row| row.grant).collect();
-        let tokens = stored.tokens.into_iter();
-        let tokens = tokens.filter(|row| sealer.verify(&row.token.canonical(), &row.seal));
-        let rows = tokens.map(|row| {
-            let mine = grants.iter().filter(|grant| grant.principal == row.token.principal);
-            TokenRow { grants: mine.cloned().collect(), token: row.token }
-        });
-        Ok(rows.collect())
-    }
-
-    /// Revokes a token, and the grants of its principal unless another token is of the same.
-    /// Returns whether there was such a token.
-    ///
-    /// # Errors
-    /// The database.
-    pub async fn revoke_token(&self, id: KeyId, actor: &str) -> Result<bool, OperationError> {
-        let time = self.engine.read_time().await?;
-        let tokens = self.tokens().await?;
-        let Some(row) = tokens.iter().find(|row| row.token.id == id) else { return Ok(false) };
-        let principal = &row.token.principal;
-        let reason = principal.to_string();
-        let mut events = vec![event(time, actor, AuditAction::TokenRevoked, None, reason)];
-        let mut changes = vec![Change::RemoveToken(id)];
-        let others = tokens.iter().filter(|other| &other.token.principal == principal).count();
-        if others == 1 {
-            for grant in &row.grants {
-                let reason = format!("{principal} as {} on {}", grant.role.as_str(), grant.keysets);
-                events.push(event(time, actor, AuditAction::GrantRemoved, None, reason));
-                changes.push(Change::RemoveGrant(grant.clone()));
-            }
-        }
-        self.commit_all(time, changes, events).await?;
-        Ok(true)
     }
 
     async fn update(
@@ -326,14 +285,16 @@ impl Operations {
         decide: impl Fn(&StoredKeyset, Timestamp) -> Result<Planned, OperationError>,
     ) -> Result<EffectDocument, OperationError> {
         for _ in 0..TRIES {
-            let time = self.engine.read_time().await?;
+            let (time, _) = self.begin().await?;
             let stored = self.read(name).await?;
             let planned = decide(&stored, time.now)?;
             let draft = Draft::new(&self.engine, &planned.keyset, &planned.ops, actor, time)?;
-            let effects = effects(&draft, &planned.ops, time.now);
-            let warnings = warnings(&stored, &planned, &draft, time.now);
+            let effects = outcome::effects(&draft, &planned.ops, time.now);
+            let policy = planned.policy.as_ref();
+            let warnings = outcome::warnings(&stored.keyset, &draft, policy, time.now);
             let (update, planned_events) = draft.into_update(stored.revision, planned.policy);
-            let asked = planned.event.map(|(action, why)| event(time, actor, action, Some(name), why));
+            let asked =
+                planned.event.map(|(action, why)| event(time, actor, action, Some(name), why));
             let events = asked.into_iter().chain(planned_events).collect();
             match self.commit(time, Change::UpdateKeyset(update), events).await {
                 Err(OperationError::Busy(_)) => {}
@@ -345,6 +306,12 @@ impl Operations {
             }
         }
         Err(OperationError::Busy(name.clone()))
+    }
+
+    /// What every change begins with: the time, and a database that may be written.
+    async fn begin(&self) -> Result<(PassTime, ClusterState), OperationError> {
+        let time = self.engine.read_time().await?;
+        Ok((time, self.engine.read_cluster().await?))
     }
 
     async fn read(&self, name: &KeysetName) -> Result<StoredKeyset, OperationError> {
@@ -374,9 +341,10 @@ impl Operations {
             CommitError::Exists(name) => OperationError::Exists(name),
             CommitError::NotFound(name) => OperationError::NotFound(name),
             CommitError::Store(error) => OperationError::Store(error),
-            error @ CommitError::Invariant { .. } => {
-                OperationError::Failed(error.to_string(), Box::new(error))
+            CommitError::Invariant { constraint, .. } if constraint == TOKEN_HASH_RULE => {
+                OperationError::TokenExists
             }
+            error @ CommitError::Invariant { .. } => OperationError::Failed(Box::new(error)),
         })?;
         for event in &commit.events {
             let (action, reason) = (event.action.as_str(), &event.reason);
@@ -405,94 +373,4 @@ fn event(
 ) -> AuditEvent {
     let (actor, keyset) = (actor.to_owned(), keyset.cloned());
     AuditEvent { at: time.now, actor, action, keyset, key: None, reason }
-}
-
-fn document(
-    stored: &StoredKeyset,
-    incarnation: stek_core::id::Incarnation,
-    now: Timestamp,
-) -> KeysetDocument {
-    let next_due = Some(stored.next_due);
-    let times = KeysetTimes { next_due, created_at: stored.created_at, now };
-    KeysetDocument::new(&stored.keyset, stored.tag(incarnation), &stored.ended, times)
-}
-
-fn describe(policy: &Policy) -> String {
-    format!(
-        "rotation {}, ticket lifetime {}, poll {}, skew {}, lead {}, session lifetime {}",
-        policy.rotation_period(),
-        policy.ticket_lifetime(),
-        policy.poll_interval(),
-        policy.clock_skew(),
-        policy.lead(),
-        policy.session_lifetime(),
-    )
-}
-
-fn effects(draft: &Draft, ops: &[Op], now: Timestamp) -> Vec<Effect> {
-    let mut minted = draft.minted().into_iter();
-    let effects = ops.iter().map(|op| {
-        let (action, key, at, reason) = match op {
-            Op::Mint { schedule, reason } => {
-                let key = minted.next().map(|key| key.record.id.to_string());
-                ("mint", key, schedule.activate_at(), format!("{reason}; seals from then on"))
-            }
-            Op::Move { id, schedule, reason } if schedule.seals(now) => {
-                let why = format!("{reason}; seals until {}", schedule.retire_at());
-                ("activate", Some(id.to_string()), schedule.activate_at(), why)
-            }
-            Op::Move { id, schedule, reason } if schedule.retire_at() <= now => {
-                let why = format!("{reason}; opens until {}", schedule.destroy_at());
-                ("retire", Some(id.to_string()), schedule.retire_at(), why)
-            }
-            Op::Move { id, schedule, reason } => {
-                ("move", Some(id.to_string()), schedule.activate_at(), reason.to_string())
-            }
-            Op::End { id, cause } => ("end", Some(id.to_string()), now, cause.as_str().to_owned()),
-        };
-        Effect { action: action.into(), key, at: Some(at.to_string()), reason }
-    });
-    effects.collect()
-}
-
-fn warnings(stored: &StoredKeyset, planned: &Planned, draft: &Draft, now: Timestamp) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let policy = stored.keyset.policy();
-    if let Some(active) = draft.keyset.active(now) {
-        let out_for = now.since(active.schedule.published_at());
-        let rotated = stored.keyset.active(now).is_some_and(|before| before.id != active.id);
-        if rotated && out_for < policy.urgent_lead() {
-            warnings.push(format!(
-                "key {} was published only {out_for} ago: terminators that have not polled since \
-                 miss its tickets until they do",
-                active.id
-            ));
-        }
-    }
-    if planned.policy.is_some() {
-        let next = stored.keyset.keys().iter().map(|key| key.schedule.retire_at()).max();
-        let from = next.map_or(now, |end| end.max(now));
-        warnings.push(format!(
-            "keys that exist keep their schedules; the new policy rules the key that seals from {from}"
-        ));
-    }
-    warnings
-}
-
-fn deleted(stored: &StoredKeyset, committed: Committed, time: PassTime) -> EffectDocument {
-    let effects = stored.keys.iter().map(|key| Effect {
-        action: "revoke".into(),
-        key: Some(key.record.id.to_string()),
-        at: Some(time.now.to_string()),
-        reason: "keyset deleted".into(),
-    });
-    EffectDocument {
-        keyset: stored.keyset.name().to_string(),
-        revision: committed.revision.as_u64(),
-        effects: effects.collect(),
-        warnings: vec![
-            "terminators of this keyset make full handshakes from now on; live connections go on"
-                .into(),
-        ],
-    }
 }

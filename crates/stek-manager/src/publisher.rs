@@ -8,90 +8,162 @@ use std::sync::Arc;
 use stek_core::access::Access;
 use stek_core::bundle::{Bundle, BundleError, BundleKey};
 use stek_core::feed::FeedState;
-use stek_core::id::{Incarnation, KeyId, Revision};
+use stek_core::id::{Incarnation, Revision};
+use stek_core::keyset::KeyRecord;
 use stek_core::name::KeysetName;
 use stek_core::secret::KeyMaterial;
 use stek_core::time::{Seconds, Timestamp};
+use stek_custody::state_file::StateFileError;
 use stek_store::{Changes, StoreError, StoredKeyset};
 use tokio::sync::watch;
 
-use crate::engine::Engine;
+use crate::engine::{ClusterError, DatabaseBehind, Engine};
 use crate::metrics::ManagerMetrics;
 
 /// How long tokens and grants are served without being read again, though nothing says that they
 /// have changed.
 const ACCESS_MAX_AGE: Seconds = Seconds::from_minutes(5);
 
+/// After how many keysets others get a turn.
+const YIELD_EVERY: usize = 64;
+
 /// Why nothing new was published. What was published before stays.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PublishError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error(
-        "the database is at revision {revision} of incarnation {incarnation}, behind what was \
-         published before: it was restored from a backup, or is a lagging standby"
-    )]
-    Behind { incarnation: Incarnation, revision: Revision },
+    #[error(transparent)]
+    Behind(#[from] DatabaseBehind),
+    #[error("the database was exchanged for another while it was read")]
+    Exchanged,
     #[error("the high-water mark could not be written")]
-    HighWater(#[from] stek_custody::state_file::StateFileError),
+    HighWater(#[from] StateFileError),
+    #[error("the task that writes the high-water mark panicked")]
+    Panicked,
+}
+
+impl From<ClusterError> for PublishError {
+    fn from(error: ClusterError) -> Self {
+        match error {
+            ClusterError::Store(error) => Self::Store(error),
+            ClusterError::Behind(error) => Self::Behind(error),
+        }
+    }
 }
 
 pub(crate) struct Publisher {
     feed: watch::Sender<Option<Arc<FeedState>>>,
+    /// The revision of the tokens and grants that are out.
     access_revision: Option<Revision>,
+    /// When each keyset with a tombstone was deleted.
+    deleted_at: BTreeMap<KeysetName, Timestamp>,
 }
 
 impl Publisher {
     pub(crate) fn new(feed: watch::Sender<Option<Arc<FeedState>>>) -> Self {
-        Self { feed, access_revision: None }
+        Self { feed, access_revision: None, deleted_at: BTreeMap::new() }
     }
 
-    /// Brings the feed up to what the database holds at `now`.
+    pub(crate) fn published(&self) -> Option<Arc<FeedState>> {
+        self.feed.borrow().clone()
+    }
+
+    /// Brings the feed up to what the database holds at `now`. Wakes nobody if that is what is out
+    /// already.
     pub(crate) async fn refresh(
         &mut self,
         engine: &Engine,
         metrics: &ManagerMetrics,
         now: Timestamp,
     ) -> Result<(), PublishError> {
-        let held = self.feed.borrow().clone();
-        let cluster = engine.store.cluster().await?;
-        let held = held.filter(|feed| feed.incarnation == cluster.incarnation);
-        if engine.custody.is_behind(cluster.incarnation, cluster.revision) {
-            let (incarnation, revision) = (cluster.incarnation, cluster.revision);
-            return Err(PublishError::Behind { incarnation, revision });
+        let mut cluster = engine.read_cluster().await?;
+        let held = self.published().filter(|feed| feed.incarnation == cluster.incarnation);
+        let fresh = || Arc::new(FeedState::empty(cluster.incarnation, now));
+        let (is_first, held) = (held.is_none(), held.unwrap_or_else(fresh));
+        let mut next = FeedState::clone(&held);
+        let moved = is_first || cluster.revision != held.revision;
+        if moved {
+            let changes = engine.store.changed_since(held.revision).await?;
+            engine.check_not_behind(&changes.cluster)?;
+            if changes.cluster.incarnation != held.incarnation {
+                return Err(PublishError::Exchanged);
+            }
+            cluster = changes.cluster;
+            apply(engine, metrics, &mut next, &changes, now).await;
+            if is_first {
+                self.deleted_at.clear();
+            }
+            let deleted = changes.tombstones.into_iter().map(|gone| (gone.name, gone.deleted_at));
+            self.deleted_at.extend(deleted);
         }
-        let since = held.as_ref().map_or(Revision::ZERO, |feed| feed.revision);
-        let mut next = held.as_ref().map_or_else(
-            || FeedState::empty(cluster.incarnation, now),
-            |feed| FeedState::clone(feed),
-        );
-        let moved = cluster.revision != since;
-        if moved || held.is_none() {
-            let changes = engine.store.changed_since(since).await?;
-            apply(engine, metrics, &mut next, &changes, now);
-        }
-        let stale = now >= next.access_read_at + ACCESS_MAX_AGE;
-        if self.access_revision != Some(cluster.access_revision) || stale || held.is_none() {
-            next.access = Arc::new(read_access(engine).await?);
+        let age = now.since(held.access_read_at);
+        let stale = age >= ACCESS_MAX_AGE || held.access_read_at > now;
+        let reread = is_first || stale || self.access_revision != Some(cluster.access_revision);
+        if reread {
+            next.access = Arc::new(read_access(engine, metrics, now).await?);
             next.access_read_at = now;
+        }
+        let erased = erase(&mut next, now);
+        if moved || reread || erased {
+            self.raise_high_water(engine, &next).await?;
+            self.put_out(next);
+            // Only now: had anything failed before, the next pass must read them again.
             self.access_revision = Some(cluster.access_revision);
         }
-        erase(&mut next.keysets, now);
-        engine.custody.raise_high_water(next.incarnation, next.revision)?;
-        metrics.observe_feed(&next, now);
-        self.feed.send_replace(Some(Arc::new(next)));
         Ok(())
+    }
+
+    /// Erases what has ended by `now`, for passes that get no further: a key must not outlive its
+    /// `destroy_at` because the database is away.
+    pub(crate) fn erase(&self, now: Timestamp) {
+        let Some(held) = self.published() else { return };
+        let mut next = FeedState::clone(&held);
+        if erase(&mut next, now) {
+            self.put_out(next);
+        }
+    }
+
+    /// Drops the tombstones from before `before`, as the database does.
+    pub(crate) fn forget(&mut self, before: Timestamp) {
+        let Some(held) = self.published() else { return };
+        self.deleted_at.retain(|_, deleted_at| *deleted_at >= before);
+        let known = |name: &KeysetName| self.deleted_at.contains_key(name);
+        if held.tombstones.keys().all(known) {
+            return;
+        }
+        let mut next = FeedState::clone(&held);
+        next.tombstones.retain(|name, _| known(name));
+        self.put_out(next);
+    }
+
+    fn put_out(&self, next: FeedState) {
+        self.feed.send_replace(Some(Arc::new(next)));
+    }
+
+    /// Before the feed is put out, so that what anybody has seen is never above the mark.
+    async fn raise_high_water(
+        &self,
+        engine: &Engine,
+        next: &FeedState,
+    ) -> Result<(), PublishError> {
+        let (incarnation, revision) = (next.incarnation, next.revision);
+        let custody = Arc::clone(&engine.custody);
+        let raise = move || custody.raise_high_water(incarnation, revision);
+        Ok(tokio::task::spawn_blocking(raise).await.map_err(|_| PublishError::Panicked)??)
     }
 }
 
-fn apply(
+async fn apply(
     engine: &Engine,
     metrics: &ManagerMetrics,
     feed: &mut FeedState,
     changes: &Changes,
     now: Timestamp,
 ) {
-    for stored in &changes.keysets {
+    for (position, stored) in changes.keysets.iter().enumerate() {
+        if position % YIELD_EVERY == YIELD_EVERY - 1 {
+            tokio::task::yield_now().await;
+        }
         let name = stored.keyset.name();
         let held = feed.keysets.get(name).map(Arc::clone);
         match open_bundle(engine, metrics, feed.incarnation, stored, held.as_deref(), now) {
@@ -126,7 +198,7 @@ fn open_bundle(
     let name = stored.keyset.name();
     let mut keys = Vec::with_capacity(stored.keys.len());
     for key in stored.keys.iter().filter(|key| key.record.schedule.opens(now)) {
-        let known = held.and_then(|bundle| material_of(bundle, key.record.id));
+        let known = held.and_then(|bundle| material_of(bundle, &key.record));
         let material = match known {
             Some(material) => material,
             None => match engine.custody.unwrap(name, &key.record, &key.wrapped) {
@@ -145,49 +217,56 @@ fn open_bundle(
     Bundle::try_new(stored.tag(incarnation), name.clone(), policy, keys, stored.ended.clone())
 }
 
-fn material_of(bundle: &Bundle, id: KeyId) -> Option<Arc<KeyMaterial>> {
-    let key = bundle.keys().iter().find(|key| key.record.id == id)?;
+/// The material of this key, if the row is still the one that it was unwrapped with: whatever the
+/// wrapping binds must be as it was, or a changed row would slip past its seal.
+fn material_of(bundle: &Bundle, record: &KeyRecord) -> Option<Arc<KeyMaterial>> {
+    let bound = |record: &KeyRecord| {
+        let schedule = &record.schedule;
+        (record.id, record.format, record.kcv, schedule.published_at(), schedule.destroy_by())
+    };
+    let key = bundle.keys().iter().find(|key| bound(&key.record) == bound(record))?;
     Some(Arc::clone(&key.material))
 }
 
-fn erase(keysets: &mut BTreeMap<KeysetName, Arc<Bundle>>, now: Timestamp) {
-    for bundle in keysets.values_mut() {
+/// Whether there was anything to erase.
+fn erase(feed: &mut FeedState, now: Timestamp) -> bool {
+    let mut erased = false;
+    for bundle in feed.keysets.values_mut() {
         if bundle.next_erasure().is_some_and(|end| end <= now) {
             *bundle = Arc::new(bundle.erased_at(now));
+            erased = true;
         }
     }
+    erased
 }
 
-/// The tokens and grants whose seals hold. A row without a good seal was written by somebody who
-/// has the database and not the cluster secret; it grants nothing.
-async fn read_access(engine: &Engine) -> Result<Access, StoreError> {
+/// The tokens that have not expired and the grants, as far as their seals hold. A row without a
+/// good seal was written by somebody who has the database and not the cluster secret; it grants
+/// nothing.
+async fn read_access(
+    engine: &Engine,
+    metrics: &ManagerMetrics,
+    now: Timestamp,
+) -> Result<Access, StoreError> {
     let stored = engine.store.access().await?;
     let mut access = Access::default();
+    let mut forged = 0;
     for row in stored.tokens {
-        if engine.sealer.verify(&row.token.canonical(), &row.seal) {
-            access.tokens.push(row.token);
-        } else {
+        if !engine.sealer.verify(&row.token.canonical(), &row.seal) {
+            forged += 1;
             tracing::error!(principal = %row.token.principal, "token with a wrong seal is ignored");
+        } else if now < row.token.expires_at {
+            access.tokens.push(row.token);
         }
     }
     for row in stored.grants {
         if engine.sealer.verify(&row.grant.canonical(), &row.seal) {
             access.grants.push(row.grant);
         } else {
+            forged += 1;
             tracing::error!(principal = %row.grant.principal, "grant with a wrong seal is ignored");
         }
     }
+    metrics.forged_rows.set(forged);
     Ok(access)
-}
-
-/// How far the ratchet may turn now, kept beside the feed because both follow the clock.
-pub(crate) fn turn_ratchet(engine: &Engine, now: Timestamp) {
-    let epoch = stek_core::wrapped::Epoch::of(now);
-    // A clock that was set back leaves the ratchet where it is: it cannot go back.
-    if epoch > engine.custody.epoch()
-        && let Err(error) = engine.custody.advance(epoch)
-    {
-        let error = &error as &dyn std::error::Error;
-        tracing::error!(error, boot = ?engine.clock().boot(), "the ratchet did not advance");
-    }
 }

@@ -1,30 +1,35 @@
 //! The loop that keeps rotation going: reads the time, carries out what is due, publishes, sleeps
 //! until the next due time. An error ends a pass and never the loop.
 
-use std::collections::HashMap;
+mod due;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use stek_core::feed::FeedState;
-use stek_core::name::KeysetName;
-use stek_core::planner::{self, Convergence};
 use stek_core::time::{Seconds, Timestamp};
-use stek_store::{Change, Commit, CommitError, MAX_BATCH, StoreError, StoredKeyset};
+use stek_core::wrapped::Epoch;
+use stek_store::StoreError;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::draft::{Draft, DraftError};
-use crate::engine::{ClockError, Engine, PassTime};
-use crate::metrics::ManagerMetrics;
-use crate::publisher::{self, PublishError, Publisher};
+use crate::engine::{ClockError, ClusterError, DatabaseBehind, Engine};
+use crate::metrics::{ManagerMetrics, Outcome};
+use crate::publisher::{PublishError, Publisher};
 use crate::readiness::ManagerReadiness;
+use crate::reconcile::due::{Progress, Resting};
 
 /// Longest time between two passes: how late another manager's commit is seen at worst.
 const LONGEST_IDLE: Duration = Duration::from_secs(5);
+/// Shortest time between two passes while keysets rest: they are due and must not make it spin.
+const RESTING_IDLE: Duration = Duration::from_secs(1);
 /// First wait after a failed pass; doubles up to [`LONGEST_IDLE`].
 const FIRST_RETRY: Duration = Duration::from_millis(250);
-/// How long a keyset whose plan failed is left alone, so that it does not crowd out the others.
-const FAILED_KEYSET_REST: Seconds = Seconds::new(10);
+/// How long a pass may take. Its parts have time-outs of their own and it does a bounded number of
+/// things, so one that takes longer hangs.
+const LONGEST_PASS: Duration = Duration::from_secs(300);
+/// How long the last pass may go on after `shutdown`.
+const LAST_PASS: Duration = Duration::from_secs(10);
 /// How long ended keys and tombstones are remembered.
 const REMEMBER: Seconds = Seconds::from_days(7);
 /// How often what is too old to remember is deleted.
@@ -37,18 +42,46 @@ enum PassError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
+    Behind(#[from] DatabaseBehind),
+    #[error(transparent)]
     Publish(#[from] PublishError),
     #[error("the pass panicked")]
     Panicked,
+    #[error("the pass did not end in time")]
+    TimedOut,
 }
 
-/// What one keyset's plan failed at.
-#[derive(Debug, thiserror::Error)]
-enum KeysetFailure {
-    #[error(transparent)]
-    Draft(#[from] DraftError),
-    #[error(transparent)]
-    Commit(#[from] CommitError),
+impl From<ClusterError> for PassError {
+    fn from(error: ClusterError) -> Self {
+        match error {
+            ClusterError::Store(error) => Self::Store(error),
+            ClusterError::Behind(error) => Self::Behind(error),
+        }
+    }
+}
+
+impl PassError {
+    /// The label of the metric, and the cause in words that anyone may read.
+    fn outcome(&self) -> (Outcome, &'static str) {
+        match self {
+            Self::Clock(ClockError::Disagreement(_)) => (Outcome::Clock, "the clocks disagree"),
+            Self::Clock(ClockError::Jump(_)) => (Outcome::Clock, "the clock jumped"),
+            Self::Behind(_) | Self::Publish(PublishError::Behind(_)) => {
+                (Outcome::Behind, "the database is behind what was published")
+            }
+            Self::Publish(PublishError::Exchanged) => {
+                (Outcome::Behind, "the database was exchanged for another")
+            }
+            Self::Publish(PublishError::HighWater(_) | PublishError::Panicked) => {
+                (Outcome::Failed, "the state file failed")
+            }
+            Self::Panicked => (Outcome::Panicked, "a pass panicked"),
+            Self::TimedOut => (Outcome::TimedOut, "a pass did not end"),
+            Self::Clock(ClockError::Store(_))
+            | Self::Store(_)
+            | Self::Publish(PublishError::Store(_)) => (Outcome::Store, "the database failed"),
+        }
+    }
 }
 
 pub(crate) struct Reconciler {
@@ -60,8 +93,7 @@ pub(crate) struct Reconciler {
 
 struct State {
     publisher: Publisher,
-    /// Keysets whose plan failed, and until when they rest.
-    resting: HashMap<KeysetName, Timestamp>,
+    resting: Resting,
     purged_at: Timestamp,
 }
 
@@ -74,7 +106,7 @@ impl Reconciler {
     ) -> Self {
         let state = State {
             publisher: Publisher::new(feed),
-            resting: HashMap::new(),
+            resting: Resting::default(),
             purged_at: Timestamp::EPOCH,
         };
         let (metrics, state) = (Arc::new(metrics), Arc::new(Mutex::new(state)));
@@ -83,14 +115,17 @@ impl Reconciler {
 
     pub(crate) async fn run(self, shutdown: CancellationToken) {
         let mut retry = FIRST_RETRY;
-        loop {
-            let idle = match self.supervised_pass().await {
+        while !shutdown.is_cancelled() {
+            let idle = match self.supervised_pass(&shutdown).await {
                 Ok(idle) => {
                     retry = FIRST_RETRY;
+                    self.metrics.passes(Outcome::Succeeded).inc();
+                    self.readiness.succeeded();
                     idle
                 }
                 Err(error) => {
                     self.report(&error);
+                    self.hold_out(&error);
                     let wait = retry;
                     retry = (retry * 2).min(LONGEST_IDLE);
                     wait
@@ -104,38 +139,58 @@ impl Reconciler {
         }
     }
 
-    /// A pass in a task of its own, so that a panic ends the pass and not the loop.
-    async fn supervised_pass(&self) -> Result<Duration, PassError> {
+    /// A pass in a task of its own, so that a panic or a hang ends the pass and not the loop.
+    async fn supervised_pass(&self, shutdown: &CancellationToken) -> Result<Duration, PassError> {
         let engine = Arc::clone(&self.engine);
         let (metrics, state) = (Arc::clone(&self.metrics), Arc::clone(&self.state));
-        let pass = tokio::spawn(async move { pass(&engine, &metrics, &mut *state.lock().await).await });
-        let idle = pass.await.map_err(|_| PassError::Panicked)??;
-        self.metrics.passes.with_label_values(&["succeeded"]).inc();
-        self.readiness.succeeded();
-        Ok(idle)
+        let mut task =
+            tokio::spawn(async move { pass(&engine, &metrics, &mut *state.lock().await).await });
+        let too_long = async {
+            tokio::select! {
+                () = tokio::time::sleep(LONGEST_PASS) => {}
+                () = shutdown.cancelled() => tokio::time::sleep(LAST_PASS).await,
+            }
+        };
+        tokio::select! {
+            ended = &mut task => ended.map_err(|_| PassError::Panicked)?,
+            () = too_long => {
+                task.abort();
+                Err(PassError::TimedOut)
+            }
+        }
     }
 
     fn report(&self, error: &PassError) {
-        let (outcome, why) = match error {
-            PassError::Clock(ClockError::Disagreement(apart)) => {
-                let millis = apart.database_ms.abs_diff(apart.process_ms);
-                self.metrics.clock_disagreement.set(Seconds::new(millis / 1000).to_std().as_secs_f64());
-                ("clock", "the clocks disagree")
-            }
-            PassError::Clock(ClockError::Jump(_)) => ("clock", "the clock jumped"),
-            PassError::Publish(PublishError::Behind { .. }) => {
-                ("behind", "the database is behind what was published")
-            }
-            PassError::Publish(PublishError::HighWater(_)) => ("failed", "the state file failed"),
-            PassError::Panicked => ("panicked", "a pass panicked"),
-            PassError::Clock(ClockError::Store(_))
-            | PassError::Store(_)
-            | PassError::Publish(PublishError::Store(_)) => ("store", "the database failed"),
-        };
-        self.metrics.passes.with_label_values(&[outcome]).inc();
+        let (outcome, why) = error.outcome();
+        if let PassError::Clock(ClockError::Disagreement(apart)) = error {
+            self.metrics.observe_clocks(apart.database_ms.abs_diff(apart.process_ms));
+        }
+        self.metrics.passes(outcome).inc();
         self.readiness.failed(why);
         let error = error as &dyn std::error::Error;
         tracing::error!(error, "pass failed; what was published stays");
+    }
+
+    /// What goes on without the database, by fleet time, which runs on boot time: keys end when it
+    /// was said that they would.
+    fn hold_out(&self, error: &PassError) {
+        let now = self.engine.fleet().now();
+        // A clock in dispute moves no ratchet, which could not be moved back.
+        let published = match self.state.try_lock() {
+            Ok(state) => {
+                state.publisher.erase(now);
+                state.publisher.published()
+            }
+            // A pass that hangs still holds it.
+            Err(_) => None,
+        };
+        if let Some(feed) = published {
+            self.metrics.observe_feed(&feed, now);
+            if !matches!(error, PassError::Clock(ClockError::Disagreement(_) | ClockError::Jump(_)))
+            {
+                turn_ratchet(&self.engine, &self.metrics, now);
+            }
+        }
     }
 }
 
@@ -146,88 +201,56 @@ async fn pass(
     state: &mut State,
 ) -> Result<Duration, PassError> {
     let time = engine.read_time().await?;
-    metrics.clock_disagreement.set(0.0);
-    publisher::turn_ratchet(engine, time.now);
-    metrics.ratchet_epoch.set(i64::try_from(engine.custody.epoch().as_u64()).unwrap_or(i64::MAX));
-    state.resting.retain(|_, until| *until > time.now);
-    carry_out_due(engine, metrics, &mut state.resting, time).await?;
+    metrics.observe_clocks(time.apart_millis);
+    turn_ratchet(engine, metrics, time.now);
+    engine.read_cluster().await?;
+    let carried_out = due::carry_out(engine, metrics, &mut state.resting, time).await;
+    // Also if that failed: revocations and what other managers did must go out all the same.
     state.publisher.refresh(engine, metrics, time.now).await?;
-    if time.now >= state.purged_at + PURGE_EVERY {
-        engine.store.purge(time.now - REMEMBER).await?;
-        state.purged_at = time.now;
+    if let Some(feed) = state.publisher.published() {
+        metrics.observe_feed(&feed, time.now);
     }
+    let progress = carried_out?;
+    purge(engine, state, time.now).await;
     let due = engine.store.next_due().await?;
-    metrics.last_pass.set(i64::try_from(time.now.as_unix()).unwrap_or(i64::MAX));
-    metrics.next_due.set(due.map_or(0, |due| i64::try_from(due.as_unix()).unwrap_or(i64::MAX)));
+    metrics.observe_due(time.now, due);
+    if progress == Progress::More {
+        return Ok(Duration::ZERO);
+    }
     let idle = due.map_or(LONGEST_IDLE, |due| {
-        let boot = engine.fleet().boot_at(due);
-        boot.saturating_sub(engine.clock().boot())
+        engine.fleet().boot_at(due).saturating_sub(engine.clock().boot())
     });
-    // Whoever rests is due and must not make the loop spin.
-    let least = if state.resting.is_empty() { Duration::ZERO } else { Duration::from_secs(1) };
+    let least = if state.resting.is_empty() { Duration::ZERO } else { RESTING_IDLE };
     Ok(idle.clamp(least, LONGEST_IDLE))
 }
 
-async fn carry_out_due(
-    engine: &Engine,
-    metrics: &ManagerMetrics,
-    resting: &mut HashMap<KeysetName, Timestamp>,
-    time: PassTime,
-) -> Result<(), StoreError> {
-    loop {
-        let mut due = engine.store.due(time.now, MAX_BATCH + resting.len()).await?;
-        due.retain(|keyset| !resting.contains_key(keyset.keyset.name()));
-        due.truncate(MAX_BATCH);
-        if due.is_empty() {
-            return Ok(());
-        }
-        // One transaction for all; if that is refused, one for each, so that one does not hold up
-        // the others.
-        if commit(engine, &due, time).await.is_ok() {
-            continue;
-        }
-        for keyset in &due {
-            let name = keyset.keyset.name();
-            if let Err(error) = commit(engine, std::slice::from_ref(keyset), time).await {
-                if matches!(error, KeysetFailure::Commit(CommitError::Conflict(_))) {
-                    // Another manager was faster: it has done the work.
-                    continue;
-                }
-                metrics.keyset_failures.inc();
-                let cause = &error as &dyn std::error::Error;
-                tracing::error!(keyset = %name, error = cause, "plan cannot be carried out");
-                if let KeysetFailure::Commit(CommitError::Store(error)) = error {
-                    return Err(error);
-                }
-                resting.insert(name.clone(), time.now + FAILED_KEYSET_REST);
-            }
+/// Deletes what is too old to remember. Nothing depends on it, so a failure waits for the next turn.
+async fn purge(engine: &Engine, state: &mut State, now: Timestamp) {
+    if now < state.purged_at + PURGE_EVERY && now >= state.purged_at {
+        return;
+    }
+    let before = now - REMEMBER;
+    match engine.store.purge(before).await {
+        Ok(forgotten) => tracing::debug!(forgotten, "ended keys and tombstones purged"),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "ended keys and tombstones were not purged");
         }
     }
+    state.publisher.forget(before);
+    state.purged_at = now;
 }
 
-async fn commit(
-    engine: &Engine,
-    keysets: &[StoredKeyset],
-    time: PassTime,
-) -> Result<(), KeysetFailure> {
-    let mut commit = Commit { at: time.now, changes: Vec::new(), events: Vec::new() };
-    for stored in keysets {
-        let ops = planner::plan(&stored.keyset, &Convergence::confirmed(), time.now);
-        let draft = Draft::new(engine, &stored.keyset, &ops, "manager", time)?;
-        let (update, events) = draft.into_update(stored.revision, None);
-        commit.changes.push(Change::UpdateKeyset(update));
-        commit.events.extend(events);
+/// Turns the ratchet as far as it may go at `now`. A clock that was set back leaves it where it is:
+/// it cannot go back.
+fn turn_ratchet(engine: &Engine, metrics: &ManagerMetrics, now: Timestamp) {
+    let epoch = Epoch::of(now);
+    if epoch > engine.custody.epoch()
+        && let Err(error) = engine.custody.advance(epoch)
+    {
+        metrics.ratchet_failures.inc();
+        let error = &error as &dyn std::error::Error;
+        tracing::error!(error, epoch = epoch.as_u64(), "the ratchet did not advance");
     }
-    let committed = engine.store.commit(&commit, &engine.audit).await?;
-    for event in &commit.events {
-        tracing::info!(
-            keyset = event.keyset.as_ref().map(KeysetName::as_str),
-            key = event.key.map(|key| key.to_string()),
-            action = event.action.as_str(),
-            reason = event.reason,
-            revision = committed.revision.as_u64(),
-            "planned change"
-        );
-    }
-    Ok(())
+    metrics.observe_epoch(engine.custody.epoch());
 }

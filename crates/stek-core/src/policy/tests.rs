@@ -88,3 +88,23 @@ fn live_keys_are_bounded() {
     let asked = PolicyRequest { ticket_lifetime: Some(Seconds::new(1989)), ..asked };
     assert!(Policy::try_new(&asked).is_ok());
 }
+
+#[test]
+fn every_error_says_field_value_and_what_is_allowed() {
+    let seconds = |number| Some(Seconds::new(number));
+    for (asked, field, value, allowed) in [
+        (PolicyRequest { clock_skew: seconds(601), ..request() }, "clock_skew", 601, "1s to 10m"),
+        (PolicyRequest { lead: seconds(359), ..request() }, "lead", 359, "at least 6m"),
+        (PolicyRequest { lead: seconds(64_801), ..request() }, "lead", 64_801, "at most 18h"),
+        (
+            PolicyRequest { rotation_period: seconds(60), lead: seconds(180), ..request() },
+            "rotation_period",
+            60,
+            "at least 1/200 of lead (3m)",
+        ),
+    ] {
+        let error = Policy::try_new(&asked).unwrap_err();
+        assert_eq!((error.field(), error.value()), (field, Seconds::new(value)));
+        assert!(error.allowed().starts_with(allowed), "{}", error.allowed());
+    }
+}

@@ -1,12 +1,13 @@
 //! Who is asking, proven by a bearer token, and what that principal may do. Deny by default; a
 //! keyset that is not granted answers like one that does not exist.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
-use stek_core::access::{Access, Role, TokenSecret};
+use stek_core::access::{Access, KeysetSelector, Role, TokenSecret};
 use stek_core::name::{KeysetName, PrincipalName};
 use stek_http::{Problem, bearer};
 
@@ -29,6 +30,18 @@ impl Caller {
     /// Whether the caller has one of `roles` on `keyset`.
     pub(super) fn may(&self, roles: &[Role], keyset: &KeysetName) -> bool {
         roles.iter().any(|role| self.access.allows(&self.principal, *role, keyset))
+    }
+
+    /// The keysets on which the caller has one of `roles`; none if it has one on all.
+    pub(super) fn named(&self, roles: &[Role]) -> Option<BTreeSet<KeysetName>> {
+        let grants = self.access.grants.iter().filter(|grant| grant.principal == self.principal);
+        let names = grants.filter(|grant| roles.contains(&grant.role)).map(|grant| &grant.keysets);
+        names
+            .map(|selector| match selector {
+                KeysetSelector::All => None,
+                KeysetSelector::Named(name) => Some(name.clone()),
+            })
+            .collect()
     }
 
     /// Refuses a caller without any of `roles` anywhere.

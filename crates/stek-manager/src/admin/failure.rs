@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use stek_core::name::NameError;
+use stek_core::policy::PolicyError;
 use stek_http::Problem;
 use stek_wire::DecodeError;
 
@@ -29,6 +31,24 @@ impl From<Problem> for Failure {
     }
 }
 
+impl From<BytesRejection> for Failure {
+    fn from(rejection: BytesRejection) -> Self {
+        Self(rejection.into())
+    }
+}
+
+impl From<PathRejection> for Failure {
+    fn from(rejection: PathRejection) -> Self {
+        Self(rejection.into())
+    }
+}
+
+impl From<QueryRejection> for Failure {
+    fn from(rejection: QueryRejection) -> Self {
+        Self(rejection.into())
+    }
+}
+
 impl From<NameError> for Failure {
     fn from(error: NameError) -> Self {
         Self(Problem::invalid_field(error.field, error.value, error.allowed))
@@ -37,7 +57,13 @@ impl From<NameError> for Failure {
 
 impl From<DecodeError> for Failure {
     fn from(error: DecodeError) -> Self {
-        Self(Problem::bad_request(error.to_string()))
+        Self(match error {
+            DecodeError::Value { field, found, allowed } => {
+                Problem::invalid_field(field, found.to_string(), allowed)
+            }
+            DecodeError::TooLong { .. } => Problem::payload_too_large(),
+            error => Problem::bad_request(error.to_string()),
+        })
     }
 }
 
@@ -45,26 +71,31 @@ impl From<OperationError> for Failure {
     fn from(error: OperationError) -> Self {
         Self(match &error {
             OperationError::NotFound(_) => Problem::not_found(),
-            OperationError::Exists(_) | OperationError::Busy(_) | OperationError::Rotate(_) => {
-                Problem::conflict(error.to_string())
-            }
-            OperationError::Policy(broken) => Problem::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "invalid-policy",
-                "the policy breaks a relation",
-            )
-            .with_detail(broken.to_string())
-            .with_field(broken.field(), "", broken.to_string()),
-            OperationError::Clock(_) | OperationError::Store(_) => {
+            OperationError::Exists(_)
+            | OperationError::Busy(_)
+            | OperationError::Rotate(_)
+            | OperationError::TokenExists
+            | OperationError::TooManyTokens => Problem::conflict(error.to_string()),
+            OperationError::Policy(broken) => invalid_policy(broken),
+            OperationError::Clock(_) | OperationError::Store(_) | OperationError::Behind(_) => {
                 log(&error);
                 Problem::unavailable("the manager cannot act now; what is published stays", RETRY)
             }
-            OperationError::Failed(..) => {
+            OperationError::Failed(_) => {
                 log(&error);
                 Problem::internal()
             }
         })
     }
+}
+
+fn invalid_policy(broken: &PolicyError) -> Problem {
+    let (status, title) = (StatusCode::UNPROCESSABLE_ENTITY, "the policy breaks a relation");
+    Problem::new(status, "invalid-policy", title).with_detail(broken.to_string()).with_field(
+        broken.field(),
+        broken.value().to_string(),
+        broken.allowed(),
+    )
 }
 
 fn log(error: &OperationError) {

@@ -1,0 +1,204 @@
+//! Carries out what is due, a bounded part of it in each pass. A keyset that cannot be carried out
+//! is left alone for a while, so that it holds up nobody else.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use stek_core::name::KeysetName;
+use stek_core::planner::{self, Convergence};
+use stek_core::time::Timestamp;
+use stek_store::{Change, Commit, CommitError, MAX_BATCH, MAX_PAGE, StoreError, StoredKeyset};
+
+use crate::draft::{Draft, DraftError};
+use crate::engine::{Engine, PassTime};
+use crate::metrics::ManagerMetrics;
+
+/// The most batches of one pass: then what was done is published before there is more.
+const BATCHES: usize = 4;
+/// How long a keyset is left alone whose plan failed.
+const FAILED_REST: Duration = Duration::from_secs(10);
+/// How long one is left alone that others keep changing.
+const CONFLICT_REST: Duration = Duration::from_secs(1);
+/// How many failed keysets of a batch are named in the log.
+const NAMED: usize = 16;
+
+/// Whether a pass did all that was due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    Done,
+    More,
+}
+
+/// Keysets that are left alone, each until a boot time.
+#[derive(Default)]
+pub(super) struct Resting(HashMap<KeysetName, Duration>);
+
+impl Resting {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn wake(&mut self, boot: Duration) {
+        self.0.retain(|_, until| *until > boot);
+    }
+
+    fn rest(&mut self, engine: &Engine, name: &KeysetName, span: Duration) {
+        self.0.insert(name.clone(), engine.clock().boot() + span);
+    }
+
+    fn rests(&self, keyset: &StoredKeyset) -> bool {
+        self.0.contains_key(keyset.keyset.name())
+    }
+}
+
+/// What one commit failed at.
+#[derive(Debug, thiserror::Error)]
+enum KeysetFailure {
+    #[error(transparent)]
+    Draft(#[from] DraftError),
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+}
+
+impl KeysetFailure {
+    /// Somebody else was faster, and has probably done the work.
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::Commit(CommitError::Conflict(_) | CommitError::NotFound(_)))
+    }
+
+    /// The failure again, if it is the database's and no keyset's: all others would fail alike.
+    fn into_outage(self) -> Result<StoreError, Self> {
+        match self {
+            Self::Commit(CommitError::Store(
+                error @ (StoreError::Unreachable(_)
+                | StoreError::NotMigrated
+                | StoreError::Schema { .. }),
+            )) => Ok(error),
+            other => Err(other),
+        }
+    }
+}
+
+/// Carries out what is due at `time`, at most [`BATCHES`] batches of it.
+pub(super) async fn carry_out(
+    engine: &Engine,
+    metrics: &ManagerMetrics,
+    resting: &mut Resting,
+    time: PassTime,
+) -> Result<Progress, StoreError> {
+    resting.wake(engine.clock().boot());
+    let mut conflicts = 0;
+    for _ in 0..BATCHES {
+        let batch = next_batch(engine, resting, time.now).await?;
+        if batch.is_empty() {
+            return Ok(Progress::Done);
+        }
+        // One transaction for all; if that is refused, one for each, so that one does not hold up
+        // the others.
+        match commit(engine, &batch, time).await {
+            Ok(()) => continue,
+            // Read again, once, rather than do in small what another manager has just done.
+            Err(failure) if failure.is_conflict() && conflicts == 0 => {
+                conflicts += 1;
+                continue;
+            }
+            Err(failure) => {
+                if let Ok(outage) = failure.into_outage() {
+                    return Err(outage);
+                }
+            }
+        }
+        one_by_one(engine, metrics, resting, &batch, time).await?;
+    }
+    Ok(Progress::More)
+}
+
+async fn one_by_one(
+    engine: &Engine,
+    metrics: &ManagerMetrics,
+    resting: &mut Resting,
+    batch: &[StoredKeyset],
+    time: PassTime,
+) -> Result<(), StoreError> {
+    let mut failed = 0;
+    for keyset in batch {
+        let name = keyset.keyset.name();
+        let Err(failure) = commit(engine, std::slice::from_ref(keyset), time).await else {
+            continue;
+        };
+        if failure.is_conflict() {
+            resting.rest(engine, name, CONFLICT_REST);
+            continue;
+        }
+        let failure = match failure.into_outage() {
+            Ok(outage) => return Err(outage),
+            Err(failure) => failure,
+        };
+        metrics.keyset_failures.inc();
+        resting.rest(engine, name, FAILED_REST);
+        failed += 1;
+        if failed <= NAMED {
+            let error = &failure as &dyn std::error::Error;
+            tracing::error!(keyset = %name, error, "plan cannot be carried out");
+        }
+    }
+    if failed > NAMED {
+        tracing::error!(keysets = failed, "plans cannot be carried out");
+    }
+    Ok(())
+}
+
+/// Up to [`MAX_BATCH`] keysets that are due and do not rest.
+async fn next_batch(
+    engine: &Engine,
+    resting: &Resting,
+    now: Timestamp,
+) -> Result<Vec<StoredKeyset>, StoreError> {
+    let limit = MAX_BATCH + resting.0.len();
+    if limit <= MAX_PAGE {
+        let mut due = engine.store.due(now, limit).await?;
+        due.retain(|keyset| !resting.rests(keyset));
+        due.truncate(MAX_BATCH);
+        return Ok(due);
+    }
+    // So many rest that they would fill the list of those due: look at all.
+    let mut batch = Vec::new();
+    let mut after: Option<KeysetName> = None;
+    loop {
+        let page = engine.store.keysets(after.as_ref(), MAX_PAGE).await?;
+        after = page.last().map(|last| last.keyset.name().clone());
+        let is_last = page.len() < MAX_PAGE;
+        batch.extend(page.into_iter().filter(|one| one.next_due <= now && !resting.rests(one)));
+        if is_last || batch.len() >= MAX_BATCH {
+            batch.truncate(MAX_BATCH);
+            return Ok(batch);
+        }
+    }
+}
+
+async fn commit(
+    engine: &Engine,
+    keysets: &[StoredKeyset],
+    time: PassTime,
+) -> Result<(), KeysetFailure> {
+    let mut commit = Commit { at: time.now, changes: Vec::new(), events: Vec::new() };
+    for stored in keysets {
+        let ops = planner::plan(&stored.keyset, &Convergence::confirmed(), time.now);
+        let draft = Draft::new(engine, &stored.keyset, &ops, "manager", time)?;
+        let (update, events) = draft.into_update(stored.revision, None);
+        commit.changes.push(Change::UpdateKeyset(update));
+        commit.events.extend(events);
+    }
+    let committed = engine.store.commit(&commit, &engine.audit).await?;
+    for event in &commit.events {
+        tracing::info!(
+            keyset = event.keyset.as_ref().map(KeysetName::as_str),
+            key = event.key.map(|key| key.to_string()),
+            action = event.action.as_str(),
+            reason = event.reason,
+            revision = committed.revision.as_u64(),
+            "planned change"
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,15 @@
+//! The manager as its neighbours see it: a store below it that fails on demand, a clock that stands
+//! still until a test moves it, and the feed and the admin API above it.
+
+#![allow(clippy::unwrap_used, reason = "a broken expectation is a panic")]
+
+mod access;
+mod admin;
+mod bootstrap;
+mod clocks;
+mod failures;
+mod fixture;
+mod http;
+mod operations;
+mod rotation;
+mod store;
