@@ -149,6 +149,10 @@ fn anchor_path(path: &mut PathBuf, folder: &Path) {
 impl Anchored for ManagerConfig {
     fn anchor(&mut self, folder: &Path) {
         self.database.url_file.iter_mut().for_each(|path| anchor_path(path, folder));
+        if let Some(path) = self.database.url.as_deref().and_then(|url| url.strip_prefix("sqlite:"))
+        {
+            self.database.url = Some(format!("sqlite:{}", folder.join(path).display()));
+        }
         anchor_path(&mut self.custody.cluster_secret_file, folder);
         anchor_path(&mut self.custody.state_file, folder);
         self.listen.anchor(folder);

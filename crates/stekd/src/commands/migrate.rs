@@ -5,12 +5,12 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::config::{self, ManagerConfig};
-use crate::roles::manager::migrate_store;
+use crate::roles::database;
 
 /// Brings the schema up to date.
 pub(crate) async fn run(path: &Path) -> Result<()> {
     let config: ManagerConfig = config::read(path)?;
-    migrate_store(&config.database).await.context("database")?;
+    database::migrate(&config.database).await.context("database")?;
     tracing::info!("the schema is up to date");
     Ok(())
 }

@@ -20,7 +20,7 @@ use crate::commands::secret::write_private;
 use crate::commands::token::draw;
 use crate::dev::site::Site;
 use crate::roles::distribution::client_config;
-use crate::roles::listener::{self, Listeners};
+use crate::roles::listener::{self, Listeners, Prepared};
 use crate::roles::terminator::{Setup, Terminator, server_config};
 
 /// The keyset that is there from the start.
@@ -112,11 +112,12 @@ impl Node {
         let distribution = Distribution::start(feed, fleet, &registry, shutdown.clone())?;
         let mut listeners = Listeners::new(registry, shutdown.clone())?;
         let admin = manager.admin_router().merge(distribution.feed_router());
-        ports.admin = listeners.interface("admin", &site.listen(ports.admin), admin).await?;
+        ports.admin =
+            listeners.interface("admin", Prepared::new(&site.listen(ports.admin))?, admin).await?;
         ports.metrics = listeners.metrics(ports.metrics, manager.readiness()).await?;
-        let bundles = site.listen(ports.distribution);
+        let bundles = Prepared::new(&site.listen(ports.distribution))?;
         ports.distribution =
-            listeners.interface("distribution", &bundles, distribution.bundle_router()).await?;
+            listeners.interface("distribution", bundles, distribution.bundle_router()).await?;
         write_profile(site, ports.admin.port())?;
         published(manager.feed(), |feed| feed.keysets.contains_key(&keyset)).await?;
         let mut servers = Vec::new();

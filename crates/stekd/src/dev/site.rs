@@ -10,7 +10,8 @@ use stek_manager::EngineParts;
 use crate::commands::secret::write_private;
 use crate::config::{CustodySection, DatabaseSection, ListenSection, UpstreamSection};
 use crate::dev::certificates;
-use crate::roles::manager::{assemble, migrate_store};
+use crate::roles::database;
+use crate::roles::manager::assemble;
 
 /// A development directory.
 pub struct Site {
@@ -80,7 +81,7 @@ impl Site {
 
     /// A manager's parts on the embedded database, which is made if it is not there.
     pub(crate) async fn assemble(&self) -> Result<EngineParts> {
-        migrate_store(&self.database()).await.context("database")?;
+        database::migrate(&self.database()).await.context("database")?;
         assemble(&self.database(), &self.custody()).await
     }
 

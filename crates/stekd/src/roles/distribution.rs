@@ -13,11 +13,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Refused;
 use crate::config::{self, DistributionConfig, UpstreamSection};
-use crate::roles::listener::{self, Listeners};
+use crate::roles::listener::{self, Listeners, Prepared};
 
 /// Runs a distribution replica until a signal.
 pub(crate) async fn run(path: &Path) -> Result<()> {
     let config: DistributionConfig = config::read(path)?;
+    let listen = Prepared::new(&config.listen)?;
     let shutdown = CancellationToken::new();
     let registry = listener::registry()?;
     let client = client_config(&config.upstream, None)?;
@@ -26,7 +27,7 @@ pub(crate) async fn run(path: &Path) -> Result<()> {
     let distribution = Distribution::start(feed, fleet, &registry, shutdown.clone())?;
     let router = distribution.bundle_router().merge(distribution.feed_router());
     let mut listeners = Listeners::new(registry, shutdown)?;
-    listeners.interface("distribution", &config.listen, router).await?;
+    listeners.interface("distribution", listen, router).await?;
     listeners.metrics(config.metrics.address, distribution.readiness()).await?;
     listeners.run().await?;
     distribution.stopped().await;
@@ -48,8 +49,16 @@ pub(crate) fn client_config(
         instance: instance_name(instance)?,
     };
     ClientConfig::try_new(&options).map_err(|error| {
-        let chain = format!("{:#}", anyhow::Error::new(error));
-        Refused(format!("upstream: {chain}")).into()
+        let mut words = format!("{:#}", anyhow::Error::new(error));
+        // The client has names of its own for what stands in the section.
+        for (theirs, ours) in
+            [("upstreams", "urls"), ("roots is", "roots_files is"), ("wait is", "wait_seconds is")]
+        {
+            if let Some(rest) = words.strip_prefix(theirs) {
+                words = format!("{ours}{rest}");
+            }
+        }
+        Refused(format!("upstream.{words}")).into()
     })
 }
 

@@ -16,6 +16,42 @@ use tokio_util::sync::CancellationToken;
 use crate::Refused;
 use crate::config::ListenSection;
 
+/// A listener's section, checked: its files were read and its address is allowed. Nothing listens
+/// yet.
+pub(crate) struct Prepared {
+    address: SocketAddr,
+    tls: Option<Arc<TlsFiles>>,
+}
+
+impl Prepared {
+    /// Checks `section`.
+    pub(crate) fn new(section: &ListenSection) -> Result<Self> {
+        let tls = match (&section.certificate_file, &section.private_key_file) {
+            (Some(certificate), Some(key)) => {
+                let paths =
+                    TlsPaths { certificate_chain: certificate.clone(), private_key: key.clone() };
+                let files = TlsFiles::load(paths)
+                    .map_err(|error| Refused(format!("listen: {:#}", anyhow::Error::new(error))))?;
+                Some(Arc::new(files))
+            }
+            (None, None) => None,
+            _ => {
+                let need = "listen: certificate_file and private_key_file go together";
+                return Err(Refused(need.into()).into());
+            }
+        };
+        let address = section.address;
+        if tls.is_none() && !address.ip().is_loopback() {
+            let need = format!(
+                "listen.address is {address}, allowed without certificate_file and \
+                 private_key_file are loopback addresses"
+            );
+            return Err(Refused(need).into());
+        }
+        Ok(Self { address, tls })
+    }
+}
+
 /// The listeners of one process and what they have in common.
 pub(crate) struct Listeners {
     registry: Registry,
@@ -36,25 +72,18 @@ impl Listeners {
     pub(crate) async fn interface(
         &mut self,
         name: &'static str,
-        section: &ListenSection,
+        prepared: Prepared,
         router: Router,
     ) -> Result<SocketAddr> {
-        let transport = match (&section.certificate_file, &section.private_key_file) {
-            (Some(certificate), Some(key)) => {
-                let paths =
-                    TlsPaths { certificate_chain: certificate.clone(), private_key: key.clone() };
-                let files = Arc::new(TlsFiles::load(paths).map_err(anyhow::Error::new)?);
+        let transport = match prepared.tls {
+            Some(files) => {
                 self.tls.push(Arc::clone(&files));
                 Transport::Tls(files)
             }
-            (None, None) => Transport::Plain(Plaintext::LoopbackOnly),
-            _ => {
-                let need = "listen: certificate_file and private_key_file go together";
-                return Err(Refused(need.into()).into());
-            }
+            None => Transport::Plain(Plaintext::LoopbackOnly),
         };
         let router = self.http.observe(name, problem::with_fallbacks(router));
-        self.serve(name, section.address, transport, router).await
+        self.serve(name, prepared.address, transport, router).await
     }
 
     /// Serves metrics and health; returns where. There is nothing secret there and nothing to

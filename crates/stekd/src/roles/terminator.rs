@@ -126,6 +126,7 @@ impl Terminator {
             .await
             .with_context(|| format!("terminator {name}: cannot listen at {address}"))?;
         let address = listener.local_addr()?;
+        tracing::info!(listener = "tls", %address, "listening");
         let acceptor = TlsAcceptor::from(Arc::new(tls));
         let accepting = tokio::spawn(accept(listener, acceptor, name, shutdown));
         Ok(Self { address, fleet, accepting })

@@ -1,0 +1,72 @@
+//! The database that a configuration names: PostgreSQL by its URL or SQLite by its path. A password
+//! is taken from a file only, and never repeated.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use stek_clock::{Clock, SystemClock};
+use stek_core::id::Incarnation;
+use stek_custody::random::{RandomSource, SystemRandom};
+use stek_store::{KeyStore, PostgresOptions, PostgresStore, SqliteStore};
+
+use crate::Refused;
+use crate::config::DatabaseSection;
+
+/// A database by its URL.
+enum Place {
+    Postgres(Box<PostgresOptions>),
+    Sqlite(std::path::PathBuf),
+}
+
+fn place(section: &DatabaseSection) -> Result<Place> {
+    let url = match (&section.url, &section.url_file) {
+        (Some(url), None) => {
+            if holds_password(url) {
+                let need = "database.url holds a password: put the URL into a file and name it in \
+                            database.url_file";
+                return Err(Refused(need.into()).into());
+            }
+            url.clone()
+        }
+        (None, Some(file)) => std::fs::read_to_string(file)
+            .map_err(|error| Refused(format!("database.url_file {}: {error}", file.display())))?
+            .trim_end()
+            .to_owned(),
+        _ => return Err(Refused("database: give either url or url_file".into()).into()),
+    };
+    if let Some(path) = url.strip_prefix("sqlite:") {
+        Ok(Place::Sqlite(path.into()))
+    } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        let options = PostgresOptions::new(&url)
+            .map_err(|error| Refused(format!("{:#}", anyhow::Error::new(error))))?;
+        Ok(Place::Postgres(Box::new(options)))
+    } else {
+        // The value is not repeated, for it may hold a password.
+        Err(Refused("database URL must begin with postgres:// or sqlite:".into()).into())
+    }
+}
+
+fn holds_password(url: &str) -> bool {
+    let authority = url.split_once("://").and_then(|(_, rest)| rest.split_once('@'));
+    authority.is_some_and(|(user, _)| user.contains(':')) || url.contains("password=")
+}
+
+/// Opens the database; its schema must be there.
+pub(crate) async fn open(section: &DatabaseSection) -> Result<Arc<dyn KeyStore>> {
+    Ok(match place(section)? {
+        Place::Postgres(options) => Arc::new(PostgresStore::connect(&options).await?),
+        Place::Sqlite(path) => Arc::new(SqliteStore::open(&path).await?),
+    })
+}
+
+/// Brings the database's schema up to this program's.
+pub(crate) async fn migrate(section: &DatabaseSection) -> Result<()> {
+    let mut random = [0; 10];
+    SystemRandom.fill(&mut random)?;
+    let incarnation = Incarnation::new(SystemClock.wall_millis(), &random);
+    match place(section)? {
+        Place::Postgres(options) => PostgresStore::migrate(&options, incarnation).await?,
+        Place::Sqlite(path) => SqliteStore::migrate(&path, incarnation).await?,
+    }
+    Ok(())
+}
