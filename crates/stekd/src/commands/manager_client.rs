@@ -19,6 +19,12 @@ use crate::roles::distribution::instance_name;
 /// How long an answer may take.
 const TIME_OUT: Duration = Duration::from_secs(30);
 
+/// How often a manager that cannot answer for now is asked again.
+const RETRIES: usize = 3;
+
+/// The longest pause before that.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+
 /// Where `stekd dev` writes the profile.
 const DEFAULT_PROFILE: &str = "stekd-dev/operator.toml";
 
@@ -74,17 +80,13 @@ impl ManagerClient {
         path: &str,
         body: Option<String>,
     ) -> Result<T> {
-        let url = format!("{}{path}", self.server);
-        let mut request = self
-            .client
-            .request(method, &url)
-            .timeout(TIME_OUT)
-            .bearer_auth(self.token.expose_text());
-        if let Some(body) = body {
-            request = request.header("content-type", stek_wire::MEDIA_TYPE).body(body);
+        let mut response = self.send(&method, path, body.as_deref()).await?;
+        for _ in 0..RETRIES {
+            // 503 says that nothing was done: the manager starts, or cannot reach its database.
+            let Some(pause) = retry_after(&response) else { break };
+            tokio::time::sleep(pause).await;
+            response = self.send(&method, path, body.as_deref()).await?;
         }
-        let response =
-            request.send().await.with_context(|| format!("{} does not answer", self.server))?;
         let status = response.status();
         let body = response.bytes().await.context("the answer broke off")?;
         if status == reqwest::StatusCode::NOT_FOUND {
@@ -96,4 +98,28 @@ impl ManagerClient {
         let body: &[u8] = if body.is_empty() { b"null" } else { &body };
         serde_json::from_slice(body).context("the manager's answer cannot be read")
     }
+
+    async fn send(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&str>,
+    ) -> Result<reqwest::Response> {
+        let url = format!("{}{path}", self.server);
+        let request = self.client.request(method.clone(), &url).timeout(TIME_OUT);
+        let mut request = request.bearer_auth(self.token.expose_text());
+        if let Some(body) = body {
+            request = request.header("content-type", stek_wire::MEDIA_TYPE).body(body.to_owned());
+        }
+        request.send().await.with_context(|| format!("{} does not answer", self.server))
+    }
+}
+
+/// How long to wait before asking again, if the answer says that this may help.
+fn retry_after(response: &reqwest::Response) -> Option<Duration> {
+    if response.status() != reqwest::StatusCode::SERVICE_UNAVAILABLE {
+        return None;
+    }
+    let seconds = response.headers().get("retry-after")?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST_PAUSE))
 }
