@@ -21,6 +21,9 @@ use crate::upstream::Upstreams;
 /// How often stale content is fetched anew at most.
 const REFRESH_SPACING: Duration = Duration::from_secs(3600);
 
+/// The pause after a change. Bounds what a server can make of us that always has another.
+const CHANGE_SPACING: Duration = Duration::from_millis(50);
+
 /// What the poller and those around it share.
 pub(crate) struct Shared<C> {
     pub(crate) source: Source,
@@ -141,6 +144,7 @@ impl<C: Content> Poller<C> {
                 self.shared.metrics.count_poll("not-modified");
                 Outcome::Unchanged
             }
+            Answer::Behind => Outcome::Failed(Failed::behind()),
             Answer::Refused { status, problem } => {
                 let cause = format!("status {status}: {problem}");
                 Outcome::Failed(Failed::new("refused", status.to_string(), cause))
@@ -199,8 +203,7 @@ impl<C: Content> Poller<C> {
             return Outcome::NeedsSnapshot;
         }
         if rejected.is_behind() {
-            let cause = "upstream has not got as far as what is installed".to_owned();
-            return Outcome::Failed(Failed::new("behind", String::new(), cause));
+            return Outcome::Failed(Failed::behind());
         }
         self.shared.metrics.count_refused(rejected);
         Outcome::Failed(Failed::new("rejected", rejected.cause().to_owned(), chain(rejected)))
@@ -240,7 +243,8 @@ impl<C: Content> Poller<C> {
             Outcome::Changed => {
                 self.succeed(ask);
                 self.backoff.reset();
-                started + spacing(pace)
+                // A change that was waited for may be the first of several.
+                if ask.installed.is_some() { now + CHANGE_SPACING } else { started + spacing(pace) }
             }
             Outcome::Unchanged => {
                 self.succeed(ask);
@@ -299,5 +303,10 @@ impl<C: Content> Poller<C> {
 impl Failed {
     fn new(outcome: &'static str, kind: String, cause: String) -> Self {
         Self { outcome, kind, cause, retry_after: None }
+    }
+
+    fn behind() -> Self {
+        let cause = "upstream has not got as far as what is installed".to_owned();
+        Self::new("behind", String::new(), cause)
     }
 }

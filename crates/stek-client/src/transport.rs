@@ -45,6 +45,8 @@ pub(crate) enum Answer {
     Changed { tag: ContentTag, body: SecretBytes, time: Option<Reading> },
     /// What is installed is what there is.
     NotModified { time: Option<Reading> },
+    /// The server has not got as far as what is installed.
+    Behind,
     /// The server does not want to.
     Refused { status: u16, problem: ProblemDocument },
     /// The server cannot now.
@@ -224,10 +226,12 @@ impl Transport {
                 Ok(Answer::Changed { tag, body, time })
             }
             // A 304 names what is unchanged (RFC 9110, section 15.4.5), if a proxy left it there.
+            // An upstream that has not got as far as we have names what it has.
             StatusCode::NOT_MODIFIED => match (ask.installed, etag) {
                 (Some(installed), etag) if etag.is_none_or(|tag| tag == installed) => {
                     Ok(Answer::NotModified { time })
                 }
+                (Some(installed), Some(tag)) if is_older(tag, installed) => Ok(Answer::Behind),
                 _ => Err(Answer::Invalid(Invalid::OtherUnchanged)),
             },
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
@@ -243,6 +247,11 @@ impl Transport {
             }
         }
     }
+}
+
+/// Whether `tag` comes before `installed`, in its lineage or by an earlier one.
+fn is_older(tag: ContentTag, installed: ContentTag) -> bool {
+    (tag.incarnation, tag.revision) < (installed.incarnation, installed.revision)
 }
 
 /// The HTTP client with which servers are asked: TLS 1.3 under the configured roots alone, without

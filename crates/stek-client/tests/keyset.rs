@@ -140,11 +140,20 @@ async fn a_later_incarnation_replaces_whatever_its_revision() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_has_yet_to_hear_of_what_is_installed_is_behind() {
+    let (mut bench, follower, poll) = installed().await;
+    poll.answer(Reply::not_modified().with("etag", format!("\"{}\"", tag(1, 4))));
+    let next = bench.next().await;
+    assert_eq!(bench.metric("stek_client_polls_total", "behind"), 1.0);
+    assert_eq!((next.installed(), revision(&follower)), (Some(tag(1, 5)), 5));
+}
+
+#[tokio::test]
 async fn an_answer_against_the_contract_is_invalid() {
     let (mut bench, follower, poll) = installed().await;
     poll.answer(Reply::status(200).with_body(encode_bundle(&bundle(6)).as_slice()));
-    let weak = Reply::not_modified().with("etag", format!("\"{}\"", tag(1, 4)));
-    bench.next().await.answer(weak);
+    let other = Reply::not_modified().with("etag", format!("\"{}\"", tag(1, 6)));
+    bench.next().await.answer(other);
     bench.next().await;
     assert_eq!(bench.metric("stek_client_polls_total", "invalid"), 2.0);
     assert_eq!(revision(&follower), 5);
@@ -208,8 +217,9 @@ async fn an_erased_key_does_not_come_back_with_the_same_content() {
             }
         }
     });
-    poll.answer(Reply::bundle(&bundle(5)));
-    bench.next().await.answer(Reply::bundle(&bundle(6)));
+    // Without a reading nothing wakes the eraser before the watcher.
+    poll.answer(Reply::bundle(&bundle(5)).with("stek-time", ""));
+    bench.next().await.answer(Reply::bundle(&bundle(6)).with("stek-time", ""));
     tokio::time::timeout(PATIENCE, watcher).await.unwrap().unwrap();
 }
 

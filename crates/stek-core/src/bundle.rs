@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::derive;
 use crate::health::{self, WeakKey};
-use crate::id::{ContentTag, Kcv, KeyId};
+use crate::id::{ContentTag, Incarnation, Kcv, KeyId, Revision};
 use crate::keyset::{History, KeyRecord, Keyset, KeysetError};
 use crate::name::KeysetName;
 use crate::policy::Policy;
@@ -126,6 +126,15 @@ impl Bundle {
         let keyset = Keyset::try_new(name, policy, History::Used, records)?;
         keys.sort_by_key(|key| (key.record.schedule.activate_at(), key.record.id));
         Ok(Self { tag, keyset, keys, ended })
+    }
+
+    /// What is left of a keyset that was deleted at `revision`: a bundle without keys, under the
+    /// default policy, the same wherever it is made. Installed, it ends every key there was.
+    pub fn tombstone(incarnation: Incarnation, name: KeysetName, revision: Revision) -> Self {
+        let policy = Policy::default();
+        let keyset = Keyset::without_keys(name, policy, History::Used);
+        let tag = ContentTag { incarnation, revision, digest: keyset.content_digest() };
+        Self { tag, keyset, keys: Vec::new(), ended: Vec::new() }
     }
 
     /// Lineage, revision and digest.

@@ -125,6 +125,11 @@ impl Keyset {
         Ok(Self { name, policy, history, keys })
     }
 
+    /// A keyset that has no keys, yet or any more.
+    pub fn without_keys(name: KeysetName, policy: Policy, history: History) -> Self {
+        Self { name, policy, history, keys: Vec::new() }
+    }
+
     /// Its name.
     pub fn name(&self) -> &KeysetName {
         &self.name

@@ -144,6 +144,13 @@ impl PolicyError {
     }
 }
 
+impl Default for Policy {
+    /// What an operator gets who asks for nothing.
+    fn default() -> Self {
+        Self::try_new(&PolicyRequest::default()).expect("the defaults hold every relation")
+    }
+}
+
 impl Policy {
     /// Fills in the defaults and proves the relations.
     ///

@@ -136,3 +136,18 @@ fn debug_omits_secrets() {
     assert!(!shown.contains(&format!("{}, {}", bytes[0], bytes[1])), "{shown}");
     assert!(shown.contains("KeyMaterial(..)"));
 }
+
+#[test]
+fn a_deleted_keyset_replaces_what_it_was_and_nothing_later() {
+    let installed = bundle(tag(5, 7, 1), vec![key(1, 10, 20)]);
+    let name = installed.name().clone();
+    let incarnation = installed.tag().incarnation;
+    let gone = |revision| Bundle::tombstone(incarnation, name.clone(), Revision::new(revision));
+    assert_eq!(check_replacement(&installed, &gone(8)), Ok(()));
+    assert!(gone(8).keys().is_empty());
+    assert_eq!(gone(8).tag(), gone(8).tag());
+    assert!(matches!(check_replacement(&installed, &gone(6)), Err(Refusal::LowerRevision { .. })));
+    // Made again, it is later than its own grave.
+    let again = bundle(tag(5, 9, 2), vec![key(2, 10, 20)]);
+    assert_eq!(check_replacement(&gone(8), &again), Ok(()));
+}
