@@ -13,13 +13,14 @@ use axum::routing::get;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use stek_core::access::Role;
+use stek_core::bundle::Bundle;
 use stek_core::feed::FeedState;
-use stek_core::id::ContentTag;
+use stek_core::id::{ContentTag, Revision};
 use stek_core::name::{InstanceName, KeysetName};
 use stek_http::{Problem, prefer};
 use stek_wire::SecretBytes;
 use stek_wire::feed::{AccessPart, encode_feed};
-use stek_wire::headers::{STEK_ACCESS_TIME, STEK_INSTANCE, STEK_TIME, format_stek_time};
+use stek_wire::headers::{STEK_INSTANCE, STEK_TIME, format_stek_time};
 use stek_wire::tag::{IfNoneMatch, format_etag};
 use tokio::sync::watch;
 
@@ -94,8 +95,15 @@ fn not_on_the_shelf(
     name: &KeysetName,
     asked: &Asked,
 ) -> Result<Response, Problem> {
-    let bundle = shared.feed.borrow().as_ref().and_then(|feed| feed.keysets.get(name).cloned());
-    let rendered = Rendered::new(&*bundle.ok_or_else(Problem::not_found)?, shared.fleet.now());
+    let state = shared.feed.borrow().clone().ok_or_else(Problem::not_found)?;
+    let now = shared.fleet.now();
+    let gone = |revision: &Revision| {
+        Rendered::new(&Bundle::tombstone(state.incarnation, name.clone(), *revision), now)
+    };
+    let rendered = match state.keysets.get(name) {
+        Some(bundle) => Rendered::new(bundle, now),
+        None => state.tombstones.get(name).map(gone).ok_or_else(Problem::not_found)?,
+    };
     Ok(offer(shared, asked, &rendered).send(&shared.metrics.bundles))
 }
 
@@ -128,10 +136,10 @@ fn offer_feed(shared: &Shared, visitor: &Visitor, asked: &Asked) -> Result<Offer
     let view = feed_view::view(&state, &principal);
     let tag = view.tag();
     if asked.has(tag) {
-        return Ok(Offer::Unchanged(with_access_time(unchanged(shared, tag), &view)));
+        return Ok(Offer::Unchanged(unchanged(shared, tag)));
     }
     let body = Bytes::from_owner(render(shared, &view, asked.installed));
-    Ok(Offer::Changed(with_access_time(changed(shared, tag, body), &view)))
+    Ok(Offer::Changed(changed(shared, tag, body)))
 }
 
 /// A difference to what the follower has, if that is not too old and of this lineage, and its
@@ -264,13 +272,3 @@ fn answer(shared: &Shared, status: StatusCode, tag: ContentTag, body: Body) -> R
     headers.extend(time.ok().map(|time| (http::HeaderName::from_static(STEK_TIME), time)));
     response
 }
-
-/// Says when tokens and grants were last read, which changes without anything else changing.
-fn with_access_time(mut response: Response, view: &FeedState) -> Response {
-    let time = HeaderValue::from(view.access_read_at.as_unix());
-    response.headers_mut().insert(STEK_ACCESS_TIME, time);
-    response
-}
-
-#[cfg(test)]
-mod tests;

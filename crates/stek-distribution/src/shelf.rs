@@ -29,7 +29,7 @@ pub(crate) struct Rendered {
     next_erasure: Option<Timestamp>,
 }
 
-/// A keyset that is not published, or not any more, is `None`.
+/// A keyset that is not published, or whose deletion is forgotten, is `None`.
 type Content = Option<Arc<Rendered>>;
 
 #[derive(Default)]
@@ -44,33 +44,42 @@ impl Shelf {
         slots.get(name).map(watch::Sender::subscribe)
     }
 
-    /// Puts out what `feed` holds, without the keys that have ended by `now`.
+    /// Puts out what `feed` holds, without the keys that have ended by `now`. Of a deleted keyset
+    /// that is a bundle without keys, so that its terminators drop theirs.
     fn stock(&self, feed: &FeedState, now: Timestamp) {
         self.clear(feed);
-        for (name, bundle) in &feed.keysets {
-            let slot = self.slot(name);
-            if slot.borrow().as_ref().is_some_and(|held| held.serves(bundle, now)) {
-                continue;
-            }
-            let rendered = Arc::new(Rendered::new(bundle, now));
-            slot.send_if_modified(|held| {
-                // Erasing does not raise the revision, so nobody needs to be woken for it.
-                let woken = held.as_ref().is_none_or(|held| held.tag != rendered.tag);
-                *held = Some(rendered);
-                woken
-            });
+        for bundle in feed.keysets.values() {
+            self.put_out(bundle, now);
+        }
+        let gone = feed.tombstones.iter().filter(|(name, _)| !feed.keysets.contains_key(*name));
+        for (name, revision) in gone {
+            self.put_out(&Bundle::tombstone(feed.incarnation, name.clone(), *revision), now);
         }
     }
 
-    /// Takes away what `feed` does not hold.
+    fn put_out(&self, bundle: &Bundle, now: Timestamp) {
+        let slot = self.slot(bundle.name());
+        if slot.borrow().as_ref().is_some_and(|held| held.serves(bundle, now)) {
+            return;
+        }
+        let rendered = Arc::new(Rendered::new(bundle, now));
+        slot.send_if_modified(|held| {
+            // Erasing does not raise the revision, so nobody needs to be woken for it.
+            let woken = held.as_ref().is_none_or(|held| held.tag != rendered.tag);
+            *held = Some(rendered);
+            woken
+        });
+    }
+
+    /// Takes away what `feed` does not know.
     fn clear(&self, feed: &FeedState) {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
         slots.retain(|name, slot| {
-            let published = feed.keysets.contains_key(name);
-            if !published {
+            let known = feed.keysets.contains_key(name) || feed.tombstones.contains_key(name);
+            if !known {
                 slot.send_replace(None);
             }
-            published
+            known
         });
     }
 

@@ -116,24 +116,25 @@ impl Reconciler {
     pub(crate) async fn run(self, shutdown: CancellationToken) {
         let mut retry = FIRST_RETRY;
         while !shutdown.is_cancelled() {
-            let idle = match self.supervised_pass(&shutdown).await {
+            let begun = self.engine.clock().boot();
+            let next = match self.supervised_pass(&shutdown).await {
                 Ok(idle) => {
                     retry = FIRST_RETRY;
                     self.metrics.passes(Outcome::Succeeded).inc();
                     self.readiness.succeeded();
-                    idle
+                    begun + idle
                 }
                 Err(error) => {
                     self.report(&error);
                     self.hold_out(&error);
-                    let wait = retry;
+                    let next = self.engine.clock().boot() + retry;
                     retry = (retry * 2).min(LONGEST_IDLE);
-                    wait
+                    next
                 }
             };
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = self.engine.clock().sleep(idle) => {}
+                () = self.engine.clock().sleep_until(next) => {}
                 () = self.engine.changed.notified() => {}
             }
         }
@@ -194,12 +195,13 @@ impl Reconciler {
     }
 }
 
-/// One pass; returns how long nothing will be due.
+/// One pass; returns how long after its beginning the next one should begin.
 async fn pass(
     engine: &Engine,
     metrics: &ManagerMetrics,
     state: &mut State,
 ) -> Result<Duration, PassError> {
+    let begun = engine.clock().boot();
     let time = engine.read_time().await?;
     metrics.observe_clocks(time.apart_millis);
     turn_ratchet(engine, metrics, time.now);
@@ -217,9 +219,7 @@ async fn pass(
     if progress == Progress::More {
         return Ok(Duration::ZERO);
     }
-    let idle = due.map_or(LONGEST_IDLE, |due| {
-        engine.fleet().boot_at(due).saturating_sub(engine.clock().boot())
-    });
+    let idle = due.map_or(LONGEST_IDLE, |due| engine.fleet().boot_at(due).saturating_sub(begun));
     let least = if state.resting.is_empty() { Duration::ZERO } else { RESTING_IDLE };
     Ok(idle.clamp(least, LONGEST_IDLE))
 }

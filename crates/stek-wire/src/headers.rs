@@ -7,10 +7,6 @@ pub const STEK_TIME: &str = "stek-time";
 /// The instance that asks; its value is a [`stek_core::name::InstanceName`].
 pub const STEK_INSTANCE: &str = "stek-instance";
 
-/// When the manager last read tokens and grants from the database, in Unix seconds, on every answer
-/// of the feed. It moves on though nothing else changes, so a `304` carries it too.
-pub const STEK_ACCESS_TIME: &str = "stek-access-time";
-
 /// 9999-12-31T23:59:59.999Z, the last instant that a `Stek-Time` may name, in Unix milliseconds.
 pub const MAX_UNIX_MILLIS: u64 = 253_402_300_799_999;
 
