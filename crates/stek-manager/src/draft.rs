@@ -12,7 +12,7 @@ use stek_core::policy::Policy;
 use stek_core::schedule::Schedule;
 use stek_core::time::Timestamp;
 use stek_custody::custody::{MintError, WrapError};
-use stek_custody::random::RandomError;
+use stek_custody::random::{RandomError, RandomSource};
 use stek_store::{KeyStep, KeysetUpdate, StoredKey};
 
 use crate::engine::{Engine, PassTime};
@@ -134,7 +134,7 @@ fn mint(
 ) -> Result<StoredKey, DraftError> {
     let material = engine.custody.mint(engine.random.as_ref())?;
     let record = KeyRecord {
-        id: new_id(engine, time)?,
+        id: new_id(engine.random.as_ref(), time)?,
         format: TicketFormat::V1,
         kcv: derive::kcv(&material),
         schedule,
@@ -144,8 +144,8 @@ fn mint(
 }
 
 /// An identity that orders by time.
-pub(crate) fn new_id(engine: &Engine, time: PassTime) -> Result<KeyId, RandomError> {
-    let mut random = [0; 10];
-    engine.random.fill(&mut random)?;
-    Ok(KeyId::new(time.millis, &random))
+pub(crate) fn new_id(random: &dyn RandomSource, time: PassTime) -> Result<KeyId, RandomError> {
+    let mut bytes = [0; 10];
+    random.fill(&mut bytes)?;
+    Ok(KeyId::new(time.millis, &bytes))
 }

@@ -15,7 +15,9 @@ mod reconcile;
 
 pub use bootstrap::{BootstrapError, claim_ratchet};
 pub use engine::{ClockError, DatabaseBehind, Engine, EngineParts};
-pub use operations::{MAX_TOKENS, NewToken, OperationError, Operations, TokenRow};
+pub use operations::{
+    MAX_TOKENS, NewToken, OperationError, Operations, TokenRow, add_token_offline,
+};
 
 use std::sync::Arc;
 

@@ -23,7 +23,7 @@ use crate::draft::{Draft, DraftError};
 use crate::engine::{ClockError, ClusterError, DatabaseBehind, Engine, PassTime};
 use crate::forecast;
 
-pub use tokens::{MAX_TOKENS, NewToken, TokenRow};
+pub use tokens::{MAX_TOKENS, NewToken, TokenRow, add_token_offline};
 
 /// How often an operation is tried again when the keyset moved under it.
 const TRIES: usize = 5;
@@ -90,6 +90,21 @@ impl From<DraftError> for OperationError {
 impl From<RandomError> for OperationError {
     fn from(error: RandomError) -> Self {
         Self::Failed(Box::new(error))
+    }
+}
+
+impl From<CommitError> for OperationError {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Conflict(name) => Self::Busy(name),
+            CommitError::Exists(name) => Self::Exists(name),
+            CommitError::NotFound(name) => Self::NotFound(name),
+            CommitError::Store(error) => Self::Store(error),
+            CommitError::Invariant { constraint, .. } if constraint == TOKEN_HASH_RULE => {
+                Self::TokenExists
+            }
+            error @ CommitError::Invariant { .. } => Self::Failed(Box::new(error)),
+        }
     }
 }
 
@@ -335,17 +350,7 @@ impl Operations {
         events: Vec<AuditEvent>,
     ) -> Result<Committed, OperationError> {
         let commit = Commit { at: time.now, changes, events };
-        let committed = self.engine.store.commit(&commit, &self.engine.audit).await;
-        let committed = committed.map_err(|error| match error {
-            CommitError::Conflict(name) => OperationError::Busy(name),
-            CommitError::Exists(name) => OperationError::Exists(name),
-            CommitError::NotFound(name) => OperationError::NotFound(name),
-            CommitError::Store(error) => OperationError::Store(error),
-            CommitError::Invariant { constraint, .. } if constraint == TOKEN_HASH_RULE => {
-                OperationError::TokenExists
-            }
-            error @ CommitError::Invariant { .. } => OperationError::Failed(Box::new(error)),
-        })?;
+        let committed = self.engine.store.commit(&commit, &self.engine.audit).await?;
         for event in &commit.events {
             let (action, reason) = (event.action.as_str(), &event.reason);
             let keyset = event.keyset.as_ref().map(KeysetName::as_str);

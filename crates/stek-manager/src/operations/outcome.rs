@@ -102,7 +102,7 @@ pub(super) fn deleted(
         revision: committed.revision.as_u64(),
         effects: effects.collect(),
         warnings: vec![
-            "terminators of this keyset make full handshakes from now on; live connections go on"
+            "terminators make full handshakes as soon as they hear of it; live connections go on"
                 .into(),
         ],
     }

@@ -2,19 +2,26 @@
 
 use std::collections::HashSet;
 
+use stek_clock::Clock;
 use stek_core::access::{Grant, Token, TokenHash};
 use stek_core::audit::{AuditAction, AuditEvent};
 use stek_core::id::KeyId;
 use stek_core::name::PrincipalName;
 use stek_core::time::Timestamp;
-use stek_store::{Change, MAX_BATCH, SealedGrant, SealedToken, StoredAccess};
+use stek_custody::clock_rules;
+use stek_custody::cluster_secret::{ClusterSecret, RowSealer};
+use stek_custody::random::RandomSource;
+use stek_store::{Change, Commit, KeyStore, MAX_BATCH, SealedGrant, SealedToken, StoredAccess};
 
 use super::{OperationError, Operations, event};
 use crate::draft::new_id;
-use crate::engine::PassTime;
+use crate::engine::{ClockError, PassTime};
 
 /// The most tokens of a cluster: every request is compared with all of them.
 pub const MAX_TOKENS: usize = 10_000;
+
+/// Who is written down as the maker of a token that was made without a manager.
+const OFFLINE_ACTOR: &str = "offline";
 
 /// A token to store. Its secret stays with whoever made it.
 #[derive(Debug, Clone)]
@@ -45,25 +52,9 @@ impl Operations {
     /// [`OperationError::TokenExists`], [`OperationError::TooManyTokens`], or the parts below.
     pub async fn add_token(&self, new: NewToken, actor: &str) -> Result<Token, OperationError> {
         let (time, _) = self.begin().await?;
-        let stored = self.engine.store.access().await?;
-        let NewToken { principal, hash, expires_at, grants } = new;
-        if stored.tokens.iter().any(|row| row.token.hash == hash) {
-            return Err(OperationError::TokenExists);
-        }
-        if stored.tokens.len() >= MAX_TOKENS {
-            return Err(OperationError::TooManyTokens);
-        }
-        let token = Token { id: new_id(&self.engine, time)?, principal, hash, expires_at };
-        let sealer = &self.engine.sealer;
-        let reason = format!("{} until {expires_at}", token.principal);
-        let mut events = vec![event(time, actor, AuditAction::TokenCreated, None, reason)];
-        let seal = sealer.seal(&token.canonical());
-        let mut changes = vec![Change::AddToken(SealedToken { token: token.clone(), seal })];
-        for grant in grants {
-            events.push(event(time, actor, AuditAction::GrantAdded, None, describe(&grant)));
-            let seal = sealer.seal(&grant.canonical());
-            changes.push(Change::AddGrant(SealedGrant { grant, seal }));
-        }
+        check_new(&self.engine.store.access().await?, &new)?;
+        let id = new_id(self.engine.random.as_ref(), time)?;
+        let (token, changes, events) = creation(new, id, &self.engine.sealer, time, actor);
         self.commit_all(time, changes, events).await?;
         Ok(token)
     }
@@ -142,6 +133,63 @@ impl Operations {
         }
         Ok(())
     }
+}
+
+/// Stores a token with the database and the cluster secret alone, for the first operator: nobody
+/// can ask a manager for one yet.
+///
+/// # Errors
+/// As for [`Operations::add_token`].
+pub async fn add_token_offline(
+    store: &dyn KeyStore,
+    cluster: &ClusterSecret,
+    random: &dyn RandomSource,
+    clock: &dyn Clock,
+    new: NewToken,
+) -> Result<Token, OperationError> {
+    let millis = store.now_millis().await?;
+    let ours = clock.wall_millis();
+    clock_rules::agree(millis, ours).map_err(ClockError::from)?;
+    let now = Timestamp::from_unix(millis / 1000);
+    let time = PassTime { now, millis, apart_millis: millis.abs_diff(ours) };
+    check_new(&store.access().await?, &new)?;
+    let id = new_id(random, time)?;
+    let (token, changes, events) = creation(new, id, &cluster.row_sealer(), time, OFFLINE_ACTOR);
+    let commit = Commit { at: time.now, changes, events };
+    store.commit(&commit, &cluster.audit_key()).await?;
+    Ok(token)
+}
+
+fn check_new(stored: &StoredAccess, new: &NewToken) -> Result<(), OperationError> {
+    if stored.tokens.iter().any(|row| row.token.hash == new.hash) {
+        return Err(OperationError::TokenExists);
+    }
+    if stored.tokens.len() >= MAX_TOKENS {
+        return Err(OperationError::TooManyTokens);
+    }
+    Ok(())
+}
+
+/// The token, its rows under their seals, and what is written down.
+fn creation(
+    new: NewToken,
+    id: KeyId,
+    sealer: &RowSealer,
+    time: PassTime,
+    actor: &str,
+) -> (Token, Vec<Change>, Vec<AuditEvent>) {
+    let NewToken { principal, hash, expires_at, grants } = new;
+    let token = Token { id, principal, hash, expires_at };
+    let reason = format!("{} until {expires_at}", token.principal);
+    let mut events = vec![event(time, actor, AuditAction::TokenCreated, None, reason)];
+    let seal = sealer.seal(&token.canonical());
+    let mut changes = vec![Change::AddToken(SealedToken { token: token.clone(), seal })];
+    for grant in grants {
+        events.push(event(time, actor, AuditAction::GrantAdded, None, describe(&grant)));
+        let seal = sealer.seal(&grant.canonical());
+        changes.push(Change::AddGrant(SealedGrant { grant, seal }));
+    }
+    (token, changes, events)
 }
 
 fn grants_of<'a>(

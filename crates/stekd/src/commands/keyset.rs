@@ -104,8 +104,8 @@ async fn confirm(manager: &ManagerClient, keyset: &KeysetName, yes: bool) -> Res
         return Ok(());
     }
     table::line(&format!(
-        "Deleting {keyset} revokes {} keys. Its terminators make full handshakes from then on; live \
-         connections go on. This cannot be undone. Type the keyset's name to go on:",
+        "Deleting {keyset} revokes {} keys. Its terminators make full handshakes as soon as they \
+         hear of it; live connections go on. This cannot be undone. Type the keyset's name to go on:",
         shown.keys.len()
     ));
     let mut answer = String::new();

@@ -9,9 +9,8 @@ use stek_core::access::{Grant, KeysetSelector, Role, TokenSecret};
 use stek_core::name::PrincipalName;
 use stek_core::time::{Seconds, Timestamp};
 use stek_custody::random::{RandomSource, SystemRandom};
-use stek_manager::{Engine, NewToken, Operations};
+use stek_manager::{NewToken, add_token_offline};
 use stek_wire::admin::{CreateToken, TokenDocument, TokenList};
-use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::Refused;
@@ -20,10 +19,8 @@ use crate::commands::manager_client::ManagerClient;
 use crate::commands::secret::write_private;
 use crate::commands::table;
 use crate::config::{self, ManagerConfig};
-use crate::roles::manager::assemble;
-
-/// Who is written down as the maker of a token that was made without a manager.
-const OFFLINE_ACTOR: &str = "offline";
+use crate::roles::database;
+use crate::roles::manager::read_cluster_secret;
 
 /// Does what was asked and prints what came of it.
 pub(crate) async fn run(asked: TokenArgs) -> Result<()> {
@@ -79,12 +76,9 @@ pub(crate) fn draw(
 
 async fn create_offline(config: &Path, new: NewToken) -> Result<()> {
     let config: ManagerConfig = config::read(config)?;
-    let parts = assemble(&config.database, &config.custody).await.context(
-        "without a manager: a running one holds its state file; ask it instead, with --profile",
-    )?;
-    let nobody = watch::channel(None).1;
-    let operations = Operations::new(std::sync::Arc::new(Engine::new(parts)), nobody);
-    operations.add_token(new, OFFLINE_ACTOR).await?;
+    let cluster = read_cluster_secret(&config.custody.cluster_secret_file)?;
+    let store = database::open(&config.database).await.context("database")?;
+    add_token_offline(store.as_ref(), &cluster, &SystemRandom, &SystemClock, new).await?;
     Ok(())
 }
 

@@ -116,6 +116,7 @@ fn the_first_operator_is_made_without_a_manager() {
     assert_eq!(std::fs::metadata(&token).unwrap().permissions().mode() & 0o777, 0o600);
     let text = std::fs::read_to_string(&token).unwrap();
     assert!(text.starts_with("stek_"), "a token is written");
+    assert!(!folder.path("ratchet").exists(), "the ratchet is the manager's to begin");
     // A file that is there is not overwritten.
     let again = create("root");
     assert_eq!(status(&again), 1);
