@@ -1,6 +1,8 @@
 //! The main job, seen by `openssl s_client`: a ticket of one server resumes on the other, before,
 //! during and after rotations, until it is too old.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
 use anyhow::Result;
 use stek_testbed::{Answer, Bed, Database, OpenSsl};
 use stek_wire::admin::PolicyDocument;

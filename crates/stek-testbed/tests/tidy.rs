@@ -1,6 +1,8 @@
 //! What holds of the tree itself: who may use whom, how long files are, one TLS stack, a reason for
 //! every dependency, and documents that name what is there.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 

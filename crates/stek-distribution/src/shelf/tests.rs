@@ -117,6 +117,25 @@ fn what_is_not_published_leaves_no_slot_behind() {
 }
 
 #[tokio::test]
+async fn a_source_that_is_gone_is_waited_for_and_not_asked_for_ever() {
+    let (source, mut content) = watch::channel(0);
+    source.send_replace(1);
+    drop(source);
+    // What it said last is still heard.
+    changed(&mut content).await;
+    let others = async {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = changed(&mut content) => panic!("nothing can have changed"),
+        () = others => {}
+    }
+}
+
+#[tokio::test]
 async fn whoever_waits_does_not_keep_the_buffer_of_an_ended_key() {
     let clock = Arc::new(ManualClock::at_unix_millis(START * 1000));
     let fleet = Arc::new(FleetClock::new(Arc::clone(&clock) as Arc<dyn Clock>));

@@ -8,7 +8,7 @@ use stek_core::feed::FeedState;
 use stek_core::id::{ContentTag, Revision};
 use stek_wire::feed::{FeedUpdate, decode_feed};
 
-use crate::fixture::{Answer, Ask, Replica, START, access, at, bundle, name, settle, soon, state};
+use crate::fixture::{Answer, Ask, Replica, access, at, bundle, name, settle, soon, state};
 
 const GRANTS: [(u8, Role, &str); 7] = [
     (1, Role::Terminator, "main"),
