@@ -7,7 +7,7 @@ use std::sync::mpsc::Receiver;
 
 use tempfile::TempDir;
 
-use crate::process::{Offer, PATIENCE, lines_of, shown, stekd, terminate, visit};
+use crate::process::{Offer, PATIENCE, lines_of, said, shown, stekd, terminate, visit};
 
 /// A role that runs, and where it listens.
 struct Role {
@@ -58,6 +58,39 @@ impl Drop for Role {
 struct Site(TempDir);
 
 impl Site {
+    /// A folder with all that a manager needs, a migrated database, and a token for each role.
+    fn with_database(url: &str) -> Self {
+        let site = Self(tempfile::tempdir().unwrap());
+        site.write("database-url", url);
+        let config = format!(
+            "[database]\nurl_file = \"database-url\"\n[custody]\ncluster_secret_file = \
+             \"cluster-secret\"\nstate_file = \"ratchet\"\n{LISTEN}"
+        );
+        site.write("manager.toml", &config);
+        site.stekd("secret DIR/cluster-secret");
+        site.stekd("dev-ca DIR/tls --name localhost");
+        site.stekd("migrate --config DIR/manager.toml");
+        for (role, keyset) in [("operator", "*"), ("distribution", "*"), ("terminator", "main")] {
+            site.stekd(&format!(
+                "token create {role} --role {role} --keyset {keyset} --offline DIR/manager.toml \
+                 --out DIR/{role}-token"
+            ));
+        }
+        site
+    }
+
+    /// Rotates `main`; a key seals for a whole second at least, so right after its start not yet.
+    fn rotate(&self) {
+        let profile = self.path("operator.toml");
+        let rotate =
+            || stekd(&["keyset", "rotate", "main", "--profile", profile.to_str().unwrap()]);
+        let mut rotated = rotate();
+        while said(&rotated).contains("just being activated") {
+            rotated = rotate();
+        }
+        shown(&rotated);
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
@@ -86,26 +119,8 @@ fn upstream(port: &str, token: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn roles_of_their_own_share_keys_and_rotate() {
     let database = stek_testpg::create_database().await.unwrap();
-    let site = Site(tempfile::tempdir().unwrap());
-    site.write("database-url", database.url());
-    let manager = site.write(
-        "manager.toml",
-        &format!(
-            "[database]\nurl_file = \"database-url\"\n[custody]\ncluster_secret_file = \
-             \"cluster-secret\"\nstate_file = \"ratchet\"\n{LISTEN}"
-        ),
-    );
-    site.stekd("secret DIR/cluster-secret");
-    site.stekd("dev-ca DIR/tls --name localhost");
-    site.stekd("migrate --config DIR/manager.toml");
-    for (role, keyset) in [("operator", "*"), ("distribution", "*"), ("terminator", "main")] {
-        site.stekd(&format!(
-            "token create {role} --role {role} --keyset {keyset} --offline DIR/manager.toml --out \
-             DIR/{role}-token"
-        ));
-    }
-
-    let mut manager = Role::start("manager", &manager);
+    let site = Site::with_database(database.url());
+    let mut manager = Role::start("manager", &site.path("manager.toml"));
     let admin = manager.port("admin");
     let profile = format!(
         "server = \"https://localhost:{admin}\"\nroots_files = [\"tls/ca.pem\"]\ntoken_file = \
@@ -136,23 +151,7 @@ async fn roles_of_their_own_share_keys_and_rotate() {
 
     // A rotation travels through all of them, and the session with it.
     site.stekd("keyset create other --profile DIR/operator.toml");
-    let mut rotated = stekd(&[
-        "keyset",
-        "rotate",
-        "main",
-        "--profile",
-        site.path("operator.toml").to_str().unwrap(),
-    ]);
-    while String::from_utf8_lossy(&rotated.stderr).contains("just being activated") {
-        rotated = stekd(&[
-            "keyset",
-            "rotate",
-            "main",
-            "--profile",
-            site.path("operator.toml").to_str().unwrap(),
-        ]);
-    }
-    shown(&rotated);
+    site.rotate();
     for (index, (role, port)) in terminators.iter().enumerate() {
         role.logs("installed");
         let (said, name) = visit(port, Offer::Session);
