@@ -9,7 +9,7 @@ WITH_POSTGRES = $(CARGO) run -q -p stek-testpg --no-default-features --bin with-
 export SQLX_OFFLINE = true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test lint fmt doc golden sqlx-prepare
+.PHONY: help demo dev test lint fmt doc golden sqlx-prepare bench-tickets
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,3 +40,6 @@ golden: ## write the golden files of the wire contract anew, after a change of t
 
 sqlx-prepare: ## write the checked-in query data anew, after a change of SQL
 	$(WITH_POSTGRES) sh crates/stek-store/sqlx-prepare.sh
+
+bench-tickets: ## measure sealing, opening and accepting beside rustls' own ticketers
+	$(CARGO) run -q --release -p stek-bench
