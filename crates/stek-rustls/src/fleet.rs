@@ -10,6 +10,8 @@ use stek_clock::{Clock, FleetClock, SystemClock};
 use stek_core::name::KeysetName;
 use stek_core::scope::Scope;
 
+use crate::acceptor::Acceptor;
+use crate::builder::{BuildError, ServerBuilder, check_capped};
 use crate::installer::Installer;
 use crate::metrics::TicketMetrics;
 use crate::ticketer::{UnboundedTicketer, UnfitScope, check_scope};
@@ -84,6 +86,30 @@ impl Fleet {
         self.follower.ready().await?;
         self.installer.install();
         Ok(())
+    }
+
+    /// A server of the fleet; its tickets stay among servers of the same `label`, which must say the
+    /// same of everything else that decides who is let in. It has the keys of this moment and gets
+    /// all later ones.
+    pub fn server(&self, label: &str) -> ServerBuilder<'_> {
+        ServerBuilder::with_keys(label, self.metrics.clone(), |scope| {
+            self.installer.keys_for(scope)
+        })
+    }
+
+    /// A server of a configuration that was made elsewhere, of which nothing can check that it
+    /// demands of clients what `scope` says: see [`Acceptor::with_unchecked_client_auth`].
+    ///
+    /// # Errors
+    /// [`BuildError::Unbounded`] if the scope does not cap chains.
+    pub fn server_with_unchecked_client_auth(
+        &self,
+        config: ServerConfig,
+        scope: &Scope,
+    ) -> Result<Acceptor, BuildError> {
+        check_capped(scope)?;
+        let keys = self.installer.keys_for(scope);
+        Acceptor::with_unchecked_client_auth(config, keys, self.metrics.clone())
     }
 
     /// A ticketer for `scope` that has the keys of this moment and gets all later ones.

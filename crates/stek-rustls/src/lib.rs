@@ -46,20 +46,28 @@
 //! `client` (default) brings the poller and with it `Fleet`. Without it, whoever has
 //! [bundles](stek_core::bundle::Bundle) feeds [`TicketKeys`], and makes ticketers of them.
 
+mod acceptor;
+mod builder;
+mod certificate;
+mod connection;
 #[cfg(feature = "client")]
 mod fleet;
+mod glue;
 #[cfg(feature = "client")]
 mod installer;
 mod keys;
 mod metrics;
 mod nonce;
+mod session;
 mod ticketer;
 
+pub use acceptor::Acceptor;
+pub use builder::{BuildError, ServerBuilder};
 #[cfg(feature = "client")]
 pub use fleet::{Fleet, FleetError};
 pub use keys::TicketKeys;
 pub use metrics::TicketMetrics;
-pub use nonce::{NoRandomness, NonceSource, SystemNonces};
+pub use nonce::{NoRandomness, NonceSource, PooledNonces, SystemNonces};
 pub use ticketer::{UnboundedTicketer, UnfitScope};
 
 // The fixture names this crate as the integration tests do, which share it.

@@ -6,12 +6,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::server::{NoServerSessionStorage, ProducesTickets};
+use rustls::server::ProducesTickets;
 use stek_core::scope::{ChainRule, ClientAuth, Scope};
 use stek_core::snapshot::{OpenMiss, Opened};
 use stek_core::ticket::MAX_TICKET_LEN;
 use stek_core::time::{Seconds, Timestamp};
 
+use crate::glue::rustls_0_23::use_tickets_only;
 use crate::keys::TicketKeys;
 use crate::metrics::{OpenOutcome, SealOutcome, TicketMetrics};
 use crate::nonce::{NonceSource, SystemNonces};
@@ -80,9 +81,7 @@ impl UnboundedTicketer {
     /// Makes this the only way in which servers of `config` resume: sets the ticketer, removes the
     /// session cache of the process and switches 0-RTT off.
     pub fn use_in(self: &Arc<Self>, config: &mut ServerConfig) {
-        config.ticketer = Arc::<Self>::clone(self);
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.max_early_data_size = 0;
+        use_tickets_only(config, Arc::<Self>::clone(self));
     }
 
     fn seal(&self, session: &[u8]) -> Result<Vec<u8>, SealOutcome> {
