@@ -12,7 +12,7 @@ use rustls::server::ProducesTickets;
 use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
 };
-use stek_rustls::SystemNonces;
+use stek_rustls::PooledNonces;
 
 use crate::floor::{Floor, PlainTicketer};
 use crate::measure::{instant, median, nanos};
@@ -94,7 +94,7 @@ impl Side {
 pub(crate) fn measure(report: &mut Report) -> anyhow::Result<()> {
     let pki = Pki::new()?;
     let mut stek = Side::new(&pki, fleet::ticketer()?)?;
-    let plain = PlainTicketer(Floor::new(SystemNonces)?);
+    let plain = PlainTicketer(Floor::new(PooledNonces)?);
     let mut plain = Side::new(&pki, Arc::new(plain))?;
     for pair in 0..PAIRS {
         // Whoever comes second finds warmer caches.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use rustls::crypto::{aws_lc_rs, ring};
 use rustls::server::ProducesTickets;
-use stek_rustls::SystemNonces;
+use stek_rustls::PooledNonces;
 
 use crate::floor::Floor;
 use crate::measure::{median, nanos_per_call};
@@ -22,7 +22,7 @@ const CALLS: u32 = 100;
 /// What is measured against what: the tickers and, without a name of its own, the floor.
 struct Contenders {
     ticketers: [(&'static str, Arc<dyn ProducesTickets>); 3],
-    floor: Floor<SystemNonces>,
+    floor: Floor<PooledNonces>,
 }
 
 impl Contenders {
@@ -35,7 +35,7 @@ impl Contenders {
         for (name, ticketer) in &ticketers {
             fleet::check(&**ticketer).context(*name)?;
         }
-        Ok(Self { ticketers, floor: Floor::new(SystemNonces)? })
+        Ok(Self { ticketers, floor: Floor::new(PooledNonces)? })
     }
 }
 

@@ -21,7 +21,7 @@ use crate::connection::{DEFAULT_MAX_OPENS, ResumeClientAuth, ResumeTls12, Rules,
 use crate::glue::rustls_0_23;
 use crate::keys::TicketKeys;
 use crate::metrics::TicketMetrics;
-use crate::nonce::SystemNonces;
+use crate::nonce::PooledNonces;
 
 /// What a server is to be; makes its [`Acceptor`].
 ///
@@ -284,7 +284,7 @@ pub(crate) fn check_capped(scope: &Scope) -> Result<(), BuildError> {
 }
 
 fn server(keys: Arc<TicketKeys>, metrics: TicketMetrics, rules: Rules) -> Server {
-    Server { keys, metrics, nonces: Arc::new(SystemNonces), rules, read: rustls_0_23::read }
+    Server { keys, metrics, nonces: Arc::new(PooledNonces), rules, read: rustls_0_23::read }
 }
 
 impl Default for Rules {

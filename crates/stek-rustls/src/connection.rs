@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use stek_core::policy::Policy;
 use stek_core::scope::ClientAuth;
 use stek_core::snapshot::{OpenMiss, Opened, SealMiss};
-use stek_core::ticket::MAX_TICKET_LEN;
 use stek_core::time::{Seconds, Timestamp};
 
 use crate::certificate::not_after;
@@ -17,6 +16,7 @@ use crate::keys::TicketKeys;
 use crate::metrics::{OpenOutcome, SealOutcome, TicketMetrics};
 use crate::nonce::NonceSource;
 use crate::session::{ReadSession, Session, TlsVersion};
+use crate::ticketer::may_be_ticket;
 
 /// How many tickets are opened for one connection if nothing else is said. Clients offer one or
 /// two; an attacker fits thousands into one ClientHello.
@@ -134,7 +134,7 @@ impl Connection {
 
     fn try_open(&self, ticket: &[u8]) -> Result<(Opened, Seconds), OpenOutcome> {
         let Server { keys, read, rules, .. } = &*self.server;
-        if ticket.len() > MAX_TICKET_LEN {
+        if !may_be_ticket(ticket) {
             return Err(OpenMiss::Malformed.into());
         }
         let snapshot = keys.load();
