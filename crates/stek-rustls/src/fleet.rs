@@ -14,6 +14,7 @@ use crate::acceptor::Acceptor;
 use crate::builder::{BuildError, ServerBuilder, check_capped};
 use crate::installer::Installer;
 use crate::metrics::TicketMetrics;
+use crate::store::{ResumptionStore, SessionBackend, StoreMetrics, UnfitKeys};
 use crate::ticketer::{UnboundedTicketer, UnfitScope, check_scope};
 
 /// A keyset that this process follows, and the source of its ticketers.
@@ -136,6 +137,21 @@ impl Fleet {
     ) -> Result<(), UnfitScope> {
         self.unbounded_ticketer(scope)?.use_in(config);
         Ok(())
+    }
+
+    /// A store for `scope` over `backend` that has the keys of this moment and gets all later ones.
+    /// `metrics` are those that the backend counts in, if it counts.
+    ///
+    /// # Errors
+    /// [`UnfitKeys`] if the scope asks certificates of clients.
+    pub fn resumption_store(
+        &self,
+        scope: &Scope,
+        backend: Arc<dyn SessionBackend>,
+        metrics: StoreMetrics,
+    ) -> Result<Arc<ResumptionStore>, UnfitKeys> {
+        let keys = self.installer.store_keys_for(scope);
+        Ok(Arc::new(ResumptionStore::try_new(keys, backend, metrics)?))
     }
 
     /// How polling fares.

@@ -58,7 +58,9 @@ mod installer;
 mod keys;
 mod metrics;
 mod nonce;
+mod resumption;
 mod session;
+mod store;
 mod ticketer;
 
 pub use acceptor::Acceptor;
@@ -68,6 +70,13 @@ pub use fleet::{Fleet, FleetError};
 pub use keys::TicketKeys;
 pub use metrics::TicketMetrics;
 pub use nonce::{NoRandomness, NonceSource, PooledNonces, SystemNonces};
+pub use resumption::{Resumer, Resumption};
+pub use store::{
+    ConnectionStore, LookUpError, MemoryBackend, PutError, ResumptionStore, SessionBackend,
+    SessionKey, SharedBackend, StoreMetrics, UnfitKeys,
+};
+#[cfg(feature = "redis")]
+pub use store::{RedisBackend, RedisConfig, RedisConfigError, RedisStartError};
 pub use ticketer::{UnboundedTicketer, UnfitScope};
 
 // The fixture names this crate as the integration tests do, which share it.
