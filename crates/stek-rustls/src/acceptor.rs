@@ -79,6 +79,9 @@ impl Acceptor {
     /// QUIC. Ask for another for each connection, and tell how each handshake ended by
     /// [`Acceptor::count_handshake`].
     ///
+    /// With quinn: `QuicServerConfig::try_from(acceptor.per_connection_config())` for each
+    /// `Incoming`, given to `Incoming::accept_with`. QUIC has TLS 1.3 alone, and no 0-RTT here.
+    ///
     /// If one is used for several connections, they share one count of tickets to open, which runs
     /// out, and one instant of authentication, the oldest. So nothing is let in that should not
     /// be; but little resumes.
