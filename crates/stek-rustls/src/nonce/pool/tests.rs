@@ -111,7 +111,7 @@ fn copies_that_nobody_notices_differ_by_boot_time() {
     let mut original = Pool::new(Blind);
     draw(&mut original, 3);
     let (mut one, mut two, mut three) = (original.clone(), original.clone(), original);
-    let mut at = |pool: &mut Pool<Blind>, boot| pool.draw(boot, fill_from_kernel).unwrap();
+    let at = |pool: &mut Pool<Blind>, boot| pool.draw(boot, fill_from_kernel).unwrap();
     let nonce = at(&mut one, BOOT);
     assert_ne!(nonce, at(&mut two, BOOT + Duration::from_nanos(1)));
     // At one nanosecond they would agree, so it is the boot time that keeps them apart.
