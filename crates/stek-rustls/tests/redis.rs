@@ -301,3 +301,41 @@ fn how_long_a_look_up_holds_its_thread() {
         }
     }
 }
+
+/// Prints for how long a task of a runtime with one thread had to wait while others on it looked
+/// sessions up; run as the one above.
+#[test]
+#[ignore = "measures"]
+fn how_long_look_ups_hold_a_runtime() {
+    let clock = clock();
+    let redis = TestRedis::start().unwrap();
+    let (proxy, counters) = (Proxy::start(&redis.socket()), Counters::new());
+    let measured = |backend: RedisBackend| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let looking = tokio::spawn(async move {
+                for _ in 0..2_000 {
+                    let _ = backend.take(&random_key());
+                    tokio::task::yield_now().await;
+                }
+            });
+            let mut waits = Vec::new();
+            while !looking.is_finished() {
+                let began = Instant::now();
+                tokio::task::yield_now().await;
+                waits.push(began.elapsed());
+            }
+            waits.sort_unstable();
+            let total: Duration = waits.iter().sum();
+            (waits[waits.len() / 2].as_micros(), waits[waits.len() - 1].as_micros(), total)
+        })
+    };
+    let usual = |url: &str| RedisConfig::try_new(url, &keyset()).unwrap();
+    let healthy = backend(&clock, usual(&redis.url()), &counters);
+    until("there is a connection", || healthy.take(&random_key()) == Ok(None));
+    println!("runtime/unix (median us, max us, total): {:?}", measured(healthy));
+    let slow = backend(&clock, usual(&proxy.url()), &counters);
+    until("there is a connection", || slow.take(&random_key()) == Ok(None));
+    proxy.stall();
+    println!("runtime/stalled (median us, max us, total): {:?}", measured(slow));
+}

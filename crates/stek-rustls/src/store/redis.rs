@@ -119,8 +119,9 @@ impl fmt::Debug for RedisConfig {
 ///
 /// A look-up holds the thread that drives the handshake until the answer is there, at most for the
 /// deadline. On a runtime with several threads that is one worker for so long, on a runtime with a
-/// single one it is everything on it. It never deadlocks: the I/O is done by a thread of its own.
-/// With an idle Redis on the same machine the wait is some 0.1 ms, next to 0.1 to 0.3 ms of
+/// single one it is everything on it. It never deadlocks: the I/O is done by a thread of its own,
+/// which a fork does not copy, so start this after forking. With an idle Redis on the same machine
+/// the wait is some 0.03 ms over a Unix socket and 0.1 ms over TCP, next to 0.1 to 0.3 ms of
 /// computation for the handshake. Three look-ups in a row without an answer (the deadline, a
 /// connection refused, an error) open the breaker: for its span handshakes are full and nobody
 /// waits, then one look-up or write probes. So a Redis that does not answer costs a server three
