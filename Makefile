@@ -1,6 +1,9 @@
 # Every target works in a fresh clone; `make help` lists them.
 
 CARGO ?= cargo
+# How long `make fuzz` stays at each target.
+FUZZ_SECONDS ?= 10
+FUZZ_TARGETS = ticket_open payload_parse bundle_decode feed_decode
 # Gives the command after it a real PostgreSQL in STEK_TEST_DATABASE_URL.
 WITH_POSTGRES = $(CARGO) run -q -p stek-testpg --no-default-features --bin with-postgres --
 
@@ -9,7 +12,7 @@ WITH_POSTGRES = $(CARGO) run -q -p stek-testpg --no-default-features --bin with-
 export SQLX_OFFLINE = true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test lint fmt doc golden sqlx-prepare bench-tickets
+.PHONY: help demo dev test lint fmt doc golden sqlx-prepare bench-tickets fuzz
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,3 +46,6 @@ sqlx-prepare: ## write the checked-in query data anew, after a change of SQL
 
 bench-tickets: ## measure sealing, opening and accepting beside rustls' own ticketers
 	$(CARGO) run -q --release -p stek-bench
+
+fuzz: ## fuzz each target for FUZZ_SECONDS (10); needs nightly and cargo-fuzz
+	@sh fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)

@@ -123,7 +123,7 @@ impl DerivedKey {
         ticket.extend_from_slice(&length.to_be_bytes());
         ticket.extend_from_slice(payload);
         ticket.resize(start + plain_len, 0);
-        let tag = self.aead.seal_in_place(nonce, &aad(&self.name), &mut ticket[start..]);
+        let tag = self.aead.seal_in_place(nonce, &aad(self.name.as_bytes()), &mut ticket[start..]);
         ticket.extend_from_slice(&tag);
         Ok(ticket)
     }
@@ -137,7 +137,7 @@ impl DerivedKey {
         let parts = Parts::split(ticket)?;
         let mut plain = vec![0; parts.ciphertext.len()];
         self.aead
-            .open(parts.nonce, &aad(&self.name), parts.ciphertext, parts.tag, &mut plain)
+            .open(parts.nonce, &aad(parts.name), parts.ciphertext, parts.tag, &mut plain)
             .map_err(|_| OpenError::Forged)?;
         let (stamp, len) = parse(&plain).inspect_err(|_| plain.zeroize())?;
         // The payload moves to the front of the buffer it came in. A copy would have to be erased,
@@ -183,10 +183,10 @@ impl<'a> Parts<'a> {
     }
 }
 
-fn aad(name: &KeyName) -> [u8; AAD_LABEL.len() + KeyName::LEN] {
+fn aad(name: &[u8; KeyName::LEN]) -> [u8; AAD_LABEL.len() + KeyName::LEN] {
     let mut aad = [0; AAD_LABEL.len() + KeyName::LEN];
     aad[..AAD_LABEL.len()].copy_from_slice(AAD_LABEL);
-    aad[AAD_LABEL.len()..].copy_from_slice(name.as_bytes());
+    aad[AAD_LABEL.len()..].copy_from_slice(name);
     aad
 }
 
