@@ -25,6 +25,7 @@ dev: ## run all roles on loopback in ./stekd-dev until Ctrl-C
 
 test: ## run every test; brings its own PostgreSQL
 	$(WITH_POSTGRES) $(CARGO) test --workspace --all-features
+	$(CARGO) test -p stek-core --lib # the ticket format once more, without AWS-LC
 
 lint: ## rustfmt, clippy and rustdoc, warnings denied
 	$(CARGO) fmt --all --check

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use prometheus::Registry;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use stek_clock::{Clock, FleetClock, SystemClock};
 use stek_core::bundle::{Bundle, BundleKey};
 use stek_core::derive;
@@ -16,13 +18,43 @@ use stek_core::schedule::Schedule;
 use stek_core::scope::{ChainRule, Scope};
 use stek_core::secret::KeyMaterial;
 use stek_core::time::{Seconds, Timestamp};
-use stek_rustls::{TicketKeys, TicketMetrics, UnboundedTicketer};
+use stek_rustls::{Acceptor, ServerBuilder, TicketKeys, TicketMetrics, UnboundedTicketer};
 
 const SIX_HOURS: u64 = 6 * 3600;
 
-/// The ticketer under test, with a key that seals, one before it and one after it.
+/// The ticketer that a `ServerConfig` shares by all its connections.
 pub(crate) fn ticketer() -> anyhow::Result<Arc<UnboundedTicketer>> {
-    let name = KeysetName::try_new("bench")?;
+    let keys = keys(&Scope::try_new("bench", ChainRule::Unbounded)?)?;
+    let metrics = TicketMetrics::register(&Registry::new(), &KeysetName::try_new("bench")?)?;
+    Ok(Arc::new(UnboundedTicketer::try_new(keys, metrics)?))
+}
+
+/// The acceptor of a server for TLS 1.3 alone, as [`ticketer`]'s.
+pub(crate) fn acceptor(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> anyhow::Result<Acceptor> {
+    let metrics = TicketMetrics::register(&Registry::new(), &KeysetName::try_new("bench")?)?;
+    let mut failed = None;
+    let keys_for = |scope: &Scope| {
+        keys(scope).unwrap_or_else(|error| {
+            failed = Some(error);
+            Arc::new(TicketKeys::new(
+                scope.clone(),
+                Arc::new(FleetClock::new(Arc::new(SystemClock))),
+            ))
+        })
+    };
+    let acceptor = ServerBuilder::with_keys("bench", metrics, keys_for)
+        .certificate(chain, key)
+        .crypto_provider(Arc::new(aws_lc_rs::default_provider()))
+        .protocol_versions(&[&rustls::version::TLS13])
+        .build()?;
+    failed.map_or(Ok(acceptor), Err)
+}
+
+/// A key that seals, one before it and one after it, for `scope`.
+fn keys(scope: &Scope) -> anyhow::Result<Arc<TicketKeys>> {
     let clock = Arc::new(FleetClock::new(Arc::new(SystemClock)));
     clock.set(SystemClock.wall_millis());
     let now = clock.now();
@@ -33,12 +65,10 @@ pub(crate) fn ticketer() -> anyhow::Result<Arc<UnboundedTicketer>> {
         digest: ContentDigest::from_bytes([1; 8]),
     };
     let policy = Policy::try_new(&PolicyRequest::default())?;
-    let bundle = Bundle::try_new(tag, name.clone(), policy, keys, Vec::new())?;
-    let scope = Scope::try_new("bench", ChainRule::Unbounded)?;
-    let keys = Arc::new(TicketKeys::new(scope, clock));
+    let bundle = Bundle::try_new(tag, KeysetName::try_new("bench")?, policy, keys, Vec::new())?;
+    let keys = Arc::new(TicketKeys::new(scope.clone(), clock));
     keys.install(&bundle);
-    let metrics = TicketMetrics::register(&Registry::new(), &name)?;
-    Ok(Arc::new(UnboundedTicketer::try_new(keys, metrics)?))
+    Ok(keys)
 }
 
 /// The key that seals in the `position`th of three spans of six hours; it is now the second.

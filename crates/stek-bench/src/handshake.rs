@@ -1,5 +1,6 @@
-//! What a resumed TLS 1.3 handshake costs the server: with this project's ticketer, and with a
-//! plain one that has the same AEAD and gives as many tickets.
+//! What a resumed TLS 1.3 handshake costs the server: through this project's acceptor, which makes
+//! a configuration for each connection, and with a plain ticketer in a shared configuration that
+//! has the same AEAD and gives as many tickets.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,12 +8,12 @@ use std::time::Duration;
 use anyhow::Context;
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::server::ProducesTickets;
 use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
 };
-use stek_rustls::PooledNonces;
+use stek_rustls::{Acceptor, PooledNonces};
 
 use crate::floor::{Floor, PlainTicketer};
 use crate::measure::{instant, median, nanos};
@@ -41,16 +42,26 @@ impl Pki {
         &self,
         ticketer: Arc<dyn ProducesTickets>,
     ) -> anyhow::Result<ServerConfig> {
-        let key = PrivatePkcs8KeyDer::from(self.certified.signing_key.serialize_der());
-        let chain = vec![self.certified.cert.der().clone()];
+        let (chain, key) = self.identity();
         let mut config =
             ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
                 .with_protocol_versions(&[&rustls::version::TLS13])?
                 .with_no_client_auth()
-                .with_single_cert(chain, PrivateKeyDer::Pkcs8(key))?;
+                .with_single_cert(chain, key)?;
         config.ticketer = ticketer;
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         Ok(config)
+    }
+
+    /// TLS 1.3 only, a configuration for each connection.
+    pub(crate) fn acceptor(&self) -> anyhow::Result<Acceptor> {
+        let (chain, key) = self.identity();
+        fleet::acceptor(chain, key)
+    }
+
+    fn identity(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let key = PrivatePkcs8KeyDer::from(self.certified.signing_key.serialize_der());
+        (vec![self.certified.cert.der().clone()], PrivateKeyDer::Pkcs8(key))
     }
 
     /// TLS 1.3 only, with a session store of its own.
@@ -68,15 +79,15 @@ impl Pki {
 }
 
 /// A server and a client that keeps resuming with it.
-struct Side {
-    server: Arc<ServerConfig>,
+struct Side<C> {
+    server: C,
     client: Arc<ClientConfig>,
     micros: Vec<f64>,
 }
 
-impl Side {
-    fn new(pki: &Pki, ticketer: Arc<dyn ProducesTickets>) -> anyhow::Result<Self> {
-        let (server, client) = (Arc::new(pki.server(ticketer)?), pki.client()?);
+impl<C: Fn() -> Arc<ServerConfig>> Side<C> {
+    fn new(pki: &Pki, server: C) -> anyhow::Result<Self> {
+        let client = pki.client()?;
         // Full, and warm afterwards.
         (0..20).try_for_each(|_| shake(&server, &client).map(drop))?;
         Ok(Self { server, client, micros: Vec::new() })
@@ -93,9 +104,11 @@ impl Side {
 /// Prints and keeps `accept/tls13-resumed/…`.
 pub(crate) fn measure(report: &mut Report) -> anyhow::Result<()> {
     let pki = Pki::new()?;
-    let mut stek = Side::new(&pki, fleet::ticketer()?)?;
+    let acceptor = pki.acceptor()?;
+    let mut stek = Side::new(&pki, || acceptor.per_connection_config())?;
     let plain = PlainTicketer(Floor::new(PooledNonces)?);
-    let mut plain = Side::new(&pki, Arc::new(plain))?;
+    let plain = Arc::new(pki.server(Arc::new(plain))?);
+    let mut plain = Side::new(&pki, || Arc::clone(&plain))?;
     for pair in 0..PAIRS {
         // Whoever comes second finds warmer caches.
         if pair % 2 == 0 {
@@ -113,13 +126,13 @@ pub(crate) fn measure(report: &mut Report) -> anyhow::Result<()> {
 
 /// A handshake over byte pipes, with the tickets after it: what the server took, and its kind.
 fn shake(
-    server: &Arc<ServerConfig>,
+    server: impl Fn() -> Arc<ServerConfig>,
     client: &Arc<ClientConfig>,
 ) -> anyhow::Result<(Duration, HandshakeKind)> {
     let name = ServerName::try_from("localhost")?;
     let mut client = ClientConnection::new(Arc::clone(client), name)?;
     let begin = instant();
-    let mut server = ServerConnection::new(Arc::clone(server))?;
+    let mut server = ServerConnection::new(server())?;
     let mut spent = begin.elapsed();
     while client.wants_write() || server.wants_write() {
         let mut bytes = Vec::new();

@@ -1,4 +1,4 @@
-//! What a `ClientHello` with thousands of identities costs: with this project's ticketer, and with
+//! What a `ClientHello` with thousands of identities costs: through this project's acceptor, and with
 //! one that answers None at once, so that what remains is rustls' own parsing.
 
 use std::sync::Arc;
@@ -8,7 +8,6 @@ use rustls::pki_types::ServerName;
 use rustls::server::ProducesTickets;
 use rustls::{ClientConnection, ServerConfig, ServerConnection};
 
-use crate::fleet;
 use crate::handshake::Pki;
 use crate::measure::{instant, median, nanos};
 use crate::report::{Report, STEK};
@@ -50,16 +49,18 @@ impl ProducesTickets for Noop {
 pub(crate) fn measure(report: &mut Report) -> anyhow::Result<()> {
     let pki = Pki::new()?;
     let hello = records(&with_identities(hello(&pki)?)?);
-    let stek = Arc::new(pki.server(fleet::ticketer()?)?);
+    let acceptor = pki.acceptor()?;
+    let stek = || acceptor.per_connection_config();
     let noop = Arc::new(pki.server(Arc::new(Noop))?);
+    let noop = || Arc::clone(&noop);
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for pair in 0..PAIRS {
         if pair % 2 == 0 {
-            ours.push(micros(&stek, &hello)?);
-            theirs.push(micros(&noop, &hello)?);
+            ours.push(micros(stek, &hello)?);
+            theirs.push(micros(noop, &hello)?);
         } else {
-            theirs.push(micros(&noop, &hello)?);
-            ours.push(micros(&stek, &hello)?);
+            theirs.push(micros(noop, &hello)?);
+            ours.push(micros(stek, &hello)?);
         }
     }
     report.add(WHAT, CASE, STEK, median(&ours), "us");
@@ -68,9 +69,9 @@ pub(crate) fn measure(report: &mut Report) -> anyhow::Result<()> {
 }
 
 /// What the server takes to read `hello` and to answer it with a full handshake.
-fn micros(server: &Arc<ServerConfig>, hello: &[u8]) -> anyhow::Result<f64> {
-    let mut server = ServerConnection::new(Arc::clone(server))?;
+fn micros(server: impl Fn() -> Arc<ServerConfig>, hello: &[u8]) -> anyhow::Result<f64> {
     let begin = instant();
+    let mut server = ServerConnection::new(server())?;
     let mut rest = hello;
     while !rest.is_empty() {
         server.read_tls(&mut rest)?;
