@@ -65,7 +65,7 @@ impl Searcher {
 
     /// The same when those of `gone` are in memory no more.
     async fn until_gone(&mut self, needles: &[Needle], gone: Range<usize>) -> Vec<usize> {
-        for _ in 0..200 {
+        for _ in 0..40 {
             let found = self.count(needles);
             if found[gone.clone()].iter().all(|found| *found == 0) {
                 return found;
