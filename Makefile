@@ -1,6 +1,9 @@
 # Every target works in a fresh clone; `make help` lists them.
 
 CARGO ?= cargo
+# How long `make fuzz` stays at each target.
+FUZZ_SECONDS ?= 10
+FUZZ_TARGETS = ticket_open payload_parse bundle_decode feed_decode
 # Gives the command after it a real PostgreSQL in STEK_TEST_DATABASE_URL.
 WITH_POSTGRES = $(CARGO) run -q -p stek-testpg --no-default-features --bin with-postgres --
 
@@ -9,7 +12,7 @@ WITH_POSTGRES = $(CARGO) run -q -p stek-testpg --no-default-features --bin with-
 export SQLX_OFFLINE = true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test lint fmt doc golden sqlx-prepare
+.PHONY: help demo dev test lint fmt doc golden sqlx-prepare bench-tickets fuzz
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,6 +25,7 @@ dev: ## run all roles on loopback in ./stekd-dev until Ctrl-C
 
 test: ## run every test; brings its own PostgreSQL
 	$(WITH_POSTGRES) $(CARGO) test --workspace --all-features
+	$(CARGO) test -p stek-core --lib # the ticket format once more, without AWS-LC
 
 lint: ## rustfmt, clippy and rustdoc, warnings denied
 	$(CARGO) fmt --all --check
@@ -40,3 +44,9 @@ golden: ## write the golden files of the wire contract anew, after a change of t
 
 sqlx-prepare: ## write the checked-in query data anew, after a change of SQL
 	$(WITH_POSTGRES) sh crates/stek-store/sqlx-prepare.sh
+
+bench-tickets: ## measure sealing, opening and accepting beside rustls' own ticketers
+	$(CARGO) run -q --release -p stek-bench
+
+fuzz: ## fuzz each target for FUZZ_SECONDS (10); needs nightly and cargo-fuzz
+	@sh fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)

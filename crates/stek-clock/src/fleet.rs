@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use stek_core::time::{Seconds, Timestamp};
 
 use crate::Clock;
@@ -15,20 +16,17 @@ struct Anchor {
     boot: Duration,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    anchor: Option<Anchor>,
-    /// Since when, by boot time, readings have stepped away from the anchor.
-    stepped_since: Option<Duration>,
-}
-
 /// Fleet time as this process knows it.
 ///
 /// Shared between whoever receives readings and whoever asks for the time. Before the first
 /// reading it runs on the wall clock, which is the best there is.
 pub struct FleetClock {
     clock: Arc<dyn Clock>,
-    state: Mutex<State>,
+    /// Read at each ticket, so without a lock.
+    anchor: ArcSwapOption<Anchor>,
+    /// Since when, by boot time, readings have stepped away from the anchor. Held while the anchor
+    /// is judged and replaced.
+    stepped_since: Mutex<Option<Duration>>,
 }
 
 /// A reading that was not followed.
@@ -44,13 +42,12 @@ pub struct FleetTimeError {
 impl FleetClock {
     /// Fleet time that has not been told yet.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, state: Mutex::default() }
+        Self { clock, anchor: ArcSwapOption::empty(), stepped_since: Mutex::default() }
     }
 
     /// Milliseconds of fleet time since the Unix epoch.
     pub fn now_millis(&self) -> u64 {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match &state.anchor {
+        match &*self.anchor.load() {
             Some(anchor) => anchor.at(self.clock.boot()),
             None => self.clock.wall_millis(),
         }
@@ -82,8 +79,9 @@ impl FleetClock {
     /// Takes a reading at its word, as from one's own database.
     pub fn set(&self, fleet_millis: u64) {
         let boot = self.clock.boot();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        *state = State { anchor: Some(Anchor { fleet_millis, boot }), stepped_since: None };
+        let mut stepped_since = self.stepped_since.lock().unwrap_or_else(PoisonError::into_inner);
+        *stepped_since = None;
+        self.anchor.store(Some(Arc::new(Anchor { fleet_millis, boot })));
     }
 
     /// Takes a reading that came from afar. One within `skew` of what was expected is followed; one
@@ -98,21 +96,19 @@ impl FleetClock {
         patience: Seconds,
     ) -> Result<(), FleetTimeError> {
         let boot = self.clock.boot();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(anchor) = state.anchor else {
-            state.anchor = Some(Anchor { fleet_millis, boot });
-            return Ok(());
-        };
-        let step = i128::from(fleet_millis) - i128::from(anchor.at(boot));
+        let mut stepped_since = self.stepped_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let expected = self.anchor.load().as_ref().map(|anchor| anchor.at(boot));
+        let step = expected.map_or(0, |then| i128::from(fleet_millis) - i128::from(then));
         let stepped = step.unsigned_abs() > u128::from(skew.as_secs()) * 1000;
         if stepped {
-            let since = *state.stepped_since.get_or_insert(boot);
+            let since = *stepped_since.get_or_insert(boot);
             if boot.saturating_sub(since) < patience.to_std() {
                 let step_millis = i64::try_from(step).unwrap_or(i64::MAX);
                 return Err(FleetTimeError { step_millis, patience });
             }
         }
-        *state = State { anchor: Some(Anchor { fleet_millis, boot }), stepped_since: None };
+        *stepped_since = None;
+        self.anchor.store(Some(Arc::new(Anchor { fleet_millis, boot })));
         Ok(())
     }
 }

@@ -9,7 +9,7 @@
 
 use std::fmt;
 
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::derive::{self, Schema, Use};
 use crate::id::KeyName;
@@ -123,7 +123,7 @@ impl DerivedKey {
         ticket.extend_from_slice(&length.to_be_bytes());
         ticket.extend_from_slice(payload);
         ticket.resize(start + plain_len, 0);
-        let tag = self.aead.seal_in_place(nonce, &aad(&self.name), &mut ticket[start..]);
+        let tag = self.aead.seal_in_place(nonce, &aad(self.name.as_bytes()), &mut ticket[start..]);
         ticket.extend_from_slice(&tag);
         Ok(ticket)
     }
@@ -135,12 +135,17 @@ impl DerivedKey {
     /// open.
     pub fn open(&self, ticket: &[u8]) -> Result<Contents, OpenError> {
         let parts = Parts::split(ticket)?;
-        let mut plain = Zeroizing::new(parts.ciphertext.to_vec());
+        let mut plain = vec![0; parts.ciphertext.len()];
         self.aead
-            .open_in_place(parts.nonce, &aad(&self.name), &mut plain, parts.tag)
+            .open(parts.nonce, &aad(parts.name), parts.ciphertext, parts.tag, &mut plain)
             .map_err(|_| OpenError::Forged)?;
-        let (stamp, payload) = parse(&plain)?;
-        Ok(Contents { stamp, payload: payload.to_vec() })
+        let (stamp, len) = parse(&plain).inspect_err(|_| plain.zeroize())?;
+        // The payload moves to the front of the buffer it came in. A copy would have to be erased,
+        // which at a byte at a time costs as much as decrypting it did.
+        plain.copy_within(HEADER_LEN..HEADER_LEN + len, 0);
+        plain[len..].zeroize();
+        plain.truncate(len);
+        Ok(Contents { stamp, payload: plain })
     }
 }
 
@@ -178,14 +183,15 @@ impl<'a> Parts<'a> {
     }
 }
 
-fn aad(name: &KeyName) -> [u8; AAD_LABEL.len() + KeyName::LEN] {
+fn aad(name: &[u8; KeyName::LEN]) -> [u8; AAD_LABEL.len() + KeyName::LEN] {
     let mut aad = [0; AAD_LABEL.len() + KeyName::LEN];
     aad[..AAD_LABEL.len()].copy_from_slice(AAD_LABEL);
-    aad[AAD_LABEL.len()..].copy_from_slice(name.as_bytes());
+    aad[AAD_LABEL.len()..].copy_from_slice(name);
     aad
 }
 
-fn parse(plain: &[u8]) -> Result<(Stamp, &[u8]), OpenError> {
+/// The instants in `plain` and the length of the payload that follows its header.
+fn parse(plain: &[u8]) -> Result<(Stamp, usize), OpenError> {
     let malformed = OpenError::Malformed;
     let (issued_at, rest) = plain.split_first_chunk().ok_or(malformed)?;
     let (authenticated_at, rest) = rest.split_first_chunk().ok_or(malformed)?;
@@ -199,7 +205,7 @@ fn parse(plain: &[u8]) -> Result<(Stamp, &[u8]), OpenError> {
         issued_at: Timestamp::from_unix(u64::from_be_bytes(*issued_at)),
         authenticated_at: Timestamp::from_unix(u64::from_be_bytes(*authenticated_at)),
     };
-    Ok((stamp, payload))
+    Ok((stamp, payload.len()))
 }
 
 #[cfg(test)]

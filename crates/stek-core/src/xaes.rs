@@ -4,14 +4,21 @@
 //! This module is the construction only. Which key seals, which nonce is drawn and what the
 //! additional data says are decided by the ticket format.
 
+#[cfg(feature = "aws-lc")]
+mod aws_lc;
+#[cfg(not(feature = "aws-lc"))]
+mod rust_crypto;
+
 use std::fmt;
 
 use aes::Aes256Enc;
-use aes::cipher::consts::U12;
-use aes::cipher::{BlockCipherEncrypt, KeyInit};
-use aes_gcm::AesGcm;
-use aes_gcm::aead::AeadInOut;
+use aes::cipher::{Array, BlockCipherEncrypt, KeyInit};
 use zeroize::{ZeroizeOnDrop, Zeroizing, zeroize_stack};
+
+#[cfg(feature = "aws-lc")]
+use aws_lc::{InnerGcm, STACK_LEN};
+#[cfg(not(feature = "aws-lc"))]
+use rust_crypto::{InnerGcm, STACK_LEN};
 
 /// Length of *N*, in bytes (C2SP XAES-256-GCM: "192-bit nonce"). Drawn at random it is good for
 /// 2⁸⁰ messages under one key at a collision risk of 2⁻³² (same source).
@@ -29,13 +36,8 @@ const BLOCK_LEN: usize = 16;
 /// Length of `N[:12]`, in bytes: the part of the nonce that selects *Kₓ*. The rest is *Nₓ*.
 const CONTEXT_LEN: usize = 12;
 
-/// How much of the stack is overwritten after each use of a key, in bytes. Round keys were found up
-/// to 8 KiB deep in release builds (with AVX-512, the worst case) and 32 KiB in debug builds.
-const STACK_LEN: usize = if cfg!(debug_assertions) { 64 * 1024 } else { 16 * 1024 };
-
-/// AES-256-GCM with 96-bit nonces. *Kₓ* lives for one message, so its decryption schedule, which
-/// GCM never uses, is not expanded.
-type InnerGcm = AesGcm<Aes256Enc, U12>;
+/// Length of *Nₓ*, the nonce of GCM.
+const INNER_NONCE_LEN: usize = NONCE_LEN - CONTEXT_LEN;
 
 /// *K*, ready to seal and open.
 ///
@@ -91,32 +93,32 @@ impl Xaes256Gcm {
         buffer: &mut [u8],
     ) -> [u8; TAG_LEN] {
         erasing_stack(|| {
-            self.inner_gcm(nonce)
-                .encrypt_inout_detached(&inner_nonce(nonce).into(), aad, buffer.into())
-                .expect("a message below the limit of GCM")
-                .into()
+            let inner = self.inner_gcm(nonce);
+            inner.seal(inner_nonce(nonce), aad, buffer)
         })
     }
 
-    /// Decrypts `buffer` in place, if `tag` is the one for it, `nonce` and `aad`. An attacker may
-    /// have chosen all four; tags are compared in constant time.
+    /// Decrypts `sealed` into `plain`, which must be as long, if `tag` is the one for it, `nonce` and
+    /// `aad`. An attacker may have chosen all four; tags are compared in constant time.
     ///
     /// # Errors
     ///
-    /// [`OpenError`] if the tag does not match, or if `buffer` is longer than any message can be.
-    /// `buffer` then still holds the ciphertext it came with, and no byte of plaintext: nothing is
-    /// decrypted before the tag has been checked.
-    pub fn open_in_place(
+    /// [`OpenError`] if the tag does not match, if `sealed` is longer than any message can be, or
+    /// if `plain` is of another length. `plain` then holds no byte of plaintext.
+    pub fn open(
         &self,
         nonce: &[u8; NONCE_LEN],
         aad: &[u8],
-        buffer: &mut [u8],
+        sealed: &[u8],
         tag: &[u8; TAG_LEN],
+        plain: &mut [u8],
     ) -> Result<(), OpenError> {
+        if plain.len() != sealed.len() {
+            return Err(OpenError);
+        }
         erasing_stack(|| {
-            self.inner_gcm(nonce)
-                .decrypt_inout_detached(&inner_nonce(nonce).into(), aad, buffer.into(), tag.into())
-                .map_err(|_| OpenError)
+            let inner = self.inner_gcm(nonce);
+            inner.open(inner_nonce(nonce), aad, sealed, tag, plain)
         })
     }
 
@@ -124,7 +126,7 @@ impl Xaes256Gcm {
     fn inner_gcm(&self, nonce: &[u8; NONCE_LEN]) -> InnerGcm {
         let mut inner_key = Zeroizing::new([0; KEY_LEN]);
         self.derive_inner_key(nonce, &mut inner_key);
-        InnerGcm::new((&*inner_key).into())
+        InnerGcm::new(&inner_key)
     }
 
     /// Writes *Kₓ* = AES-256ₖ(*M1* ⊕ *K1*) ‖ AES-256ₖ(*M2* ⊕ *K1*) into `inner_key`, where
@@ -137,14 +139,15 @@ impl Xaes256Gcm {
     /// written to where the caller will erase it, since a returned array may leave copies.
     fn derive_inner_key(&self, nonce: &[u8; NONCE_LEN], inner_key: &mut [u8; KEY_LEN]) {
         let (halves, _) = inner_key.as_chunks_mut::<BLOCK_LEN>();
-        for (i, half) in (1..).zip(halves) {
+        for (i, half) in (1..).zip(&mut *halves) {
             half[..4].copy_from_slice(&[0x00, i, b'X', 0x00]);
             half[4..].copy_from_slice(&nonce[..CONTEXT_LEN]);
             for (byte, k1) in half.iter_mut().zip(&self.keyed.k1) {
                 *byte ^= k1;
             }
-            self.keyed.block_cipher.encrypt_block(half.into());
         }
+        // Both at once: setting the cipher up costs as much as a block.
+        self.keyed.block_cipher.encrypt_blocks(Array::cast_slice_from_core_mut(halves));
     }
 }
 
@@ -158,7 +161,7 @@ impl fmt::Debug for Xaes256Gcm {
 impl ZeroizeOnDrop for Xaes256Gcm {}
 
 /// *Nₓ* = `N[12:]`, the nonce of GCM.
-fn inner_nonce(nonce: &[u8; NONCE_LEN]) -> [u8; NONCE_LEN - CONTEXT_LEN] {
+fn inner_nonce(nonce: &[u8; NONCE_LEN]) -> [u8; INNER_NONCE_LEN] {
     std::array::from_fn(|i| nonce[CONTEXT_LEN + i])
 }
 

@@ -1,17 +1,15 @@
 //! An HTTPS server that resumes sessions of its whole fleet and says in each answer how it did:
 //! `https_server <listen> <cert.pem> <key.pem> <keyset> <url> <ca.pem> <token file> <name>`
 #![allow(clippy::print_stderr, reason = "a program for a terminal")]
-use std::{env, error::Error, sync::Arc, time::Duration};
+use std::{env, error::Error, time::Duration};
 
+use rustls::HandshakeKind;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use rustls::{HandshakeKind, ServerConfig, crypto::aws_lc_rs, version::TLS13};
 use stek_client::{ClientConfig, ClientOptions};
 use stek_core::name::{InstanceName, KeysetName};
-use stek_core::scope::{ChainRule, Scope};
-use stek_rustls::Fleet;
+use stek_rustls::{Acceptor, Fleet};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::{net::TcpListener, net::TcpStream, time::timeout};
-use tokio_rustls::TlsAcceptor;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -20,10 +18,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: https_server LISTEN CERT KEY KEYSET URL CA TOKEN NAME".into());
     };
     let chain = CertificateDer::pem_file_iter(cert)?.collect::<Result<_, _>>()?;
-    let mut server = ServerConfig::builder_with_provider(aws_lc_rs::default_provider().into())
-        .with_protocol_versions(&[&TLS13])?
-        .with_no_client_auth()
-        .with_single_cert(chain, PrivateKeyDer::from_pem_file(key)?)?;
+    let key = PrivateKeyDer::from_pem_file(key)?;
     let client = ClientConfig::try_new(&ClientOptions {
         upstreams: vec![url.clone()],
         roots: vec![ca.into()],
@@ -34,9 +29,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     })?;
     let fleet =
         Fleet::connect(&client, KeysetName::try_new(keyset)?, &prometheus::Registry::new())?;
-    fleet.use_unbounded_tickets(&mut server, &Scope::try_new(keyset, ChainRule::Unbounded)?)?;
-    let (acceptor, listener) =
-        (TlsAcceptor::from(Arc::new(server)), TcpListener::bind(listen).await?);
+    let acceptor = fleet.server(keyset).certificate(chain, key).build()?;
+    let listener = TcpListener::bind(listen).await?;
     loop {
         match listener.accept().await {
             Ok((tcp, _)) => drop(tokio::spawn(serve(acceptor.clone(), tcp, name.clone()))),
@@ -48,7 +42,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-async fn serve(acceptor: TlsAcceptor, tcp: TcpStream, name: String) -> std::io::Result<()> {
+async fn serve(acceptor: Acceptor, tcp: TcpStream, name: String) -> std::io::Result<()> {
     let limit = Duration::from_secs(10);
     let mut tls = timeout(limit, acceptor.accept(tcp)).await??;
     let resumed = tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);

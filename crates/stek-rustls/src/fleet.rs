@@ -10,8 +10,11 @@ use stek_clock::{Clock, FleetClock, SystemClock};
 use stek_core::name::KeysetName;
 use stek_core::scope::Scope;
 
+use crate::acceptor::Acceptor;
+use crate::builder::{BuildError, ServerBuilder, check_capped};
 use crate::installer::Installer;
 use crate::metrics::TicketMetrics;
+use crate::store::{ResumptionStore, SessionBackend, StoreMetrics, UnfitKeys};
 use crate::ticketer::{UnboundedTicketer, UnfitScope, check_scope};
 
 /// A keyset that this process follows, and the source of its ticketers.
@@ -86,6 +89,30 @@ impl Fleet {
         Ok(())
     }
 
+    /// A server of the fleet; its tickets stay among servers of the same `label`, which must say the
+    /// same of everything else that decides who is let in. It has the keys of this moment and gets
+    /// all later ones.
+    pub fn server(&self, label: &str) -> ServerBuilder<'_> {
+        ServerBuilder::with_keys(label, self.metrics.clone(), |scope| {
+            self.installer.keys_for(scope)
+        })
+    }
+
+    /// A server of a configuration that was made elsewhere, of which nothing can check that it
+    /// demands of clients what `scope` says: see [`Acceptor::with_unchecked_client_auth`].
+    ///
+    /// # Errors
+    /// [`BuildError::Unbounded`] if the scope does not cap chains.
+    pub fn server_with_unchecked_client_auth(
+        &self,
+        config: ServerConfig,
+        scope: &Scope,
+    ) -> Result<Acceptor, BuildError> {
+        check_capped(scope)?;
+        let keys = self.installer.keys_for(scope);
+        Acceptor::with_unchecked_client_auth(config, keys, self.metrics.clone())
+    }
+
     /// A ticketer for `scope` that has the keys of this moment and gets all later ones.
     ///
     /// # Errors
@@ -110,6 +137,21 @@ impl Fleet {
     ) -> Result<(), UnfitScope> {
         self.unbounded_ticketer(scope)?.use_in(config);
         Ok(())
+    }
+
+    /// A store for `scope` over `backend` that has the keys of this moment and gets all later ones.
+    /// `metrics` are those that the backend counts in, if it counts.
+    ///
+    /// # Errors
+    /// [`UnfitKeys`] if the scope asks certificates of clients.
+    pub fn resumption_store(
+        &self,
+        scope: &Scope,
+        backend: Arc<dyn SessionBackend>,
+        metrics: StoreMetrics,
+    ) -> Result<Arc<ResumptionStore>, UnfitKeys> {
+        let keys = self.installer.store_keys_for(scope);
+        Ok(Arc::new(ResumptionStore::try_new(keys, backend, metrics)?))
     }
 
     /// How polling fares.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use stek_clock::FleetClock;
 use stek_core::bundle::Bundle;
+use stek_core::derive::Use;
 use stek_core::scope::Scope;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -50,14 +51,24 @@ impl Installer {
         Self { shared, task: task.abort_handle() }
     }
 
-    /// The keys of `scope`, the same for all who ask for the same scope.
+    /// The ticket keys of `scope`, the same for all who ask for the same scope.
     pub(crate) fn keys_for(&self, scope: &Scope) -> Arc<TicketKeys> {
+        self.keys_for_use(Use::Ticket, scope)
+    }
+
+    /// The keys of `scope` for stored sessions, the same for all who ask for the same scope.
+    pub(crate) fn store_keys_for(&self, scope: &Scope) -> Arc<TicketKeys> {
+        self.keys_for_use(Use::Store, scope)
+    }
+
+    fn keys_for_use(&self, usage: Use, scope: &Scope) -> Arc<TicketKeys> {
         let mut state = self.shared.lock();
-        let in_use = state.keys.iter().filter_map(Weak::upgrade).find(|keys| keys.scope() == scope);
-        if let Some(keys) = in_use {
+        let mut in_use = state.keys.iter().filter_map(Weak::upgrade);
+        if let Some(keys) = in_use.find(|keys| keys.usage() == usage && keys.scope() == scope) {
             return keys;
         }
-        let keys = Arc::new(TicketKeys::new(scope.clone(), Arc::clone(&self.shared.clock)));
+        let clock = Arc::clone(&self.shared.clock);
+        let keys = Arc::new(TicketKeys::for_use(usage, scope.clone(), clock));
         if let Some(bundle) = state.newest() {
             keys.install(&bundle);
         }

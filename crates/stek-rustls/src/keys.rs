@@ -15,12 +15,13 @@ use stek_core::scope::{Scope, ScopeDigest};
 use stek_core::snapshot::Snapshot;
 use stek_core::time::Timestamp;
 
-/// The current ticket keys of one scope.
+/// The current ticket keys of one scope and one use.
 ///
 /// Empty until the first [`TicketKeys::install`]. Several of these, each for its scope, can be fed
 /// from one stream of bundles. Only keys derived for the scope are kept, never the ticket keys
 /// themselves.
 pub struct TicketKeys {
+    usage: Use,
     scope: Scope,
     digest: ScopeDigest,
     clock: Arc<FleetClock>,
@@ -31,11 +32,21 @@ pub struct TicketKeys {
 }
 
 impl TicketKeys {
-    /// No keys yet for `scope`; time is what `clock` says.
+    /// No keys yet for tickets of `scope`; time is what `clock` says.
     pub fn new(scope: Scope, clock: Arc<FleetClock>) -> Self {
+        Self::for_use(Use::Ticket, scope, clock)
+    }
+
+    /// The same for sessions that a [`ResumptionStore`](crate::ResumptionStore) keeps. Neither ever
+    /// opens what the other has sealed.
+    pub fn for_store(scope: Scope, clock: Arc<FleetClock>) -> Self {
+        Self::for_use(Use::Store, scope, clock)
+    }
+
+    pub(crate) fn for_use(usage: Use, scope: Scope, clock: Arc<FleetClock>) -> Self {
         let digest = scope.digest();
         let (current, installed) = (ArcSwapOption::empty(), Mutex::default());
-        Self { scope, digest, clock, current, installed }
+        Self { usage, scope, digest, clock, current, installed }
     }
 
     /// Replaces the keys by those of `bundle`, without those whose `destroy_at` has come.
@@ -92,6 +103,11 @@ impl TicketKeys {
         &self.scope
     }
 
+    /// What they are derived for.
+    pub fn usage(&self) -> Use {
+        self.usage
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
     }
@@ -104,8 +120,8 @@ impl TicketKeys {
 
     fn replace(&self, bundle: &Bundle) {
         let previous = self.current.load_full();
-        let (usage, schema) = (Use::Ticket, Schema::RUSTLS_0_23);
-        let next = Snapshot::new(bundle, usage, schema, self.digest, previous.as_deref());
+        let schema = Schema::RUSTLS_0_23;
+        let next = Snapshot::new(bundle, self.usage, schema, self.digest, previous.as_deref());
         self.current.store(Some(Arc::new(next)));
     }
 }

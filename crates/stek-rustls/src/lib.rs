@@ -1,25 +1,31 @@
 //! Session tickets for rustls servers under the keys of a fleet: a session begun at one server
 //! resumes at any other, and the keys rotate and are erased without any of them restarting.
 //!
-//! Three lines make a server use them:
+//! Three lines make a server of the fleet:
 //!
 //! ```no_run
 //! # #[cfg(feature = "client")]
 //! # async fn adopt(
 //! #     client: &stek_client::ClientConfig,
 //! #     registry: &prometheus::Registry,
-//! #     mut server: rustls::ServerConfig,
+//! #     chain: Vec<rustls::pki_types::CertificateDer<'static>>,
+//! #     key: rustls::pki_types::PrivateKeyDer<'static>,
+//! #     tcp: tokio::net::TcpStream,
 //! # ) -> Result<(), Box<dyn std::error::Error>> {
-//! # use stek_core::{name::KeysetName, scope::{ChainRule, Scope}};
+//! # use stek_core::name::KeysetName;
 //! let fleet = stek_rustls::Fleet::connect(client, KeysetName::try_new("web")?, registry)?;
-//! fleet.ready().await?;
-//! fleet.use_unbounded_tickets(&mut server, &Scope::try_new("web", ChainRule::Unbounded)?)?;
+//! let acceptor = fleet.server("shop").certificate(chain, key).build()?;
+//! let tls = acceptor.accept(tcp).await?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Keep the `Fleet` while the server runs. Waiting for it is optional: without keys every
-//! handshake is a full one.
+//! Keep the `Fleet` while the server runs. `Fleet::ready` waits for the first keys, which is
+//! optional: without keys every handshake is a full one. The metrics of tickets and handshakes are
+//! in the registry that `connect` was given.
+//!
+//! Who accepts connections in a loop of his own, or by QUIC, asks the acceptor for a configuration
+//! for each: [`Acceptor::per_connection_config`].
 //!
 //! # What is safe
 //!
@@ -27,6 +33,15 @@
 //!   handshakes are full. No local key is invented, no session cache steps in, 0-RTT stays off.
 //! - A ticket opens only in the scope in which it was sealed, until its lifetime, its key or the
 //!   session lifetime ends, whichever is first; checked at each opening, whatever timers do.
+//! - **A chain of resumptions ends.** Each renewal carries the instant of the full handshake, and
+//!   no ticket opens once the session lifetime of the policy has passed since.
+//! - **Who resumes has passed every check that he would have to pass in a full handshake.** A
+//!   [`ServerBuilder`] makes configuration and scope from one statement: whether clients are asked
+//!   for certificates, and by which authorities, is part of what keys are derived from. Servers
+//!   that ask give no tickets at all unless told to, and then none that outlives the client's
+//!   certificate.
+//! - TLS 1.2 sessions do not resume unless opted in, for each renewal seals one master secret again.
+//! - A client has at most four of the tickets that it offers decrypted, however many it offers.
 //! - A ticket that does not open is `None` to rustls, whatever the cause. The cause is counted:
 //!   see [`TicketMetrics`].
 //! - Only keys derived for a scope are kept for sealing and opening, and they are overwritten when
@@ -34,32 +49,57 @@
 //!
 //! # What is not
 //!
-//! An [`UnboundedTicketer`] is shown the bytes of a session and nothing of its connection. It
-//! cannot cap chains of renewal, it cannot see client authentication, and it cannot tell TLS
-//! versions apart. **Do not use it on a server that verifies client certificates**, and prefer TLS
-//! 1.3 alone. A scope that promises more is refused, but nothing can ask a finished `ServerConfig`
-//! whether it verifies clients. All servers that share a scope must be ready to serve each other's
-//! clients: give servers that are not the same site different labels.
+//! A resumed client is not verified again: revocation of its certificate shows only after the
+//! session lifetime, unless the authority is removed or the policy epoch raised.
+//!
+//! An [`UnboundedTicketer`], for those who have to keep a `ServerConfig` of their own and share it
+//! by all connections, is shown the bytes of a session and nothing of its connection. It cannot cap
+//! chains of renewal, it cannot see client authentication, and it does not tell TLS versions apart.
+//! **Do not use it on a server that verifies client certificates**, and prefer TLS 1.3 alone. Its
+//! tickets and those of acceptors never open each other, or the cap could be laundered away.
+//!
+//! All servers that share a scope must be ready to serve each other's clients: give servers that
+//! are not the same site different labels.
 //!
 //! # Features
 //!
-//! `client` (default) brings the poller and with it `Fleet`. Without it, whoever has
-//! [bundles](stek_core::bundle::Bundle) feeds [`TicketKeys`], and makes ticketers of them.
+//! - `client` (default): the poller, and with it `Fleet` and `Acceptor::accept`. Without it,
+//!   whoever has [bundles](stek_core::bundle::Bundle) feeds [`TicketKeys`], makes servers of them by
+//!   [`ServerBuilder::with_keys`], and drives the handshakes.
+//! - `tls12`: allows opting in to TLS 1.2 tickets.
+//! - `redis`: sessions in Redis or Valkey instead of tickets.
 
+mod acceptor;
+mod builder;
+mod certificate;
+mod connection;
 #[cfg(feature = "client")]
 mod fleet;
+mod glue;
 #[cfg(feature = "client")]
 mod installer;
 mod keys;
 mod metrics;
 mod nonce;
+mod resumption;
+mod session;
+mod store;
 mod ticketer;
 
+pub use acceptor::Acceptor;
+pub use builder::{BuildError, ServerBuilder};
 #[cfg(feature = "client")]
 pub use fleet::{Fleet, FleetError};
 pub use keys::TicketKeys;
 pub use metrics::TicketMetrics;
-pub use nonce::{NoRandomness, NonceSource, SystemNonces};
+pub use nonce::{NoRandomness, NonceSource, PooledNonces, SystemNonces};
+pub use resumption::{Resumer, Resumption};
+pub use store::{
+    ConnectionStore, LookUpError, MemoryBackend, PutError, ResumptionStore, SessionBackend,
+    SessionKey, SharedBackend, StoreMetrics, UnfitKeys,
+};
+#[cfg(feature = "redis")]
+pub use store::{RedisBackend, RedisConfig, RedisConfigError, RedisStartError};
 pub use ticketer::{UnboundedTicketer, UnfitScope};
 
 // The fixture names this crate as the integration tests do, which share it.

@@ -23,14 +23,15 @@ pub struct TicketMetrics(Arc<Series>);
 struct Series {
     sealed: [IntCounter; SealOutcome::ALL.len()],
     opened: [IntCounter; OpenOutcome::ALL.len()],
+    handshakes: [IntCounter; HandshakeOutcome::ALL.len()],
     age_at_open: Histogram,
     _registration: Registration,
 }
 
 impl TicketMetrics {
-    /// Registers `stek_tickets_sealed_total`, `stek_tickets_opened_total` and
-    /// `stek_ticket_age_at_open_seconds`. The keyset is a label of each, so that a process may use
-    /// several; every outcome shows from the start, at zero.
+    /// Registers `stek_tickets_sealed_total`, `stek_tickets_opened_total`,
+    /// `stek_ticket_age_at_open_seconds` and `stek_handshakes_total`. The keyset is a label of each,
+    /// so that a process may use several; every outcome shows from the start, at zero.
     ///
     /// # Errors
     /// [`prometheus::Error`] if the registry has them for this keyset already.
@@ -47,6 +48,8 @@ impl TicketMetrics {
             "Tickets offered, by the state of the key that opened them or by why none did; \
              opened is not yet resumed",
         )?;
+        let handshakes =
+            counters("stek_handshakes_total", "Handshakes of acceptors, by how they ended")?;
         let age_at_open = Histogram::with_opts(
             HistogramOpts::from(opts(
                 "stek_ticket_age_at_open_seconds",
@@ -54,13 +57,16 @@ impl TicketMetrics {
             ))
             .buckets(AGE_BUCKETS.to_vec()),
         )?;
-        let mut registration = Registration { registry: registry.clone(), collectors: Vec::new() };
+        let mut registration = Registration::new(registry);
         registration.add(&sealed)?;
         registration.add(&opened)?;
+        registration.add(&handshakes)?;
         registration.add(&age_at_open)?;
         Ok(Self(Arc::new(Series {
             sealed: SealOutcome::ALL.map(|outcome| sealed.with_label_values(&[outcome.as_str()])),
             opened: OpenOutcome::ALL.map(|outcome| opened.with_label_values(&[outcome.as_str()])),
+            handshakes: HandshakeOutcome::ALL
+                .map(|outcome| handshakes.with_label_values(&[outcome.as_str()])),
             age_at_open,
             _registration: registration,
         })))
@@ -72,6 +78,10 @@ impl TicketMetrics {
 
     pub(crate) fn count_opened(&self, outcome: OpenOutcome) {
         self.0.opened[outcome as usize].inc();
+    }
+
+    pub(crate) fn count_handshake(&self, outcome: HandshakeOutcome) {
+        self.0.handshakes[outcome as usize].inc();
     }
 
     pub(crate) fn observe_age(&self, age: Seconds) {
@@ -88,13 +98,20 @@ impl fmt::Debug for TicketMetrics {
 }
 
 /// What was added to a registry, and is taken out again on drop.
-struct Registration {
+pub(crate) struct Registration {
     registry: Registry,
     collectors: Vec<Box<dyn Collector>>,
 }
 
 impl Registration {
-    fn add<C: Collector + Clone + 'static>(&mut self, series: &C) -> Result<(), prometheus::Error> {
+    pub(crate) fn new(registry: &Registry) -> Self {
+        Self { registry: registry.clone(), collectors: Vec::new() }
+    }
+
+    pub(crate) fn add<C: Collector + Clone + 'static>(
+        &mut self,
+        series: &C,
+    ) -> Result<(), prometheus::Error> {
         self.registry.register(Box::new(series.clone()))?;
         self.collectors.push(Box::new(series.clone()));
         Ok(())
@@ -118,12 +135,23 @@ pub(crate) enum SealOutcome {
     TooLong,
     NoRandomness,
     SessionTooOld,
+    /// The glue does not know this encoding, or the client's certificate.
+    Unreadable,
+    /// The server gives no tickets for such sessions.
+    NotAllowed,
 }
 
 impl SealOutcome {
     /// In the order of the discriminants, by which counters are found.
-    const ALL: [Self; 5] =
-        [Self::Sealed, Self::NoActiveKey, Self::TooLong, Self::NoRandomness, Self::SessionTooOld];
+    const ALL: [Self; 7] = [
+        Self::Sealed,
+        Self::NoActiveKey,
+        Self::TooLong,
+        Self::NoRandomness,
+        Self::SessionTooOld,
+        Self::Unreadable,
+        Self::NotAllowed,
+    ];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -132,6 +160,8 @@ impl SealOutcome {
             Self::TooLong => "too-long",
             Self::NoRandomness => "no-randomness",
             Self::SessionTooOld => "session-too-old",
+            Self::Unreadable => "unreadable",
+            Self::NotAllowed => "not-allowed",
         }
     }
 }
@@ -159,11 +189,15 @@ pub(crate) enum OpenOutcome {
     Forged,
     FromTheFuture,
     SessionTooOld,
+    /// The connection has had as many tickets opened as it may.
+    TooMany,
+    /// The server resumes no such sessions.
+    NotAllowed,
 }
 
 impl OpenOutcome {
     /// In the order of the discriminants, by which counters are found.
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Self::Active,
         Self::DecryptOnly,
         Self::Pending,
@@ -174,6 +208,8 @@ impl OpenOutcome {
         Self::Forged,
         Self::FromTheFuture,
         Self::SessionTooOld,
+        Self::TooMany,
+        Self::NotAllowed,
     ];
 
     const fn as_str(self) -> &'static str {
@@ -188,6 +224,8 @@ impl OpenOutcome {
             Self::Forged => "forged",
             Self::FromTheFuture => "from-the-future",
             Self::SessionTooOld => "session-too-old",
+            Self::TooMany => "too-many",
+            Self::NotAllowed => "not-allowed",
         }
     }
 }
@@ -218,6 +256,27 @@ impl From<OpenMiss> for OpenOutcome {
     }
 }
 
+/// How a handshake ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HandshakeOutcome {
+    Full,
+    Resumed,
+    Failed,
+}
+
+impl HandshakeOutcome {
+    /// In the order of the discriminants, by which counters are found.
+    const ALL: [Self; 3] = [Self::Full, Self::Resumed, Self::Failed];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Resumed => "resumed",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,6 +287,9 @@ mod tests {
             assert_eq!(outcome as usize, position);
         }
         for (position, outcome) in OpenOutcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome as usize, position);
+        }
+        for (position, outcome) in HandshakeOutcome::ALL.into_iter().enumerate() {
             assert_eq!(outcome as usize, position);
         }
     }
@@ -246,9 +308,10 @@ mod tests {
             .map(|family| (family.name().to_owned(), family.get_metric().len()))
             .collect();
         let expected = [
+            ("stek_handshakes_total", 3),
             ("stek_ticket_age_at_open_seconds", 1),
-            ("stek_tickets_opened_total", 10),
-            ("stek_tickets_sealed_total", 5),
+            ("stek_tickets_opened_total", 12),
+            ("stek_tickets_sealed_total", 7),
         ];
         assert_eq!(samples, expected.map(|(name, count)| (name.to_owned(), count)));
     }
@@ -261,7 +324,7 @@ mod tests {
         register(&registry, "web").unwrap_err();
         let clone = web.clone();
         drop((web, shop));
-        assert_eq!(registry.gather().len(), 3);
+        assert_eq!(registry.gather().len(), 4);
         drop(clone);
         assert!(registry.gather().is_empty());
         register(&registry, "web").unwrap();

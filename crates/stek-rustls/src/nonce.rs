@@ -1,7 +1,11 @@
 //! Where the nonce of each ticket comes from. That it never repeats rests on the source alone: 24
 //! random bytes may be drawn 2⁸⁰ times under one key, a counter or a copied state may not.
 
+mod pool;
+
 use stek_core::xaes::NONCE_LEN;
+
+pub use pool::PooledNonces;
 
 /// A source of nonces.
 pub trait NonceSource: Send + Sync {
@@ -13,7 +17,7 @@ pub trait NonceSource: Send + Sync {
 }
 
 /// The operating system's random source, asked anew for every ticket. Nothing is kept in the
-/// process, so a fork or a copied machine has no state to repeat.
+/// process, so a fork or a copied machine has no state to repeat; [`PooledNonces`] is faster.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemNonces;
 

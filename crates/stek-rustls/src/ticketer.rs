@@ -6,15 +6,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::server::{NoServerSessionStorage, ProducesTickets};
+use rustls::server::ProducesTickets;
 use stek_core::scope::{ChainRule, ClientAuth, Scope};
 use stek_core::snapshot::{OpenMiss, Opened};
-use stek_core::ticket::MAX_TICKET_LEN;
+use stek_core::ticket::{MAX_TICKET_LEN, MIN_TICKET_LEN};
 use stek_core::time::{Seconds, Timestamp};
 
+use crate::glue::rustls_0_23::use_tickets_only;
 use crate::keys::TicketKeys;
 use crate::metrics::{OpenOutcome, SealOutcome, TicketMetrics};
-use crate::nonce::{NonceSource, SystemNonces};
+use crate::nonce::{NonceSource, PooledNonces};
 
 /// Tickets under the keys of a fleet, without a bound on chains of resumption.
 ///
@@ -60,7 +61,7 @@ impl UnboundedTicketer {
     /// # Errors
     /// [`UnfitScope`] if the scope of `keys` caps chains or asks certificates of clients.
     pub fn try_new(keys: Arc<TicketKeys>, metrics: TicketMetrics) -> Result<Self, UnfitScope> {
-        Self::try_with_nonces(keys, metrics, Arc::new(SystemNonces))
+        Self::try_with_nonces(keys, metrics, Arc::new(PooledNonces))
     }
 
     /// The same with nonces from elsewhere. A source that gives one nonce twice gives the sessions
@@ -80,9 +81,7 @@ impl UnboundedTicketer {
     /// Makes this the only way in which servers of `config` resume: sets the ticketer, removes the
     /// session cache of the process and switches 0-RTT off.
     pub fn use_in(self: &Arc<Self>, config: &mut ServerConfig) {
-        config.ticketer = Arc::<Self>::clone(self);
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.max_early_data_size = 0;
+        use_tickets_only(config, Arc::<Self>::clone(self));
     }
 
     fn seal(&self, session: &[u8]) -> Result<Vec<u8>, SealOutcome> {
@@ -93,15 +92,24 @@ impl UnboundedTicketer {
         Ok(snapshot.seal(session, now, &nonce, now)?.ticket)
     }
 
-    fn open(&self, ticket: &[u8], now: Timestamp) -> Result<Opened, OpenMiss> {
-        // The cap is that of the format. One learned from the tickets sealed here would refuse
-        // those of the fleet until this node has sealed as long a one.
-        if ticket.len() > MAX_TICKET_LEN {
+    /// What `ticket` holds, and the time at which it was opened.
+    fn open(&self, ticket: &[u8]) -> Result<(Opened, Timestamp), OpenMiss> {
+        // Clock and keys come after what can be told without them, for a hello may offer thousands.
+        if !may_be_ticket(ticket) {
             return Err(OpenMiss::Malformed);
         }
         let snapshot = self.keys.load();
-        snapshot.as_ref().ok_or(OpenMiss::Unknown)?.open(ticket, now)
+        let candidate = snapshot.as_ref().ok_or(OpenMiss::Unknown)?.find(ticket)?;
+        let now = self.keys.now();
+        Ok((candidate.open(now)?, now))
     }
+}
+
+/// Whether `ticket` has a length that a ticket can have. The limits are those of the format: one
+/// learned from the tickets sealed here would refuse those of the fleet until this node has sealed
+/// as long a one.
+pub(crate) fn may_be_ticket(ticket: &[u8]) -> bool {
+    (MIN_TICKET_LEN..=MAX_TICKET_LEN).contains(&ticket.len())
 }
 
 /// # Errors
@@ -151,9 +159,8 @@ impl ProducesTickets for UnboundedTicketer {
 
     /// The session in a ticket that an attacker may have made; `None` whatever the cause.
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        let now = self.keys.now();
-        match self.open(ticket, now) {
-            Ok(opened) => {
+        match self.open(ticket) {
+            Ok((opened, now)) => {
                 self.metrics.count_opened(OpenOutcome::from(&opened));
                 self.metrics.observe_age(now.since(opened.stamp.issued_at));
                 Some(opened.payload)

@@ -87,12 +87,10 @@ fn every_flipped_bit_is_refused() {
             let mut altered = ticket.clone();
             altered[position] ^= 1 << bit;
             // A flipped name does not lead to this key; asked all the same, the tag covers it.
-            let refused = if position < KeyName::LEN {
-                key_name_of(&altered) != Some(*key().name())
-            } else {
-                key().open(&altered).is_err()
-            };
-            assert!(refused, "byte {position} bit {bit}");
+            if position < KeyName::LEN {
+                assert_ne!(key_name_of(&altered), Some(*key().name()));
+            }
+            assert!(key().open(&altered).is_err(), "byte {position} bit {bit}");
         }
     }
 }
@@ -150,7 +148,7 @@ fn padding_that_is_not_zero_or_too_long_is_refused() {
     let seal_raw = |plain: &mut [u8]| {
         let mut ticket = key().name().as_bytes().to_vec();
         ticket.extend_from_slice(&nonce());
-        let tag = key().aead.seal_in_place(&nonce(), &aad(key().name()), plain);
+        let tag = key().aead.seal_in_place(&nonce(), &aad(key().name().as_bytes()), plain);
         ticket.extend_from_slice(plain);
         ticket.extend_from_slice(&tag);
         ticket

@@ -1,0 +1,160 @@
+//! What a resumed TLS 1.3 handshake costs the server: through this project's acceptor, which makes
+//! a configuration for each connection, and with a plain ticketer in a shared configuration that
+//! has the same AEAD and gives as many tickets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use rustls::client::Resumption;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::server::ProducesTickets;
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
+};
+use stek_rustls::{Acceptor, PooledNonces};
+
+use crate::floor::{Floor, PlainTicketer};
+use crate::measure::{instant, median, nanos};
+use crate::report::{Report, STEK};
+use crate::{fleet, measure};
+
+pub(crate) const WHAT: &str = "accept";
+pub(crate) const CASE: &str = "tls13-resumed";
+pub(crate) const PLAIN: &str = "plain";
+
+const PAIRS: usize = 1_001;
+
+/// A certificate for `localhost` and who trusts it.
+pub(crate) struct Pki {
+    certified: rcgen::CertifiedKey<rcgen::KeyPair>,
+}
+
+impl Pki {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+        Ok(Self { certified })
+    }
+
+    /// TLS 1.3 only, with `ticketer` and no session cache.
+    pub(crate) fn server(
+        &self,
+        ticketer: Arc<dyn ProducesTickets>,
+    ) -> anyhow::Result<ServerConfig> {
+        let (chain, key) = self.identity();
+        let mut config =
+            ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+                .with_protocol_versions(&[&rustls::version::TLS13])?
+                .with_no_client_auth()
+                .with_single_cert(chain, key)?;
+        config.ticketer = ticketer;
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        Ok(config)
+    }
+
+    /// TLS 1.3 only, a configuration for each connection.
+    pub(crate) fn acceptor(&self) -> anyhow::Result<Acceptor> {
+        let (chain, key) = self.identity();
+        fleet::acceptor(chain, key)
+    }
+
+    fn identity(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let key = PrivatePkcs8KeyDer::from(self.certified.signing_key.serialize_der());
+        (vec![self.certified.cert.der().clone()], PrivateKeyDer::Pkcs8(key))
+    }
+
+    /// TLS 1.3 only, with a session store of its own.
+    pub(crate) fn client(&self) -> anyhow::Result<Arc<ClientConfig>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certified.cert.der().clone())?;
+        let mut config =
+            ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+                .with_protocol_versions(&[&rustls::version::TLS13])?
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+        config.resumption = Resumption::in_memory_sessions(16);
+        Ok(Arc::new(config))
+    }
+}
+
+/// A server and a client that keeps resuming with it.
+struct Side<C> {
+    server: C,
+    client: Arc<ClientConfig>,
+    micros: Vec<f64>,
+}
+
+impl<C: Fn() -> Arc<ServerConfig>> Side<C> {
+    fn new(pki: &Pki, server: C) -> anyhow::Result<Self> {
+        let client = pki.client()?;
+        // Full, and warm afterwards.
+        (0..20).try_for_each(|_| shake(&server, &client).map(drop))?;
+        Ok(Self { server, client, micros: Vec::new() })
+    }
+
+    fn run(&mut self) -> anyhow::Result<()> {
+        let (spent, kind) = shake(&self.server, &self.client)?;
+        anyhow::ensure!(kind == HandshakeKind::Resumed, "a handshake was full");
+        self.micros.push(nanos(spent) / 1e3);
+        Ok(())
+    }
+}
+
+/// Prints and keeps `accept/tls13-resumed/…`.
+pub(crate) fn measure(report: &mut Report) -> anyhow::Result<()> {
+    let pki = Pki::new()?;
+    let acceptor = pki.acceptor()?;
+    let mut stek = Side::new(&pki, || acceptor.per_connection_config())?;
+    let plain = PlainTicketer(Floor::new(PooledNonces)?);
+    let plain = Arc::new(pki.server(Arc::new(plain))?);
+    let mut plain = Side::new(&pki, || Arc::clone(&plain))?;
+    for pair in 0..PAIRS {
+        // Whoever comes second finds warmer caches.
+        if pair % 2 == 0 {
+            stek.run()?;
+            plain.run()?;
+        } else {
+            plain.run()?;
+            stek.run()?;
+        }
+    }
+    report.add(WHAT, CASE, STEK, median(&stek.micros), "us");
+    report.add(WHAT, CASE, PLAIN, median(&plain.micros), "us");
+    Ok(())
+}
+
+/// A handshake over byte pipes, with the tickets after it: what the server took, and its kind.
+fn shake(
+    server: impl Fn() -> Arc<ServerConfig>,
+    client: &Arc<ClientConfig>,
+) -> anyhow::Result<(Duration, HandshakeKind)> {
+    let name = ServerName::try_from("localhost")?;
+    let mut client = ClientConnection::new(Arc::clone(client), name)?;
+    let begin = instant();
+    let mut server = ServerConnection::new(server())?;
+    let mut spent = begin.elapsed();
+    while client.wants_write() || server.wants_write() {
+        let mut bytes = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut bytes)?;
+        }
+        let mut answer = Vec::with_capacity(8192);
+        let begin = measure::instant();
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            server.read_tls(&mut rest)?;
+            server.process_new_packets()?;
+        }
+        while server.wants_write() {
+            server.write_tls(&mut answer)?;
+        }
+        spent += begin.elapsed();
+        let mut rest = answer.as_slice();
+        while !rest.is_empty() {
+            client.read_tls(&mut rest)?;
+            client.process_new_packets()?;
+        }
+    }
+    Ok((spent, server.handshake_kind().context("the handshake did not end")?))
+}

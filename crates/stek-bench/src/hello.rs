@@ -1,0 +1,126 @@
+//! What a `ClientHello` with thousands of identities costs: through this project's acceptor, and with
+//! one that answers None at once, so that what remains is rustls' own parsing.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use rustls::pki_types::ServerName;
+use rustls::server::ProducesTickets;
+use rustls::{ClientConnection, ServerConfig, ServerConnection};
+
+use crate::handshake::Pki;
+use crate::measure::{instant, median, nanos};
+use crate::report::{Report, STEK};
+
+pub(crate) const WHAT: &str = "clienthello";
+pub(crate) const CASE: &str = "worst";
+pub(crate) const NOOP: &str = "noop";
+
+const IDENTITIES: usize = 7_000;
+const PAIRS: usize = 101;
+/// RFC 8446, 4.2.11.
+const PRE_SHARED_KEY: u16 = 41;
+/// RFC 8446, 5.1.
+const LONGEST_FRAGMENT: usize = 16_384;
+
+/// Never opens, never seals.
+#[derive(Debug)]
+struct Noop;
+
+impl ProducesTickets for Noop {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    fn lifetime(&self) -> u32 {
+        0
+    }
+
+    fn encrypt(&self, _: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn decrypt(&self, _: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+}
+
+/// Prints and keeps `clienthello/worst/…`.
+pub(crate) fn measure(report: &mut Report) -> anyhow::Result<()> {
+    let pki = Pki::new()?;
+    let hello = records(&with_identities(hello(&pki)?)?);
+    let acceptor = pki.acceptor()?;
+    let stek = || acceptor.per_connection_config();
+    let noop = Arc::new(pki.server(Arc::new(Noop))?);
+    let noop = || Arc::clone(&noop);
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for pair in 0..PAIRS {
+        if pair % 2 == 0 {
+            ours.push(micros(stek, &hello)?);
+            theirs.push(micros(noop, &hello)?);
+        } else {
+            theirs.push(micros(noop, &hello)?);
+            ours.push(micros(stek, &hello)?);
+        }
+    }
+    report.add(WHAT, CASE, STEK, median(&ours), "us");
+    report.add(WHAT, CASE, NOOP, median(&theirs), "us");
+    Ok(())
+}
+
+/// What the server takes to read `hello` and to answer it with a full handshake.
+fn micros(server: impl Fn() -> Arc<ServerConfig>, hello: &[u8]) -> anyhow::Result<f64> {
+    let begin = instant();
+    let mut server = ServerConnection::new(server())?;
+    let mut rest = hello;
+    while !rest.is_empty() {
+        server.read_tls(&mut rest)?;
+        server.process_new_packets()?;
+    }
+    let spent = begin.elapsed();
+    anyhow::ensure!(server.wants_write(), "the server does not answer");
+    Ok(nanos(spent) / 1e3)
+}
+
+/// The handshake message of a client that has no ticket.
+fn hello(pki: &Pki) -> anyhow::Result<Vec<u8>> {
+    let mut client = ClientConnection::new(pki.client()?, ServerName::try_from("localhost")?)?;
+    let mut record = Vec::new();
+    client.write_tls(&mut record)?;
+    Ok(record.split_off(5))
+}
+
+/// `hello` with the smallest identities and binders that parse, so that as many as possible fit.
+fn with_identities(mut hello: Vec<u8>) -> anyhow::Result<Vec<u8>> {
+    let short = |len: usize| anyhow::Ok(u16::try_from(len)?.to_be_bytes());
+    // One byte of identity and an age of zero; a binder of one byte.
+    let identities = [0, 1, 0xaa, 0, 0, 0, 0].repeat(IDENTITIES);
+    let binders = [1, 0xbb].repeat(IDENTITIES);
+    let mut extension = PRE_SHARED_KEY.to_be_bytes().to_vec();
+    extension.extend(short(4 + identities.len() + binders.len())?);
+    for list in [identities, binders] {
+        extension.extend(short(list.len())?);
+        extension.extend(list);
+    }
+    // Type and length, version, random, session id, suites, compression methods; then extensions.
+    let after = |at: usize, len: usize| -> anyhow::Result<usize> {
+        let bytes = hello.get(at..at + len).context("a short hello")?;
+        Ok(at + len + bytes.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)))
+    };
+    let extensions = after(after(after(4 + 2 + 32, 1)?, 2)?, 1)?;
+    hello.extend(extension);
+    let len = short(hello.len() - extensions - 2)?;
+    hello[extensions..extensions + 2].copy_from_slice(&len);
+    let len = u32::try_from(hello.len() - 4)?.to_be_bytes();
+    hello[1..4].copy_from_slice(&len[1..]);
+    Ok(hello)
+}
+
+/// `message` in records of TLS.
+fn records(message: &[u8]) -> Vec<u8> {
+    let record = |fragment: &[u8]| {
+        let [.., high, low] = fragment.len().to_be_bytes();
+        [&[22, 3, 1, high, low], fragment].concat()
+    };
+    message.chunks(LONGEST_FRAGMENT).flat_map(record).collect()
+}

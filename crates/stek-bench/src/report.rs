@@ -1,0 +1,132 @@
+//! What was measured, as lines, as JSON, and against the bars that this project sets itself.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::tickets::{SIZES, THREADS, case};
+use crate::{handshake, hello};
+
+pub(crate) const STEK: &str = "stek";
+pub(crate) const RING: &str = "rustls-ring";
+pub(crate) const AWS_LC: &str = "rustls-aws-lc";
+pub(crate) const FLOOR: &str = "floor";
+
+/// Sealing is to be so many times faster than the faster of the two built-in ticketers.
+const SEAL_FACTOR: f64 = 1.2;
+/// Opening may take so many nanoseconds longer than in the faster of the two.
+const OPEN_EXTRA_NANOS: f64 = 300.0;
+/// Sealing may take so many times as long as the bare AEAD.
+const FLOOR_FACTOR: f64 = 1.3;
+/// Accepting a resumed connection may take so many microseconds longer than with a plain ticketer.
+const ACCEPT_EXTRA_MICROS: f64 = 2.0;
+/// The worst hello may cost so many times what it costs without any ticket.
+const HELLO_FACTOR: f64 = 1.1;
+
+struct Line {
+    what: String,
+    case: String,
+    contender: &'static str,
+    value: f64,
+    unit: &'static str,
+}
+
+/// All measurements of one run.
+pub(crate) struct Report {
+    lines: Vec<Line>,
+    verdicts: Vec<(String, bool)>,
+}
+
+impl Report {
+    pub(crate) fn new() -> Self {
+        Self { lines: Vec::new(), verdicts: Vec::new() }
+    }
+
+    /// Prints one measurement and keeps it.
+    pub(crate) fn add(
+        &mut self,
+        what: &str,
+        case: &str,
+        contender: &'static str,
+        value: f64,
+        unit: &'static str,
+    ) {
+        let digits = usize::from(unit == "us");
+        println!("bench {what}/{case}/{contender} {value:.digits$} {unit}");
+        let (what, case) = (what.to_owned(), case.to_owned());
+        self.lines.push(Line { what, case, contender, value, unit });
+    }
+
+    /// Prints a verdict for each bar.
+    pub(crate) fn verdicts(&mut self) {
+        for threads in THREADS {
+            for size in SIZES {
+                self.judge_tickets(&case(size, threads));
+            }
+        }
+        let get = |what, case, who| self.value(what, case, who);
+        let (what, case) = (handshake::WHAT, handshake::CASE);
+        let (ours, plain) = (get(what, case, STEK), get(what, case, handshake::PLAIN));
+        let accept = ours - plain;
+        let (what, case) = (hello::WHAT, hello::CASE);
+        let hello = get(what, case, STEK) / get(what, case, hello::NOOP);
+        self.judge(
+            format!("accept {accept:+.1} us beside plain (bar +{ACCEPT_EXTRA_MICROS} us)"),
+            accept <= ACCEPT_EXTRA_MICROS,
+        );
+        self.judge(
+            format!("worst ClientHello {hello:.2}x noop (bar {HELLO_FACTOR}x)"),
+            hello <= HELLO_FACTOR,
+        );
+    }
+
+    /// Writes everything to `path`.
+    pub(crate) fn write(&self, path: &Path, build: &str) -> std::io::Result<()> {
+        let lines = self.lines.iter().map(|line| {
+            let Line { what, case, contender, value, unit } = line;
+            json!({"what": what, "case": case, "contender": contender, "value": value, "unit": unit})
+        });
+        let bars = self.verdicts.iter().map(|(bar, met)| json!({"bar": bar, "met": met}));
+        let document = json!({
+            "build": build,
+            "measurements": lines.collect::<Vec<_>>(),
+            "bars": bars.collect::<Vec<_>>(),
+        });
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        std::fs::write(path, format!("{document:#}\n"))
+    }
+
+    fn judge_tickets(&mut self, case: &str) {
+        let get = |what, who| self.value(what, case, who);
+        let seal = get("seal", RING).min(get("seal", AWS_LC)) / get("seal", STEK);
+        let open = get("open", STEK) - get("open", RING).min(get("open", AWS_LC));
+        let floor = get("seal", STEK) / get("seal", FLOOR);
+        self.judge(
+            format!("seal/{case} {seal:.2}x the faster built-in (bar {SEAL_FACTOR}x)"),
+            seal >= SEAL_FACTOR,
+        );
+        self.judge(
+            format!("open/{case} {open:+.0} ns beside it (bar +{OPEN_EXTRA_NANOS} ns)"),
+            open <= OPEN_EXTRA_NANOS,
+        );
+        self.judge(
+            format!("seal/{case} {floor:.2}x floor (bar {FLOOR_FACTOR}x)"),
+            floor <= FLOOR_FACTOR,
+        );
+    }
+
+    fn judge(&mut self, bar: String, met: bool) {
+        println!("verdict {}: {bar}", if met { "met" } else { "NOT MET" });
+        self.verdicts.push((bar, met));
+    }
+
+    /// What was measured; not a number, which meets no bar, if it was not.
+    fn value(&self, what: &str, case: &str, contender: &str) -> f64 {
+        let is_it = |line: &&Line| {
+            (line.what.as_str(), line.case.as_str(), line.contender) == (what, case, contender)
+        };
+        self.lines.iter().find(is_it).map_or(f64::NAN, |line| line.value)
+    }
+}

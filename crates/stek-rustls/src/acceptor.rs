@@ -1,0 +1,128 @@
+//! Accepts TLS connections that resume within bounds: each has a ticketer of its own, which carries
+//! the instant of the full handshake from the tickets that it opened to those that it seals.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::{HandshakeKind, ServerConfig};
+use stek_core::scope::Scope;
+
+use crate::connection::{Connection, Server};
+use crate::glue::rustls_0_23::{ConnectionTicketer, use_tickets_only};
+use crate::metrics::HandshakeOutcome;
+
+/// A server of the fleet, ready to accept connections. Clones are the same server.
+///
+/// What it adds to rustls, for each connection:
+/// - no chain of resumptions lasts longer than the session lifetime of the policy, nor, where
+///   clients prove certificates, than the client's certificate is valid (`notAfter`);
+/// - at most so many offered tickets are decrypted, four if nothing else is said; names that are
+///   not ours do not count, they cost one look-up each;
+/// - the lifetime told to the client is what the ticket has: the least of its own lifetime, what
+///   its key has left, what the session has left, and seven days;
+/// - sessions whose encoding is not understood become no tickets.
+///
+/// A [`ServerBuilder`](crate::ServerBuilder) makes it. Without keys every handshake is a full one.
+#[derive(Clone)]
+pub struct Acceptor(Arc<Inner>);
+
+struct Inner {
+    config: ServerConfig,
+    server: Arc<Server>,
+}
+
+impl Acceptor {
+    /// Ticketer, session storage and 0-RTT of `config` are replaced.
+    pub(crate) fn new(mut config: ServerConfig, server: Server) -> Self {
+        let server = Arc::new(server);
+        // What is handed out always has a ticketer of its own; nothing must come of this one.
+        use_tickets_only(
+            &mut config,
+            Arc::new(ConnectionTicketer(Connection::new(server.clone()))),
+        );
+        Self(Arc::new(Inner { config, server }))
+    }
+
+    /// Makes the handshake on `io`, which has just been connected, and counts how it ended.
+    ///
+    /// Bound it in time, for a client may never say a word: `tokio::time::timeout`.
+    ///
+    /// # Errors
+    /// Of `io`, or of the handshake as [`rustls::Error`] within.
+    #[cfg(feature = "client")]
+    pub async fn accept<IO>(&self, io: IO) -> std::io::Result<tokio_rustls::server::TlsStream<IO>>
+    where
+        IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    {
+        let acceptor = tokio_rustls::TlsAcceptor::from(self.per_connection_config());
+        self.counted(acceptor.accept(io).await)
+    }
+
+    /// The same after the `ClientHello` was read by a
+    /// [`LazyConfigAcceptor`](tokio_rustls::LazyConfigAcceptor), to choose among acceptors by the
+    /// server name in it.
+    ///
+    /// # Errors
+    /// As [`Acceptor::accept`].
+    #[cfg(feature = "client")]
+    pub async fn accept_after_hello<IO>(
+        &self,
+        start: tokio_rustls::StartHandshake<IO>,
+    ) -> std::io::Result<tokio_rustls::server::TlsStream<IO>>
+    where
+        IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    {
+        self.counted(start.into_stream(self.per_connection_config()).await)
+    }
+
+    /// The configuration for one connection, for those who accept connections themselves and for
+    /// QUIC. Ask for another for each connection, and tell how each handshake ended by
+    /// [`Acceptor::count_handshake`].
+    ///
+    /// With quinn: `QuicServerConfig::try_from(acceptor.per_connection_config())` for each
+    /// `Incoming`, given to `Incoming::accept_with`. QUIC has TLS 1.3 alone, and no 0-RTT here.
+    ///
+    /// If one is used for several connections, they share one count of tickets to open, which runs
+    /// out, and one instant of authentication, the oldest. So nothing is let in that should not
+    /// be; but little resumes.
+    pub fn per_connection_config(&self) -> Arc<ServerConfig> {
+        let mut config = self.0.config.clone();
+        config.ticketer = Arc::new(ConnectionTicketer(Connection::new(Arc::clone(&self.0.server))));
+        Arc::new(config)
+    }
+
+    /// Counts a handshake by what `ServerConnection::handshake_kind` gives at its end, `None` if it
+    /// failed. [`Acceptor::accept`] does so itself. That a ticket opened does not say that it was
+    /// resumed: rustls goes on to compare cipher suite and server name.
+    pub fn count_handshake(&self, kind: Option<HandshakeKind>) {
+        let outcome = match kind {
+            Some(HandshakeKind::Resumed) => HandshakeOutcome::Resumed,
+            Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest) => {
+                HandshakeOutcome::Full
+            }
+            None => HandshakeOutcome::Failed,
+        };
+        self.0.server.metrics.count_handshake(outcome);
+    }
+
+    /// The resumption domain, as derived from what the server demands.
+    pub fn scope(&self) -> &Scope {
+        self.0.server.keys.scope()
+    }
+
+    #[cfg(feature = "client")]
+    fn counted<IO>(
+        &self,
+        accepted: std::io::Result<tokio_rustls::server::TlsStream<IO>>,
+    ) -> std::io::Result<tokio_rustls::server::TlsStream<IO>> {
+        let kind = accepted.as_ref().ok().and_then(|tls| tls.get_ref().1.handshake_kind());
+        self.count_handshake(kind);
+        accepted
+    }
+}
+
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acceptor").field("scope", self.scope()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,372 @@
+//! Makes the configuration of a server and the scope of its tickets from one statement, so that
+//! they cannot disagree: rustls does not tell of a finished configuration whether it asks clients
+//! for certificates, and by whom these may be issued.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
+use stek_core::scope::{ChainRule, ClientAuth, ClientCa, Scope, ScopeError};
+
+use crate::acceptor::Acceptor;
+use crate::connection::{DEFAULT_MAX_OPENS, ResumeClientAuth, ResumeTls12, Rules, Server};
+use crate::glue::rustls_0_23;
+use crate::keys::TicketKeys;
+use crate::metrics::TicketMetrics;
+use crate::nonce::PooledNonces;
+
+/// What a server is to be; makes its [`Acceptor`].
+///
+/// All servers of the fleet that say the same here, under the same keyset, resume each other's
+/// sessions; servers that demand something else of clients never do. Whatever is not said is as
+/// rustls has it, except that nothing but tickets of the fleet resumes: there is no session cache
+/// in the process and no 0-RTT.
+#[must_use = "a builder makes an acceptor only when asked to build"]
+pub struct ServerBuilder<'a> {
+    label: String,
+    keys_for: KeysFor<'a>,
+    metrics: TicketMetrics,
+    certificate: Certificate,
+    clients: Clients,
+    server_names: Vec<String>,
+    policy_epoch: u64,
+    versions: Vec<&'static SupportedProtocolVersion>,
+    alpn: Vec<Vec<u8>>,
+    provider: Option<Arc<CryptoProvider>>,
+    time: Option<Arc<dyn TimeProvider>>,
+    rules: Rules,
+}
+
+type KeysFor<'a> = Box<dyn FnOnce(&Scope) -> Arc<TicketKeys> + 'a>;
+
+enum Certificate {
+    Missing,
+    Single(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>),
+    Resolver(Arc<dyn ResolvesServerCert>),
+}
+
+enum Clients {
+    Unasked,
+    IssuedBy { roots: RootCertStore, mode: ClientAuth },
+    Verifier { verifier: Arc<dyn ClientCertVerifier>, roots: RootCertStore },
+}
+
+/// Why there is no server of that kind.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// Neither a certificate nor a resolver was given.
+    #[error("the server has no certificate")]
+    NoCertificate,
+    /// A certificate and its key, or versions and cipher suites, do not fit together.
+    #[error("the server cannot speak TLS like this")]
+    Tls(#[source] rustls::Error),
+    /// The roots for client certificates are empty or cannot be used.
+    #[error("client certificates cannot be verified")]
+    Clients(#[source] VerifierBuilderError),
+    /// The verifier tells clients of other authorities than those of the given roots, so it may
+    /// trust others.
+    #[error("the verifier of client certificates names other authorities than its roots")]
+    RootsDiffer,
+    /// The scope has too many parts or too long ones.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
+    /// A prebuilt configuration came with a scope that does not cap chains of resumption.
+    #[error("scope {label:?} does not cap chains of resumption, an acceptor does")]
+    Unbounded {
+        /// The label of the scope.
+        label: String,
+    },
+}
+
+impl<'a> ServerBuilder<'a> {
+    /// A server whose tickets stay within `label`. The keys for its scope are asked of `keys_for`
+    /// when it is built, and fed by whoever gave them; `Fleet::server` does all that.
+    pub fn with_keys(
+        label: &str,
+        metrics: TicketMetrics,
+        keys_for: impl FnOnce(&Scope) -> Arc<TicketKeys> + 'a,
+    ) -> Self {
+        Self {
+            label: label.to_owned(),
+            keys_for: Box::new(keys_for),
+            metrics,
+            certificate: Certificate::Missing,
+            clients: Clients::Unasked,
+            server_names: Vec::new(),
+            policy_epoch: 0,
+            versions: rustls::DEFAULT_VERSIONS.to_vec(),
+            alpn: Vec::new(),
+            provider: None,
+            time: None,
+            rules: Rules::default(),
+        }
+    }
+
+    /// Shows every client this chain, its own certificate first.
+    pub fn certificate(
+        mut self,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Self {
+        self.certificate = Certificate::Single(chain, key);
+        self
+    }
+
+    /// Shows each client what `resolver` chooses. A session resumes only for the server name under
+    /// which it was begun.
+    pub fn certificate_resolver(mut self, resolver: Arc<dyn ResolvesServerCert>) -> Self {
+        self.certificate = Certificate::Resolver(resolver);
+        self
+    }
+
+    /// Refuses clients without a certificate issued under `roots`. Such a server gives no tickets
+    /// unless told to: [`resume_client_auth_without_verifying_again`].
+    ///
+    /// [`resume_client_auth_without_verifying_again`]: Self::resume_client_auth_without_verifying_again
+    pub fn require_client_certificates(mut self, roots: RootCertStore) -> Self {
+        self.clients = Clients::IssuedBy { roots, mode: ClientAuth::Required };
+        self
+    }
+
+    /// Asks clients for a certificate issued under `roots`, and serves those without one too. As to
+    /// tickets, [`require_client_certificates`](Self::require_client_certificates).
+    pub fn request_client_certificates(mut self, roots: RootCertStore) -> Self {
+        self.clients = Clients::IssuedBy { roots, mode: ClientAuth::Optional };
+        self
+    }
+
+    /// Verifies clients by `verifier`, one with revocation lists for example, that trusts `roots`
+    /// and nothing else; subjects, keys and name constraints of these go into the scope.
+    ///
+    /// rustls lets a verifier tell only the subjects of what it trusts. If they are not those of
+    /// `roots` nothing is built; that the keys are the same is up to you.
+    pub fn client_cert_verifier(
+        mut self,
+        verifier: Arc<dyn ClientCertVerifier>,
+        roots: RootCertStore,
+    ) -> Self {
+        self.clients = Clients::Verifier { verifier, roots };
+        self
+    }
+
+    /// Lets clients that have proved a certificate resume, **which does not verify it again**: a
+    /// certificate that is revoked meanwhile, or an authority that is, goes on being let in until
+    /// the session lifetime is over or the certificate ends (`notAfter`), whichever is first.
+    ///
+    /// What ends such sessions at once: removing the authority from the roots, or raising
+    /// [`policy_epoch`](Self::policy_epoch).
+    pub fn resume_client_auth_without_verifying_again(mut self) -> Self {
+        self.rules.client_auth = ResumeClientAuth::UntilCertificateEnds;
+        self
+    }
+
+    /// Lets TLS 1.2 sessions resume, **which seals one master secret again and again**: who steals
+    /// any one of the keys under which it was sealed reads all connections of the session, earlier
+    /// and later ones, for TLS 1.2 resumption has no forward secrecy.
+    ///
+    /// Bounded by the session lifetime and by two rotation periods after the full handshake,
+    /// whichever is first. Without this, TLS 1.2 connections are served and never resume.
+    #[cfg(feature = "tls12")]
+    pub fn resume_tls12_resealing_one_master_secret(mut self) -> Self {
+        self.rules.tls12 = ResumeTls12::TwoRotations;
+        self
+    }
+
+    /// Keeps tickets of servers for other names apart, beyond the label.
+    pub fn server_names<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.server_names = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Raise it to end all sessions that were let in under an older rule.
+    pub fn policy_epoch(mut self, epoch: u64) -> Self {
+        self.policy_epoch = epoch;
+        self
+    }
+
+    /// The protocol versions served; those of rustls if not said.
+    pub fn protocol_versions(mut self, versions: &[&'static SupportedProtocolVersion]) -> Self {
+        self.versions = versions.to_vec();
+        self
+    }
+
+    /// The application protocols served, by preference.
+    pub fn alpn<P: Into<Vec<u8>>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
+        self.alpn = protocols.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The cryptography of handshakes and connections. If not said, that of the process or, without
+    /// one, aws-lc-rs. Tickets do not use it.
+    pub fn crypto_provider(mut self, provider: Arc<CryptoProvider>) -> Self {
+        self.provider = Some(provider);
+        self
+    }
+
+    /// The clock by which client certificates are verified; the system's if not said.
+    pub fn time_provider(mut self, time: Arc<dyn TimeProvider>) -> Self {
+        self.time = Some(time);
+        self
+    }
+
+    /// How many offered tickets are decrypted for one connection; 4 if not said.
+    pub fn max_opens_per_connection(mut self, opens: NonZeroU32) -> Self {
+        self.rules.max_opens = opens.get();
+        self
+    }
+
+    /// The server.
+    ///
+    /// # Errors
+    /// [`BuildError`] by cause.
+    pub fn build(self) -> Result<Acceptor, BuildError> {
+        let provider = self.provider.unwrap_or_else(|| {
+            CryptoProvider::get_default()
+                .map_or_else(|| Arc::new(aws_lc_rs::default_provider()), Arc::clone)
+        });
+        let resolver = self.certificate.into_resolver(&provider)?;
+        let (verifier, mode, authorities) = self.clients.into_verifier(&provider)?;
+        let scope = Scope::try_new(&self.label, ChainRule::Capped)?
+            .with_server_names(&self.server_names)?
+            .with_client_auth(mode, authorities)?
+            .with_policy_epoch(self.policy_epoch);
+        let time = self.time.unwrap_or_else(|| Arc::new(DefaultTimeProvider));
+        let mut config = ServerConfig::builder_with_details(provider, time)
+            .with_protocol_versions(&self.versions)
+            .map_err(BuildError::Tls)?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(resolver);
+        config.alpn_protocols = self.alpn;
+        let keys = (self.keys_for)(&scope);
+        Ok(Acceptor::new(config, server(keys, self.metrics, self.rules)))
+    }
+}
+
+impl Acceptor {
+    /// A server of a configuration that was made elsewhere. **Nothing can check** that `config`
+    /// demands of clients what the scope of `keys` says: if two configurations share a scope and one
+    /// asks for certificates, clients without one resume past it. Sessions that visibly do not fit
+    /// the scope are not resumed, which is too late to notice most mistakes.
+    ///
+    /// Ticketer, session storage and 0-RTT of `config` are replaced. If the scope asks certificates
+    /// of clients, sessions resume as with
+    /// [`resume_client_auth_without_verifying_again`](ServerBuilder::resume_client_auth_without_verifying_again);
+    /// TLS 1.2 sessions do not.
+    ///
+    /// # Errors
+    /// [`BuildError::Unbounded`] if the scope does not cap chains.
+    pub fn with_unchecked_client_auth(
+        config: ServerConfig,
+        keys: Arc<TicketKeys>,
+        metrics: TicketMetrics,
+    ) -> Result<Self, BuildError> {
+        check_capped(keys.scope())?;
+        let client_auth = ResumeClientAuth::UntilCertificateEnds;
+        Ok(Self::new(config, server(keys, metrics, Rules { client_auth, ..Rules::default() })))
+    }
+}
+
+/// # Errors
+/// [`BuildError::Unbounded`] if the scope does not cap chains.
+pub(crate) fn check_capped(scope: &Scope) -> Result<(), BuildError> {
+    match scope.chain() {
+        ChainRule::Capped => Ok(()),
+        ChainRule::Unbounded => Err(BuildError::Unbounded { label: scope.label().to_owned() }),
+    }
+}
+
+fn server(keys: Arc<TicketKeys>, metrics: TicketMetrics, rules: Rules) -> Server {
+    Server { keys, metrics, nonces: Arc::new(PooledNonces), rules, read: rustls_0_23::read }
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            client_auth: ResumeClientAuth::Never,
+            tls12: ResumeTls12::Never,
+            max_opens: DEFAULT_MAX_OPENS,
+        }
+    }
+}
+
+impl Certificate {
+    fn into_resolver(
+        self,
+        provider: &CryptoProvider,
+    ) -> Result<Arc<dyn ResolvesServerCert>, BuildError> {
+        match self {
+            Self::Missing => Err(BuildError::NoCertificate),
+            Self::Resolver(resolver) => Ok(resolver),
+            Self::Single(chain, key) => {
+                let certified =
+                    CertifiedKey::from_der(chain, key, provider).map_err(BuildError::Tls)?;
+                Ok(Arc::new(SingleCertAndKey::from(certified)))
+            }
+        }
+    }
+}
+
+type Verified = (Arc<dyn ClientCertVerifier>, ClientAuth, Vec<ClientCa>);
+
+impl Clients {
+    fn into_verifier(self, provider: &Arc<CryptoProvider>) -> Result<Verified, BuildError> {
+        match self {
+            Self::Unasked => {
+                Ok((WebPkiClientVerifier::no_client_auth(), ClientAuth::None, Vec::new()))
+            }
+            Self::IssuedBy { roots, mode } => {
+                let authorities = authorities(&roots);
+                let builder = WebPkiClientVerifier::builder_with_provider(
+                    Arc::new(roots),
+                    Arc::clone(provider),
+                );
+                let builder = match mode {
+                    ClientAuth::Required => builder,
+                    _ => builder.allow_unauthenticated(),
+                };
+                Ok((builder.build().map_err(BuildError::Clients)?, mode, authorities))
+            }
+            Self::Verifier { verifier, roots } => {
+                let told: BTreeSet<&[u8]> =
+                    verifier.root_hint_subjects().iter().map(AsRef::as_ref).collect();
+                let subjects = roots.subjects();
+                if told != subjects.iter().map(AsRef::as_ref).collect() {
+                    return Err(BuildError::RootsDiffer);
+                }
+                let mode = match (verifier.offer_client_auth(), verifier.client_auth_mandatory()) {
+                    (false, _) => ClientAuth::None,
+                    (true, false) => ClientAuth::Optional,
+                    (true, true) => ClientAuth::Required,
+                };
+                Ok((verifier, mode, authorities(&roots)))
+            }
+        }
+    }
+}
+
+/// What of trust anchors decides who is let in.
+fn authorities(roots: &RootCertStore) -> Vec<ClientCa> {
+    let ca = |anchor: &rustls::pki_types::TrustAnchor<'_>| ClientCa {
+        subject: anchor.subject.to_vec(),
+        spki: anchor.subject_public_key_info.to_vec(),
+        name_constraints: anchor
+            .name_constraints
+            .as_ref()
+            .map_or_else(Vec::new, |der| der.to_vec()),
+    };
+    roots.roots.iter().map(ca).collect()
+}
+
+impl fmt::Debug for ServerBuilder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerBuilder").field("label", &self.label).finish_non_exhaustive()
+    }
+}

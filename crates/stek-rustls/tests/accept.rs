@@ -1,0 +1,123 @@
+//! The acceptor on asynchronous streams: it resumes, chooses by server name, and counts.
+
+#![cfg(feature = "client")]
+#![allow(clippy::unwrap_used, reason = "only tests use it")]
+
+mod fixture;
+mod servers;
+
+use std::io;
+use std::sync::Arc;
+
+use fixture::{TLS13, bundle, clock, count, planned_key};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, HandshakeKind};
+use servers::{Authority, NAME, OTHER_NAME, Server, Site, roots};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
+
+/// Connects `client`, lets `serve` accept, and waits until the client has its tickets.
+async fn meet<F>(
+    client: &Arc<ClientConfig>,
+    name: &'static str,
+    serve: impl FnOnce(DuplexStream) -> F,
+) -> io::Result<HandshakeKind>
+where
+    F: Future<Output = io::Result<TlsStream<DuplexStream>>>,
+{
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let connecting = async {
+        let name = ServerName::try_from(name).unwrap();
+        let mut tls = TlsConnector::from(Arc::clone(client)).connect(name, near).await?;
+        // The server says a word after its tickets.
+        tls.read_u8().await
+    };
+    let serving = async {
+        let mut tls = serve(far).await?;
+        tls.write_u8(1).await?;
+        tls.flush().await?;
+        Ok::<_, io::Error>(tls.get_ref().1.handshake_kind().unwrap())
+    };
+    let (served, connected) = tokio::join!(serving, connecting);
+    let kind = served?;
+    connected.map(|_| kind)
+}
+
+fn handshakes(server: &Server) -> [u64; 3] {
+    ["full", "resumed", "failed"].map(|outcome| count_handshakes(server, outcome))
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small counts")]
+fn count_handshakes(server: &Server, outcome: &str) -> u64 {
+    let families = server.registry.gather();
+    let family = families.iter().find(|family| family.name() == "stek_handshakes_total").unwrap();
+    let mut series = family.get_metric().iter();
+    let found = series.find(|metric| metric.get_label().iter().any(|l| l.value() == outcome));
+    found.unwrap().get_counter().get_value() as u64
+}
+
+#[tokio::test]
+async fn a_session_resumes_at_another_server_and_is_counted_there() {
+    let (clock, site, keys) = (clock(), Site::new(), bundle(1, &[planned_key(0)]));
+    let [a, b] = [0; 2].map(|_| site.server(&clock, &keys, |builder| builder));
+    let client = site.client(TLS13, None);
+    for (server, kind) in [(&a, HandshakeKind::Full), (&b, HandshakeKind::Resumed)] {
+        let accepted = meet(&client, NAME, |io| server.acceptor.accept(io)).await.unwrap();
+        assert_eq!(accepted, kind);
+    }
+    assert_eq!((handshakes(&a), handshakes(&b)), ([1, 0, 0], [0, 1, 0]));
+    // Opened, and yet not resumed: the session was begun under another name.
+    let other = meet(&client, OTHER_NAME, |io| b.acceptor.accept(io)).await.unwrap();
+    assert_eq!(other, HandshakeKind::Full);
+    assert_eq!(count(&b.registry, "opened", "active"), 2);
+    assert_eq!(handshakes(&b), [1, 1, 0]);
+}
+
+#[tokio::test]
+async fn handshakes_that_fail_are_counted() {
+    let (clock, site, keys) = (clock(), Site::new(), bundle(1, &[planned_key(0)]));
+    let authority = Authority::new("clients");
+    let server =
+        site.server(&clock, &keys, |b| b.require_client_certificates(roots(&[&authority])));
+    let client = site.client(TLS13, None);
+    meet(&client, NAME, |io| server.acceptor.accept(io)).await.unwrap_err();
+    let (near, far) = tokio::io::duplex(64);
+    drop(near);
+    server.acceptor.accept(far).await.unwrap_err();
+    assert_eq!(handshakes(&server), [0, 0, 2]);
+}
+
+#[tokio::test]
+async fn virtual_hosts_behind_one_socket_do_not_share_tickets() {
+    let (clock, site, keys) = (clock(), Site::new(), bundle(1, &[planned_key(0)]));
+    let authority = Authority::new("clients");
+    let open = site.server(&clock, &keys, |builder| builder);
+    let closed = site.server(&clock, &keys, |builder| {
+        builder
+            .require_client_certificates(roots(&[&authority]))
+            .resume_client_auth_without_verifying_again()
+    });
+    let serve = async |io: DuplexStream| {
+        let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), io).await?;
+        let host = match start.client_hello().server_name() {
+            Some(NAME) => &open,
+            _ => &closed,
+        };
+        host.acceptor.accept_after_hello(start).await
+    };
+    let stranger = site.client(TLS13, None);
+    assert_eq!(meet(&stranger, NAME, serve).await.unwrap(), HandshakeKind::Full);
+    meet(&stranger, OTHER_NAME, serve).await.unwrap_err();
+    let known = site.client(TLS13, Some(&authority.issue(86_400)));
+    for (name, kind) in [
+        (NAME, HandshakeKind::Full),
+        (OTHER_NAME, HandshakeKind::Full),
+        (OTHER_NAME, HandshakeKind::Resumed),
+        (NAME, HandshakeKind::Full),
+        (NAME, HandshakeKind::Resumed),
+    ] {
+        assert_eq!(meet(&known, name, serve).await.unwrap(), kind, "{name}");
+    }
+    assert_eq!((handshakes(&open), handshakes(&closed)), ([3, 1, 0], [1, 1, 1]));
+}

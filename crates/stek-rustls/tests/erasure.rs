@@ -1,0 +1,229 @@
+//! Keys leave the memory of a terminator at their `destroy_at` (threat T2). The process searches
+//! its own memory for them, before, when they must be found, and after. Whoever makes and serves
+//! the keys is another process, and what is searched for is kept masked, so that all that is found
+//! was left there by the terminator.
+
+#![cfg(all(feature = "client", target_os = "linux"))]
+#![allow(clippy::unwrap_used, reason = "only tests use it")]
+
+mod fixture;
+mod servers;
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fixture::{HOUR, START, advance, bundle, clock, keyset, planned_key};
+use prometheus::Registry;
+use rustls::server::ResolvesServerCertUsingSni;
+use servers::session;
+use stek_client::{ClientConfig, ClientOptions};
+use stek_core::bundle::BundleKey;
+use stek_core::derive::{self, Schema, Use};
+use stek_core::name::InstanceName;
+use stek_core::scope::{ChainRule, Scope};
+use stek_rustls::Fleet;
+use stek_wire::bundle::encode_bundle;
+use stek_wire::tag::format_etag;
+
+/// Set for the process that serves the keys.
+const SERVES: &str = "STEK_TEST_SERVES_KEYS";
+const MASK: u8 = 0x5a;
+
+/// Bytes to look for, each under the mask.
+struct Needle(Vec<u8>);
+
+/// A place that is read into, and in which nothing counts as found.
+struct Searcher(Vec<u8>);
+
+impl Searcher {
+    fn new() -> Self {
+        Self(vec![0; 1 << 20])
+    }
+
+    /// How often each needle is in the writable memory of this process.
+    fn count(&mut self, needles: &[Needle]) -> Vec<usize> {
+        let mut found = vec![0; needles.len()];
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let mut memory = File::open("/proc/self/mem").unwrap();
+        for line in maps.lines() {
+            let mut fields = line.split_whitespace();
+            let range = fields.next().unwrap();
+            let (start, end) = range.split_once('-').unwrap();
+            let [start, end] = [start, end].map(|hex| u64::from_str_radix(hex, 16).unwrap());
+            if fields.next().unwrap().starts_with("rw") && !line.ends_with("[vvar]") {
+                self.search(&mut memory, (start, end), needles, &mut found);
+            }
+        }
+        self.0.fill(0);
+        std::hint::black_box(&self.0);
+        found
+    }
+
+    /// The same when those of `gone` are in memory no more.
+    async fn until_gone(&mut self, needles: &[Needle], gone: Range<usize>) -> Vec<usize> {
+        for _ in 0..40 {
+            let found = self.count(needles);
+            if found[gone.clone()].iter().all(|found| *found == 0) {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{gone:?} of {:?}", self.count(needles));
+    }
+
+    fn search(
+        &mut self,
+        memory: &mut File,
+        (start, end): (u64, u64),
+        needles: &[Needle],
+        found: &mut [usize],
+    ) {
+        let own = self.0.as_ptr().addr() as u64;
+        let own = own..own + self.0.len() as u64;
+        // Overlapping by less than a needle.
+        let mut at = start;
+        while at < end {
+            let len = usize::try_from(end - at).unwrap().min(self.0.len());
+            memory.seek(SeekFrom::Start(at)).unwrap();
+            let Ok(read) = memory.read(&mut self.0[..len]) else { return };
+            for (needle, found) in needles.iter().zip(&mut *found) {
+                let first = needle.0[0] ^ MASK;
+                let windows = self.0[..read].windows(needle.0.len());
+                let places = windows.enumerate().filter(|(_, window)| {
+                    window[0] == first && window.iter().zip(&needle.0).all(|(a, b)| a ^ MASK == *b)
+                });
+                *found += places.filter(|(place, _)| !own.contains(&(at + *place as u64))).count();
+            }
+            if read < len || at + read as u64 >= end {
+                return;
+            }
+            at += read as u64 - 31;
+        }
+    }
+}
+
+/// The other process.
+struct Server {
+    child: Child,
+    url: String,
+    /// For each key the ticket key itself and what it seals with in the scope.
+    needles: Vec<Needle>,
+}
+
+impl Server {
+    fn start() -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "serves_keys_to_the_other_process", "--nocapture"])
+            .env(SERVES, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let told = output
+            .lines()
+            .map(Result::unwrap)
+            .find_map(|line| Some(line.split_once("serves ")?.1.to_owned()));
+        let told = told.unwrap();
+        let mut words = told.split(' ');
+        let url = words.next().unwrap().to_owned();
+        let byte = |hex: &str, at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+        let needles = words
+            .map(|hex| Needle((0..hex.len()).step_by(2).map(|at| byte(hex, at)).collect()))
+            .collect();
+        Self { child, url, needles }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn scope() -> Scope {
+    Scope::try_new("web", ChainRule::Capped).unwrap()
+}
+
+fn masked(key: &BundleKey) -> [String; 2] {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{:02x}", byte ^ MASK)).collect();
+    let (usage, schema) = (Use::Ticket, Schema::RUSTLS_0_23);
+    let derived = derive::aead_key(&key.material, usage, schema, &scope().digest());
+    [hex(key.material.expose_secret()), hex(derived.as_slice())]
+}
+
+/// Not a test by itself: the process that [`Server::start`] starts.
+#[test]
+fn serves_keys_to_the_other_process() {
+    if std::env::var_os(SERVES).is_none() {
+        return;
+    }
+    let keys = [planned_key(0), planned_key(6 * HOUR)];
+    let bundle = bundle(1, &keys);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let needles: Vec<_> = keys.iter().flat_map(masked).collect();
+    println!("serves http://{} {}", listener.local_addr().unwrap(), needles.join(" "));
+    // The first poll is answered, further ones wait for ever.
+    let mut waiting = Vec::new();
+    for (number, stream) in listener.incoming().enumerate() {
+        let mut stream = stream.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        if number > 0 {
+            waiting.push(stream);
+            continue;
+        }
+        let body = encode_bundle(&bundle);
+        let (etag, time) = (format_etag(bundle.tag()), START * 1000);
+        let head = format!(
+            "HTTP/1.1 200 OK\r\netag: {etag}\r\nstek-time: {time}\r\ncontent-length: {}\r\n\
+             connection: close\r\n\r\n",
+            body.len(),
+        );
+        stream.write_all(&[head.as_bytes(), body.as_slice()].concat()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn keys_leave_memory_when_their_time_has_come() {
+    let server = Server::start();
+    let options = ClientOptions {
+        upstreams: vec![server.url.clone()],
+        roots: vec![],
+        token: None,
+        wait: None,
+        max_body_bytes: None,
+        instance: InstanceName::try_new("edge-7").unwrap(),
+    };
+    let (config, clock) = (ClientConfig::try_new(&options).unwrap(), clock());
+    let time = Arc::<stek_clock::ManualClock>::clone(&clock);
+    let fleet = Fleet::connect_with_clock(&config, keyset(), time, &Registry::new()).unwrap();
+    let certificates = Arc::new(ResolvesServerCertUsingSni::new());
+    let acceptor = fleet.server("web").certificate_resolver(certificates).build().unwrap();
+    assert_eq!(*acceptor.scope(), scope());
+    tokio::time::timeout(Duration::from_secs(20), fleet.ready()).await.unwrap().unwrap();
+    let seal = || acceptor.per_connection_config().ticketer.encrypt(&session(0x0304)).unwrap();
+    let ticket = seal();
+    assert!(acceptor.per_connection_config().ticketer.decrypt(&ticket).is_some());
+
+    let mut searcher = Searcher::new();
+    let before = searcher.count(&server.needles);
+    assert!(before.iter().all(|found| *found > 0), "{before:?}");
+    // The first key ends after 12 h and the skew; the second has more than five hours left.
+    advance(&clock, 13 * HOUR);
+    let after = searcher.until_gone(&server.needles, 0..2).await;
+    assert!(after[2..].iter().all(|found| *found > 0), "{after:?}");
+    fleet.shutdown().await;
+    searcher.until_gone(&server.needles, 2..4).await;
+    drop(acceptor);
+}
