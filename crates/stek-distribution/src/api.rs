@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use stek_core::access::Role;
 use stek_core::bundle::Bundle;
 use stek_core::feed::FeedState;
-use stek_core::id::{ContentTag, Revision};
+use stek_core::id::ContentTag;
 use stek_core::name::{InstanceName, KeysetName};
 use stek_http::{Problem, prefer};
 use stek_wire::SecretBytes;
@@ -52,7 +52,8 @@ async fn bundle(
     let asked = Asked::new(&headers);
     let deadline = asked.deadline(&shared);
     let Some(mut content) = shared.shelf.watch(&name) else {
-        return not_on_the_shelf(&shared, &name, &asked);
+        let rendered = not_on_the_shelf(&shared, &name)?;
+        return Ok(offer(&shared, &asked, &rendered).send(&shared.metrics.bundles));
     };
     loop {
         let offer = offer_bundle(&shared, &visitor, &name, &asked, &mut content)?;
@@ -75,7 +76,11 @@ fn offer_bundle(
     asked: &Asked,
     content: &mut watch::Receiver<Option<Arc<Rendered>>>,
 ) -> Result<Offer, Problem> {
-    let rendered = content.borrow_and_update().clone().ok_or_else(Problem::not_found)?;
+    let shelved = content.borrow_and_update().clone();
+    let rendered = match shelved {
+        Some(rendered) => rendered,
+        None => Arc::new(not_on_the_shelf(shared, name)?),
+    };
     // After the content was looked at, for that is put out after the feed: who was shut out by the
     // commit that made it does not get it.
     visitor.must(shared, Role::Terminator, name)?;
@@ -89,22 +94,15 @@ fn offer(shared: &Shared, asked: &Asked, rendered: &Rendered) -> Offer {
     Offer::Changed(changed(shared, rendered.tag, rendered.body.clone()))
 }
 
-/// The answer for a keyset that was published an instant ago, or not at all.
-fn not_on_the_shelf(
-    shared: &Shared,
-    name: &KeysetName,
-    asked: &Asked,
-) -> Result<Response, Problem> {
+/// A keyset that was published an instant ago; the shelf is being stocked with it.
+fn not_on_the_shelf(shared: &Shared, name: &KeysetName) -> Result<Rendered, Problem> {
     let state = shared.feed.borrow().clone().ok_or_else(Problem::not_found)?;
     let now = shared.fleet.now();
-    let gone = |revision: &Revision| {
-        Rendered::new(&Bundle::tombstone(state.incarnation, name.clone(), *revision), now)
-    };
-    let rendered = match state.keysets.get(name) {
-        Some(bundle) => Rendered::new(bundle, now),
-        None => state.tombstones.get(name).map(gone).ok_or_else(Problem::not_found)?,
-    };
-    Ok(offer(shared, asked, &rendered).send(&shared.metrics.bundles))
+    if let Some(bundle) = state.keysets.get(name) {
+        return Ok(Rendered::new(bundle, now));
+    }
+    let deleted = state.tombstones.get(name).ok_or_else(Problem::not_found)?;
+    Ok(Rendered::new(&Bundle::tombstone(state.incarnation, name.clone(), *deleted), now))
 }
 
 async fn feed(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<Response, Problem> {
