@@ -22,7 +22,11 @@ fn opened(bed: &Bed, server: usize, outcome: &str) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_hops_resumes_over_many_rotations() {
-    let bed = Bed::start(Database::Postgres, PolicyDocument::default()).await.unwrap();
+    let week = PolicyDocument {
+        session_lifetime_seconds: Some(7 * 24 * 3600),
+        ..PolicyDocument::default()
+    };
+    let bed = Bed::start(Database::Postgres, week).await.unwrap();
     let visitor = Visitor::new(&bed.site.authority()).unwrap();
     assert!(!hop(&bed, &visitor, 0).await.resumed);
     for turn in 1..=10 {
@@ -43,6 +47,21 @@ async fn a_client_that_hops_resumes_over_many_rotations() {
         assert!(!stale.resumed);
         assert_eq!(opened(&bed, server, "expired"), 1);
     }
+    bed.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_chain_of_resumptions_outlives_the_session_lifetime() {
+    let bed = Bed::start(Database::Sqlite, PolicyDocument::default()).await.unwrap();
+    let visitor = Visitor::new(&bed.site.authority()).unwrap();
+    assert!(!hop(&bed, &visitor, 0).await.resumed);
+    // Renewed every six hours at the other server; the default session lifetime is a day.
+    let mut resumed = Vec::new();
+    for turn in 1..=5 {
+        bed.rotate_by_time().await.unwrap();
+        resumed.push(hop(&bed, &visitor, turn).await.resumed);
+    }
+    assert_eq!(resumed, [true, true, true, false, true]);
     bed.stop().await.unwrap();
 }
 

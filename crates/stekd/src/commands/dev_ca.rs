@@ -95,7 +95,7 @@ mod tests {
         }
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&dir), mode(&dir.join("server.key"))), (0o700, 0o600));
-        crate::roles::terminator::server_config(&dir.join("server.pem"), &dir.join("server.key"))
+        crate::roles::terminator::Identity::read(&dir.join("server.pem"), &dir.join("server.key"))
             .unwrap();
     }
 

@@ -21,7 +21,7 @@ use crate::commands::token::draw;
 use crate::dev::site::Site;
 use crate::roles::distribution::client_config;
 use crate::roles::listener::{self, Listeners, Prepared};
-use crate::roles::terminator::{Setup, Terminator, server_config};
+use crate::roles::terminator::{Identity, Setup, Terminator};
 
 /// The keyset that is there from the start.
 pub const KEYSET: &str = "main";
@@ -128,7 +128,7 @@ impl Node {
                 name: name.to_owned(),
                 client: client_config(&upstream, Some(name))?,
                 keyset: keyset.clone(),
-                tls: server_config(&site.certificate(), &site.private_key())?,
+                identity: Identity::read(&site.certificate(), &site.private_key())?,
                 clock: Arc::clone(&clock),
             };
             let terminator = Terminator::start(setup, address, &registry, shutdown.clone()).await?;

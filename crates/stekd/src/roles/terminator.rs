@@ -8,21 +8,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use prometheus::Registry;
+use rustls::HandshakeKind;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{HandshakeKind, ServerConfig};
 use stek_client::ClientConfig;
 use stek_clock::{Clock, SystemClock};
 use stek_core::id::Revision;
 use stek_core::name::KeysetName;
-use stek_core::scope::{ChainRule, Scope};
 use stek_http::health::{Check, Readiness};
-use stek_rustls::Fleet;
+use stek_rustls::{Acceptor, Fleet};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::Refused;
@@ -54,7 +52,7 @@ pub(crate) async fn run(path: &Path) -> Result<()> {
         name: name.to_string(),
         client: client_config(&config.upstream, Some(name.as_str()))?,
         keyset,
-        tls: server_config(certificate, key)?,
+        identity: Identity::read(certificate, key)?,
         clock: Arc::new(SystemClock),
     };
     let terminator = Terminator::start(setup, config.listen.address, &registry, shutdown.clone());
@@ -75,18 +73,22 @@ impl Readiness for KeysInstalled {
     }
 }
 
-/// TLS 1.3 with one certificate.
-pub(crate) fn server_config(certificate: &Path, key: &Path) -> Result<ServerConfig> {
-    let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect)
-        .with_context(|| format!("certificate {}", certificate.display()))?;
-    let key = PrivateKeyDer::from_pem_file(key)
-        .with_context(|| format!("private key {}", key.display()))?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    Ok(ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?)
+/// A certificate chain and its key.
+pub struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Identity {
+    /// Reads both from PEM files.
+    pub(crate) fn read(certificate: &Path, key: &Path) -> Result<Self> {
+        let chain = CertificateDer::pem_file_iter(certificate)
+            .and_then(Iterator::collect)
+            .with_context(|| format!("certificate {}", certificate.display()))?;
+        let key = PrivateKeyDer::from_pem_file(key)
+            .with_context(|| format!("private key {}", key.display()))?;
+        Ok(Self { chain, key })
+    }
 }
 
 /// What a terminator is made of.
@@ -98,7 +100,7 @@ pub(crate) struct Setup {
     /// Which keys.
     pub(crate) keyset: KeysetName,
     /// Its certificate.
-    pub(crate) tls: ServerConfig,
+    pub(crate) identity: Identity,
     /// What time it is.
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -118,16 +120,15 @@ impl Terminator {
         registry: &Registry,
         shutdown: CancellationToken,
     ) -> Result<Self> {
-        let Setup { name, client, keyset, mut tls, clock } = setup;
-        let scope = Scope::try_new(keyset.as_str(), ChainRule::Unbounded)?;
+        let Setup { name, client, keyset, identity, clock } = setup;
+        let label = keyset.to_string();
         let fleet = Fleet::connect_with_clock(&client, keyset, clock, registry)?;
-        fleet.use_unbounded_tickets(&mut tls, &scope)?;
+        let acceptor = fleet.server(&label).certificate(identity.chain, identity.key).build()?;
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("terminator {name}: cannot listen at {address}"))?;
         let address = listener.local_addr()?;
         tracing::info!(listener = "tls", %address, "listening");
-        let acceptor = TlsAcceptor::from(Arc::new(tls));
         let accepting = tokio::spawn(accept(listener, acceptor, name, shutdown));
         Ok(Self { address, fleet, accepting })
     }
@@ -157,7 +158,7 @@ impl Terminator {
 
 async fn accept(
     listener: TcpListener,
-    acceptor: TlsAcceptor,
+    acceptor: Acceptor,
     name: String,
     shutdown: CancellationToken,
 ) {
@@ -188,7 +189,7 @@ async fn accept(
     }
 }
 
-async fn serve(acceptor: TlsAcceptor, tcp: TcpStream, name: &str) -> std::io::Result<()> {
+async fn serve(acceptor: Acceptor, tcp: TcpStream, name: &str) -> std::io::Result<()> {
     let mut tls = timeout(STEP, acceptor.accept(tcp)).await??;
     let resumed = tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
     timeout(STEP, tls.read(&mut [0; 4096])).await??;
