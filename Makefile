@@ -22,10 +22,10 @@ help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 demo: ## show a fleet at work for 45 s: two servers, ten-second rotation, one client that hops
-	$(CARGO) run -q -p stekd -- demo
+	$(CARGO) run -p stekd -- demo
 
 dev: ## run all roles on loopback in ./stekd-dev until Ctrl-C
-	$(CARGO) run -q -p stekd -- dev
+	$(CARGO) run -p stekd -- dev
 
 test: ## run every test; brings its own PostgreSQL
 	$(WITH_POSTGRES) $(CARGO) test --workspace --exclude stek-bench $(TESTED_FEATURES)
