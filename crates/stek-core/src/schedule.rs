@@ -1,7 +1,7 @@
 //! When one key seals and opens. States are derived from the schedule and an instant, never stored.
 
 use crate::policy::Policy;
-use crate::time::{Seconds, Timestamp};
+use crate::time::Timestamp;
 
 /// The four instants of a key and the last one to which they may ever be moved.
 ///
@@ -161,11 +161,6 @@ impl Schedule {
     /// The last instant to which `destroy_at` may be moved; fixed when the key is minted.
     pub fn destroy_by(&self) -> Timestamp {
         self.destroy_by
-    }
-
-    /// How long it seals.
-    pub fn encrypt_period(&self) -> Seconds {
-        self.retire_at.since(self.activate_at)
     }
 }
 

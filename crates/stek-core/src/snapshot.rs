@@ -242,21 +242,9 @@ impl Snapshot {
             .min(TICKET_LIFETIME_LIMITS.1)
     }
 
-    /// The key that is active at `now` and when it activated.
-    pub fn active_key(&self, now: Timestamp) -> Option<(KeyId, &Schedule)> {
-        self.active(now).map(|key| (key.id, &key.schedule))
-    }
-
     /// The identity and schedule of each live key, by no particular order.
     pub fn schedules(&self) -> impl Iterator<Item = (KeyId, &Schedule)> {
         self.keys.iter().map(|key| (key.id, &key.schedule))
-    }
-
-    /// The identity of the live key that `ticket` names, whether or not it would open.
-    pub fn key_of(&self, ticket: &[u8]) -> Option<KeyId> {
-        let name = ticket::key_name_of(ticket)?;
-        let found = self.keys.binary_search_by_key(&&name, |key| key.derived.name()).ok()?;
-        Some(self.keys[found].id)
     }
 
     fn active(&self, now: Timestamp) -> Option<&SnapshotKey> {
