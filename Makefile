@@ -16,7 +16,7 @@ TESTED_FEATURES = --features stek-store/contract,stek-rustls/redis,stek-rustls/t
 export SQLX_OFFLINE = true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test lint fmt doc golden sqlx-prepare bench-tickets fuzz
+.PHONY: help demo dev test lint fmt doc golden sqlx-prepare bench-tickets bench-distribution fuzz
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,7 +50,11 @@ sqlx-prepare: ## write the checked-in query data anew, after a change of SQL
 	$(WITH_POSTGRES) sh crates/stek-store/sqlx-prepare.sh
 
 bench-tickets: ## measure sealing, opening and accepting beside rustls' own ticketers
-	$(CARGO) run -q --release -p stek-bench
+	$(CARGO) run -q --release -p stek-bench -- tickets
+
+bench-distribution: ## measure the distribution API beside nginx; needs two cores and nginx
+	$(CARGO) build -q --release -p stekd
+	$(CARGO) run -q --release -p stek-bench -- distribution
 
 fuzz: ## fuzz each target for FUZZ_SECONDS (10); needs nightly and cargo-fuzz
 	@sh fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)
