@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 mod dev;
+mod nginx;
+mod probe;
 mod process;
 mod refusals;
 mod roles;
