@@ -61,7 +61,8 @@ mod tests {
     fn the_document_shows_every_status() {
         let document = include_str!("../../../docs/COMMANDS.md");
         let rows = document.lines().filter_map(|line| {
-            let (status, meaning) = line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | ")?;
+            let (status, meaning) =
+                line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | ")?;
             Some((status.parse().ok()?, meaning))
         });
         assert_eq!(rows.collect::<Vec<(u8, &str)>>(), CODES);

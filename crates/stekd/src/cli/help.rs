@@ -89,14 +89,16 @@ mod tests {
     fn every_command_has_an_example_that_it_takes() {
         for words in leaves(&Cli::command(), "") {
             let example = EXAMPLES.iter().find(|(of, _)| *of == words);
-            let (_, example) = example
-                .unwrap_or_else(|| panic!("give `stekd {words}` a line in EXAMPLES of {}", file!()));
+            let (_, example) = example.unwrap_or_else(|| {
+                panic!("give `stekd {words}` a line in EXAMPLES of {}", file!())
+            });
             assert!(example.starts_with(&format!("stekd {words}")), "{example}");
             let arguments = example.split(" > ").next().unwrap().split(' ');
             Cli::try_parse_from(arguments).unwrap_or_else(|error| panic!("{example}: {error}"));
         }
         for (words, _) in EXAMPLES {
-            let known = words.is_empty() || leaves(&Cli::command(), "").iter().any(|of| of == words);
+            let known =
+                words.is_empty() || leaves(&Cli::command(), "").iter().any(|of| of == words);
             assert!(known, "there is no `stekd {words}`");
         }
     }

@@ -171,10 +171,8 @@ impl Client {
 
         let tcp = TcpStream::connect(target.address()).await.map_err(VisitError::Connect)?;
         let connector = TlsConnector::from(Arc::new(config));
-        let mut stream = connector
-            .connect(self.name.clone(), tape.around(tcp))
-            .await
-            .map_err(refusal)?;
+        let mut stream =
+            connector.connect(self.name.clone(), tape.around(tcp)).await.map_err(refusal)?;
         if tls == Tls::V13 {
             await_tickets(&mut stream, &wallet).await;
         }

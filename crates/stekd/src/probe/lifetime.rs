@@ -61,9 +61,10 @@ impl Lifetime {
 
     /// The least age at which none was, and none older either.
     pub(crate) fn refused_at(&self) -> Option<Seconds> {
-        let refused = self.offers.iter().filter(|(age, outcome)| {
-            *outcome == Outcome::Full && Some(*age) > self.resumed_at()
-        });
+        let refused = self
+            .offers
+            .iter()
+            .filter(|(age, outcome)| *outcome == Outcome::Full && Some(*age) > self.resumed_at());
         refused.map(|(age, _)| *age).min()
     }
 
@@ -101,7 +102,9 @@ pub(crate) async fn measure(
     }
     queue.sort_by_key(|due| due.at);
     for Due { at, age, server, session } in queue {
-        let Some(found) = lifetimes.iter_mut().find(|found| found.server == server) else { continue };
+        let Some(found) = lifetimes.iter_mut().find(|found| found.server == server) else {
+            continue;
+        };
         if is_over(&found.offers) {
             continue;
         }

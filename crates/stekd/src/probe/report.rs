@@ -183,12 +183,15 @@ impl Report {
                 self.faults.push(format!(
                     "{server} in TLS {}: tickets end before their hint of {}",
                     tls.as_str(),
-                    found.hint.map_or_else(String::new, |hint| Seconds::new(hint.into()).to_string()),
+                    found
+                        .hint
+                        .map_or_else(String::new, |hint| Seconds::new(hint.into()).to_string()),
                 ));
             }
             measured.push(Measured::new(server, found));
         }
-        let servers = targets.iter().zip(&matrix.seen).map(|(target, seen)| Server::new(target, seen));
+        let servers =
+            targets.iter().zip(&matrix.seen).map(|(target, seen)| Server::new(target, seen));
         let servers = servers.collect();
         let tls = tls.as_str();
         self.versions.push(Version { tls, key_names, servers, pairs, lifetimes: measured });

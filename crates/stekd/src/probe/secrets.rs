@@ -141,7 +141,8 @@ mod tests {
     #[test]
     fn the_ticket_of_rfc_8448_is_read() {
         // The records before it belong to other epochs.
-        let handshake = [23, 3, 3, 0, 17, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17];
+        let handshake =
+            [23, 3, 3, 0, 17, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17];
         let stream = [&handshake[..], &bytes(RECORD)].concat();
         let tickets = tls13_tickets(&stream, suite(), &bytes(SECRET));
         let [ticket] = &tickets[..] else { panic!("{tickets:?}") };

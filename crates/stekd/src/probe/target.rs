@@ -84,8 +84,19 @@ mod tests {
         for good in ["localhost:443", "192.0.2.1:8443", "[::1]:443", "a.example:65535"] {
             assert_eq!(Target::parse(good).unwrap().to_string(), good);
         }
-        for bad in ["", "localhost", "localhost:", "localhost:0", "localhost:65536", "::1:443",
-            "[::1]", "https://localhost:443", ":443", "a b:443", "[localhost]:443"] {
+        for bad in [
+            "",
+            "localhost",
+            "localhost:",
+            "localhost:0",
+            "localhost:65536",
+            "::1:443",
+            "[::1]",
+            "https://localhost:443",
+            ":443",
+            "a b:443",
+            "[localhost]:443",
+        ] {
             let words = Target::parse(bad).unwrap_err();
             assert!(words.contains("HOST:PORT") && words.contains(bad), "{bad}: {words}");
         }

@@ -93,14 +93,12 @@ impl Site {
 
     fn config(&self) -> ServerConfig {
         let key = PrivateKeyDer::Pkcs8(self.certificate.signing_key.serialize_der().into());
-        ServerConfig::builder_with_provider(Arc::new(
-            rustls::crypto::aws_lc_rs::default_provider(),
-        ))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![self.certificate.cert.der().clone()], key)
-        .unwrap()
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![self.certificate.cert.der().clone()], key)
+            .unwrap()
     }
 
     /// A server that seals under `name` and opens what `opens` names, for `lives` seconds.

@@ -8,4 +8,5 @@ mod nginx;
 mod probe;
 mod process;
 mod refusals;
+mod requests;
 mod roles;

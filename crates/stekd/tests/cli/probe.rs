@@ -148,7 +148,8 @@ fn nginx_with_one_key_resumes_everywhere_and_without_nowhere_else() {
     let site = Site::new();
     let key = site.0.path().join("ticket.key");
     // Any 80 bytes are a key for nginx.
-    std::fs::write(&key, std::array::from_fn::<u8, 80, _>(|n| u8::try_from(n * 3).unwrap())).unwrap();
+    std::fs::write(&key, std::array::from_fn::<u8, 80, _>(|n| u8::try_from(n * 3).unwrap()))
+        .unwrap();
     let shared = format!("ssl_session_ticket_key {};", key.display());
     let [a, b] = ["a", "b"].map(|name| site.nginx(name, &shared));
     let output = site.probe(&[&a.address(), &b.address(), "--output", "json"]);
