@@ -74,12 +74,13 @@ impl Fleet {
         registry: &Registry,
     ) -> Result<Self, FleetError> {
         let metrics = TicketMetrics::register(registry, &keyset).map_err(FleetError::Metrics)?;
-        let follower = KeysetFollower::start(config, keyset.clone(), clock, registry)
-            .map_err(FleetError::Start)?;
+        let label = keyset.clone();
+        let follower =
+            KeysetFollower::start(config, keyset, clock, registry).map_err(FleetError::Start)?;
         let installer = Installer::start(follower.bundles(), follower.fleet());
         let (newest, fleet) = (installer.newest(), follower.fleet());
         let keys =
-            KeyMetrics::register(registry, &keyset, newest, fleet).map_err(FleetError::Metrics)?;
+            KeyMetrics::register(registry, &label, newest, fleet).map_err(FleetError::Metrics)?;
         Ok(Self { installer, follower, metrics, keys })
     }
 

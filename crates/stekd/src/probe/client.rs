@@ -174,7 +174,7 @@ impl Client {
         let mut stream =
             connector.connect(self.name.clone(), tape.around(tcp)).await.map_err(refusal)?;
         if tls == Tls::V13 {
-            await_tickets(&mut stream, &wallet).await;
+            await_tickets(&mut stream, &wallet).await.map_err(refusal)?;
         }
         let connection = stream.get_ref().1;
         let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
@@ -229,23 +229,37 @@ impl Client {
 }
 
 /// Reads until no more tickets come. rustls keeps them as they come, and stays silent about it.
-async fn await_tickets(stream: &mut TlsStream<Recording<TcpStream>>, wallet: &Wallet) {
+///
+/// # Errors
+/// If the server says that it is not content, as it does only now for want of a certificate.
+async fn await_tickets(
+    stream: &mut TlsStream<Recording<TcpStream>>,
+    wallet: &Wallet,
+) -> io::Result<()> {
     let (mut talk, mut quiet, mut known) = (0, Duration::ZERO, 0);
     let mut buffer = [0; 4096];
     while talk < MAX_TALK {
         match timeout(BETWEEN_TICKETS, stream.read(&mut buffer)).await {
-            Ok(Ok(0) | Err(_)) => return,
+            Ok(Err(error)) if is_alert(&error) => return Err(error),
+            // It has nothing more to say.
+            Ok(Ok(0) | Err(_)) => return Ok(()),
             Ok(Ok(read)) => talk += read,
             Err(_) => {
                 quiet += BETWEEN_TICKETS;
                 let count = wallet.count();
                 if (count > 0 && count == known) || quiet >= FIRST_TICKET {
-                    return;
+                    return Ok(());
                 }
                 known = count;
             }
         }
     }
+    Ok(())
+}
+
+fn is_alert(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    matches!(cause, Some(rustls::Error::AlertReceived(_)))
 }
 
 fn sent_tickets(tape: &Tape, suite: Option<SupportedCipherSuite>) -> Vec<SentTicket> {

@@ -211,6 +211,23 @@ fn our_own_terminators_resume_at_one_another() {
 }
 
 #[test]
+fn servers_that_ask_for_a_certificate_get_one() {
+    let site = Site::new();
+    // It demands a certificate and does not mind by whom it is signed.
+    let server = site.openssl(&["-Verify", "1"]);
+    let output = site.probe(&[&server.address]);
+    assert_eq!(status(&output), 69, "{}", said(&output));
+    assert!(said(&output).contains("certificate"), "{}", said(&output));
+    let [chain, key] = ["server.pem", "server.key"].map(|name| site.tls().join(name));
+    let identity = ["--client-certificate", chain.to_str().unwrap(), "--client-key"];
+    let more = [key.to_str().unwrap(), &server.address, "--output", "json"];
+    let output = site.probe(&[&identity[..], &more].concat());
+    let found = document(&output);
+    assert_eq!(status(&output), 0, "{found:#}{}", said(&output));
+    assert_eq!(outcomes(&found, "1.3"), ["resumed"], "{found:#}");
+}
+
+#[test]
 fn what_cannot_be_probed_is_refused_or_said() {
     let site = Site::new();
     for (arguments, expected) in [
