@@ -151,6 +151,28 @@ mod tests {
     }
 
     #[test]
+    fn every_record_of_the_epoch_is_read() {
+        let epoch = Epoch::new(suite(), &bytes(SECRET)).unwrap();
+        let mut stream = Vec::new();
+        for sequence in 0..3_u8 {
+            // A ticket of one byte, its content type, and padding.
+            let mut inner = vec![4, 0, 0, 14, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 1, sequence, 0, 0];
+            inner.extend_from_slice(&[22, 0, 0, 0]);
+            let length = u8::try_from(inner.len() + 16).unwrap();
+            let header = [23, 3, 3, 0, length];
+            let mut nonce = epoch.iv;
+            nonce[NONCE - 1] ^= sequence;
+            let nonce = Nonce::assume_unique_for_key(nonce);
+            epoch.key.seal_in_place_append_tag(nonce, Aad::from(header), &mut inner).unwrap();
+            stream.extend_from_slice(&header);
+            stream.extend_from_slice(&inner);
+        }
+        let tickets = tls13_tickets(&stream, suite(), &bytes(SECRET));
+        let found: Vec<_> = tickets.iter().map(|ticket| &*ticket.ticket).collect();
+        assert_eq!(found, [[0], [1], [2]]);
+    }
+
+    #[test]
     fn a_changed_record_gives_nothing() {
         let record = bytes(RECORD);
         for place in [0, 4, 5, record.len() - 1] {
