@@ -16,7 +16,7 @@ TESTED_FEATURES = --features stek-store/contract,stek-rustls/redis,stek-rustls/t
 export SQLX_OFFLINE = true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test lint fmt doc golden sqlx-prepare bench-tickets bench-distribution fuzz
+.PHONY: help demo dev test lint fmt doc man golden sqlx-prepare bench-tickets bench-distribution fuzz
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ fmt: ## format the code
 
 doc: ## build the API documentation
 	$(CARGO) doc --workspace --no-deps
+
+man: ## write the manual pages of all commands to target/man
+	$(CARGO) run -q -p stekd -- man --out target/man
 
 golden: ## write the golden files of the wire contract anew, after a change of the contract
 	STEK_GOLDEN=write $(CARGO) test -p stek-wire golden

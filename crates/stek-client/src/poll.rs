@@ -14,6 +14,7 @@ use crate::backoff::{Backoff, Pace, ceiling, spacing};
 use crate::content::{Content, Rejected, Source};
 use crate::installed::Installed;
 use crate::metrics::Metrics;
+use crate::request_id::RequestId;
 use crate::status::StatusCell;
 use crate::transport::{Answer, Ask, Reading, Transport, chain};
 use crate::upstream::Upstreams;
@@ -130,6 +131,7 @@ impl<C: Content> Poller<C> {
             upstream: self.upstreams.current().clone(),
             installed,
             wait: if may_wait { self.wait } else { Seconds::ZERO },
+            request_id: RequestId::new(),
         }
     }
 
@@ -286,7 +288,8 @@ impl<C: Content> Poller<C> {
         let Failed { outcome, kind, cause, retry_after } = failed;
         if self.upstreams.note_failure(&format!("{outcome} {kind}")) {
             let keyset = self.shared.source.keyset();
-            tracing::warn!(keyset, upstream = %ask.upstream, outcome, cause, "poll failed");
+            let (upstream, request_id) = (&ask.upstream, ask.request_id);
+            tracing::warn!(keyset, %upstream, %request_id, outcome, cause, "poll failed");
         }
         self.shared.status.note_failure(&ask.upstream, cause, self.shared.fleet.now());
         let longest = ceiling(pace);

@@ -19,6 +19,7 @@ use stek_wire::{MEDIA_TYPE, SecretBytes, tag};
 
 use crate::config::{ANSWER_MARGIN, CONNECT_TIMEOUT, ClientConfig, MAX_BUNDLE_BODY_BYTES};
 use crate::follower::StartError;
+use crate::request_id::{RequestId, X_REQUEST_ID};
 use crate::token::{authorization, read_token};
 use crate::upstream::Upstream;
 
@@ -36,6 +37,8 @@ pub(crate) struct Ask {
     pub(crate) installed: Option<ContentTag>,
     /// How long the server may hold the request while nothing changes.
     pub(crate) wait: Seconds,
+    /// By which the request is found in the server's log.
+    pub(crate) request_id: RequestId,
 }
 
 /// What came of it.
@@ -199,7 +202,8 @@ impl Transport {
             .http
             .get(ask.upstream.join(&self.path))
             .header(ACCEPT, MEDIA_TYPE)
-            .header(STEK_INSTANCE, self.instance.clone());
+            .header(STEK_INSTANCE, self.instance.clone())
+            .header(X_REQUEST_ID, ask.request_id.to_string());
         let token = self.token.as_ref().and_then(|token| token.read.as_ref());
         if let Some(value) = token.and_then(authorization) {
             request = request.header(AUTHORIZATION, value);

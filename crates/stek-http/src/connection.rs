@@ -21,8 +21,10 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
+use tracing::Instrument;
 
 use crate::body::TimedBody;
+use crate::request_id::{RequestId, X_REQUEST_ID};
 use crate::tasks::Tasks;
 use crate::{Channel, Limits, Peer, Problem, TlsFiles, Transport};
 
@@ -172,16 +174,32 @@ async fn answer(
         }
     }
     request.extensions_mut().insert(peer);
-    let response = match unless_panicked(router.oneshot(request)).await {
-        Ok(response) => response?,
+    let name = RequestId::of(request.headers());
+    // Also where only errors are logged, their lines say of which request they are.
+    let span = tracing::error_span!("request", request_id = %name);
+    let answering = name.clone().scope(respond(router, request)).instrument(span.clone());
+    let mut response = answering.await?;
+    if response.status().is_client_error() {
+        // What fails on our side is logged where it does.
+        let status = response.status().as_u16();
+        span.in_scope(|| tracing::info!(status, "request refused"));
+    }
+    if let Some(value) = name.header() {
+        response.headers_mut().insert(X_REQUEST_ID, value);
+    }
+    drop(in_flight);
+    Ok(response)
+}
+
+async fn respond(router: Router, request: Request<Body>) -> Result<Response, Infallible> {
+    match unless_panicked(router.oneshot(request)).await {
+        Ok(response) => response,
         Err(Panicked) => {
             // The panic hook has said what and where.
             tracing::error!("a request handler panicked");
-            Problem::internal().into_response()
+            Ok(Problem::internal().into_response())
         }
-    };
-    drop(in_flight);
-    Ok(response)
+    }
 }
 
 struct Panicked;

@@ -39,6 +39,7 @@ pub mod health;
 pub mod metrics;
 pub mod prefer;
 pub mod problem;
+pub mod request_id;
 pub mod signals;
 
 pub use limits::{LimitError, Limits};

@@ -76,8 +76,12 @@ impl ManagerMetrics {
             // A counter that appears with its first failure hides that one from `rate`.
             passes.with_label_values(&[outcome.as_str()]);
         }
-        let disagreement = "How far the database's clock and ours lay apart when last read.";
         let keys = Opts::new("stek_manager_keys", "Live keys by state.");
+        let keys = add(registry, IntGaugeVec::new(keys, &["state"])?)?;
+        for state in STATES {
+            keys.with_label_values(&[state.as_str()]);
+        }
+        let disagreement = "How far the database's clock and ours lay apart when last read.";
         Ok(Self {
             forged_rows: gauge(
                 "stek_manager_forged_rows",
@@ -116,7 +120,7 @@ impl ManagerMetrics {
                 registry,
                 Gauge::new("stek_manager_clock_disagreement_seconds", disagreement)?,
             )?,
-            keys: add(registry, IntGaugeVec::new(keys, &["state"])?)?,
+            keys,
             keysets: gauge("stek_manager_keysets", "Keysets that are published.")?,
             unsealed: gauge(
                 "stek_manager_unsealed_keysets",

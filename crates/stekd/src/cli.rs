@@ -1,11 +1,17 @@
 //! The command line as clap reads it. What a command does is in the module of its name.
 
+pub mod help;
+pub mod probe;
+pub mod shell;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use stek_core::name::{KeysetName, PrincipalName};
 use stek_core::time::Seconds;
 
+use self::probe::ProbeArgs;
+use self::shell::{CompletionsArgs, ManArgs};
 use crate::logging::LogFormat;
 
 /// Generates, rotates and distributes TLS session-ticket keys for a fleet.
@@ -46,6 +52,12 @@ pub enum Command {
     DevCa(DevCaArgs),
     /// Ask a running role whether it is ready; for container health checks.
     Healthcheck(HealthcheckArgs),
+    /// See where the tickets of TLS servers, of any make, resume, and for how long.
+    Probe(ProbeArgs),
+    /// Print a completion script for a shell.
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write those of all commands.
+    Man(ManArgs),
 }
 
 impl Command {

@@ -5,6 +5,8 @@ pub(crate) mod healthcheck;
 pub(crate) mod keyset;
 pub(crate) mod manager_client;
 pub(crate) mod migrate;
+pub(crate) mod probe;
 pub(crate) mod secret;
+pub(crate) mod shell;
 pub(crate) mod table;
 pub(crate) mod token;

@@ -80,6 +80,23 @@ async fn tls_serves_both_versions_of_http_and_hands_out_no_tickets() {
 }
 
 #[tokio::test]
+async fn a_request_keeps_its_name() {
+    let router = crate::problem::with_fallbacks(router());
+    let server = Running::plain(unreached(), router).await;
+    let mut stream = server.connect().await;
+    send(&mut stream, "GET /nowhere HTTP/1.1\r\nhost: x\r\nx-request-id: edge-1.7\r\n\r\n").await;
+    let (head, body) = soon(testing::response(&mut stream)).await;
+    assert!(head.contains("x-request-id: edge-1.7\r\n"), "{head}");
+    assert!(body.contains("\"instance\":\"urn:stekd:request:edge-1.7\""), "{body}");
+    // What is not allowed is not repeated.
+    send(&mut stream, "GET /panic HTTP/1.1\r\nhost: x\r\nx-request-id: a b\r\n\r\n").await;
+    let (head, body) = soon(testing::response(&mut stream)).await;
+    let name = head.split("x-request-id: ").nth(1).unwrap().split("\r\n").next().unwrap();
+    assert_eq!(name.len(), 16, "{head}");
+    assert!(body.contains(&format!("urn:stekd:request:{name}")), "{body}");
+}
+
+#[tokio::test]
 async fn tls_1_2_and_unknown_protocols_are_refused() {
     let identity = Identity::new();
     let server = Running::tls(&identity, unreached(), router()).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use reqwest::Method;
 use serde::de::DeserializeOwned;
-use stek_client::{ClientConfig, ClientOptions};
+use stek_client::{ClientConfig, ClientOptions, RequestId, X_REQUEST_ID};
 use stek_core::access::TokenSecret;
 use stek_core::time::Seconds;
 use stek_wire::problem::ProblemDocument;
@@ -80,20 +80,21 @@ impl ManagerClient {
         path: &str,
         body: Option<String>,
     ) -> Result<T> {
-        let mut response = self.send(&method, path, body.as_deref()).await?;
+        let name = RequestId::new();
+        let mut response = self.send(&method, path, body.as_deref(), name).await?;
         for _ in 0..RETRIES {
             // 503 says that nothing was done: the manager starts, or cannot reach its database.
             let Some(pause) = retry_after(&response) else { break };
             tokio::time::sleep(pause).await;
-            response = self.send(&method, path, body.as_deref()).await?;
+            response = self.send(&method, path, body.as_deref(), name).await?;
         }
         let status = response.status();
         let body = response.bytes().await.context("the answer broke off")?;
         if status == reqwest::StatusCode::NOT_FOUND {
-            bail!("not found, or not granted to this token");
+            bail!("not found, or not granted to this token (request {name})");
         }
         if !status.is_success() {
-            bail!("{}", ProblemDocument::read(&body));
+            bail!("{} (request {name})", ProblemDocument::read(&body));
         }
         let body: &[u8] = if body.is_empty() { b"null" } else { &body };
         serde_json::from_slice(body).context("the manager's answer cannot be read")
@@ -104,9 +105,11 @@ impl ManagerClient {
         method: &Method,
         path: &str,
         body: Option<&str>,
+        name: RequestId,
     ) -> Result<reqwest::Response> {
         let url = format!("{}{path}", self.server);
         let request = self.client.request(method.clone(), &url).timeout(TIME_OUT);
+        let request = request.header(X_REQUEST_ID, name.to_string());
         let mut request = request.bearer_auth(self.token.expose_text());
         if let Some(body) = body {
             request = request.header("content-type", stek_wire::MEDIA_TYPE).body(body.to_owned());

@@ -4,7 +4,11 @@
 
 mod dev;
 mod kills;
+mod metrics;
+mod nginx;
+mod probe;
 mod process;
 mod refusals;
+mod requests;
 mod roles;
 mod site;

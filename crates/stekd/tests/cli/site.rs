@@ -42,7 +42,17 @@ impl Role {
 
     /// Waits until the role logs `message`.
     pub(crate) fn logs(&self, message: &str) {
-        while !self.log.recv_timeout(PATIENCE).expect("the role goes on").contains(message) {}
+        self.log_line(message);
+    }
+
+    /// The line of the log that has `message`, when it comes.
+    pub(crate) fn log_line(&self, message: &str) -> String {
+        loop {
+            let line = self.log.recv_timeout(PATIENCE).expect("the role goes on");
+            if line.contains(message) {
+                return line;
+            }
+        }
     }
 }
 
