@@ -12,8 +12,9 @@ use stek_core::derive;
 use stek_core::feed::FeedState;
 use stek_core::id::{ContentDigest, ContentTag, Incarnation, KeyId, Revision};
 use stek_core::keyset::{KeyRecord, TicketFormat};
-use stek_core::name::{KeysetName, PrincipalName};
+use stek_core::name::KeysetName;
 use stek_core::policy::{Policy, PolicyRequest};
+use stek_core::principal::PrincipalPattern;
 use stek_core::schedule::Schedule;
 use stek_core::secret::KeyMaterial;
 use stek_core::time::{Seconds, Timestamp};
@@ -80,7 +81,7 @@ pub fn bundle(revision: u64) -> Bundle {
 /// A feed at `revision` with these bundles and one grant.
 pub fn feed(incarnation: u64, revision: u64, bundles: Vec<Bundle>) -> FeedState {
     let grants = vec![Grant {
-        principal: PrincipalName::try_new("token:edge").unwrap(),
+        principal: PrincipalPattern::try_new("token:edge").unwrap(),
         keysets: KeysetSelector::All,
         role: Role::Terminator,
     }];

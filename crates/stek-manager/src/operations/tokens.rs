@@ -72,7 +72,7 @@ impl Operations {
         let tokens = stored.tokens.into_iter();
         let tokens = tokens.filter(|row| sealer.verify(&row.token.canonical(), &row.seal));
         let rows = tokens.map(|row| {
-            let mine = grants.iter().filter(|grant| grant.principal == row.token.principal);
+            let mine = grants.iter().filter(|grant| grant.principal.covers(&row.token.principal));
             TokenRow { grants: mine.cloned().collect(), token: row.token }
         });
         Ok(rows.collect())
@@ -196,7 +196,9 @@ fn grants_of<'a>(
     stored: &'a StoredAccess,
     principal: &'a PrincipalName,
 ) -> impl Iterator<Item = &'a Grant> {
-    stored.grants.iter().map(|row| &row.grant).filter(move |grant| &grant.principal == principal)
+    // One to a pattern is also that of others.
+    let exactly = move |grant: &&Grant| grant.principal.as_str() == principal.as_str();
+    stored.grants.iter().map(|row| &row.grant).filter(exactly)
 }
 
 fn removal(time: PassTime, actor: &str, grant: &Grant) -> AuditEvent {
