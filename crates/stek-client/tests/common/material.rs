@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use sha2::{Digest, Sha256};
 use stek_core::access::{Access, Grant, KeysetSelector, Role};
 use stek_core::bundle::{Bundle, BundleKey};
@@ -109,6 +111,17 @@ pub fn server_config(
     versions: &[&'static rustls::SupportedProtocolVersion],
     change: impl FnOnce(&mut CertificateParams),
 ) -> rustls::ServerConfig {
+    server_config_for(WebPkiClientVerifier::no_client_auth(), ca, names, versions, change)
+}
+
+/// The same for such clients.
+pub fn server_config_for(
+    clients: Arc<dyn ClientCertVerifier>,
+    ca: &CertifiedIssuer<'static, KeyPair>,
+    names: &[&str],
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    change: impl FnOnce(&mut CertificateParams),
+) -> rustls::ServerConfig {
     let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut params = CertificateParams::new(names).unwrap();
     change(&mut params);
@@ -119,7 +132,7 @@ pub fn server_config(
     rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
         .unwrap()
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_single_cert(vec![certificate.der().clone()], key)
         .unwrap()
 }
