@@ -1,11 +1,14 @@
 //! The command line as clap reads it. What a command does is in the module of its name.
 
+mod grant;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use stek_core::name::{KeysetName, PrincipalName};
 use stek_core::time::Seconds;
 
+pub use self::grant::{GrantArg, GrantArgs, GrantCommand};
 use crate::logging::LogFormat;
 
 /// Generates, rotates and distributes TLS session-ticket keys for a fleet.
@@ -39,6 +42,8 @@ pub enum Command {
     Keyset(KeysetArgs),
     /// Make, list and revoke bearer tokens.
     Token(TokenArgs),
+    /// Let principals act in a role on keysets, list what is granted and take it away.
+    Grant(GrantArgs),
     /// Make a cluster secret.
     Secret(SecretArgs),
     /// Make certificates for trying things out: an authority that is forgotten at once, and one

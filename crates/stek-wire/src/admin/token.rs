@@ -7,6 +7,7 @@ use stek_core::name::PrincipalName;
 use stek_core::principal::PrincipalPattern;
 use stek_core::time::Timestamp;
 
+use super::grant::ROLES;
 use super::request::{json, read};
 use crate::cursor::{At, Strings};
 use crate::error::DecodeError;
@@ -68,8 +69,6 @@ impl CreateToken {
         })
     }
 }
-
-const ROLES: &str = "terminator, distribution, operator or auditor";
 
 #[derive(Serialize)]
 struct Create<'a> {
