@@ -105,6 +105,7 @@ struct Site {
     servers: CertifiedIssuer<'static, KeyPair>,
     clients: CertifiedIssuer<'static, KeyPair>,
     address: SocketAddr,
+    registry: Registry,
     shutdown: CancellationToken,
 }
 
@@ -143,7 +144,7 @@ fn store(clock: &Arc<ManualClock>) -> MemoryStore {
 }
 
 impl Site {
-    async fn start() -> Self {
+    async fn start(limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // Certificates are dated by the machine's clock, so time begins there.
         let clock = Arc::new(ManualClock::at_unix_millis(SystemClock.wall_millis()));
@@ -177,11 +178,11 @@ impl Site {
             client_authorities: Some(dir.path().join("clients.pem")),
         });
         let transport = Transport::Tls(Arc::new(files.unwrap()));
-        let server = Server::bind(([127, 0, 0, 1], 0).into(), transport, Limits::default());
+        let server = Server::bind(([127, 0, 0, 1], 0).into(), transport, limits);
         let server = server.await.unwrap();
         let address = server.local_addr();
         tokio::spawn(server.serve(router, shutdown.clone()));
-        Self { dir, clock, manager, servers, clients, address, shutdown }
+        Self { dir, clock, manager, servers, clients, address, registry, shutdown }
     }
 
     fn operations(&self) -> &Operations {
@@ -288,7 +289,7 @@ fn expected(who: &[&str], role: Role, keyset: &str) -> StatusCode {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_proof_in_every_role_on_every_keyset() {
-    let site = Site::start().await;
+    let site = Site::start(Limits::default()).await;
     site.until(Option::is_some).await;
     for keyset in ["main", "other"] {
         let name = KeysetName::try_new(keyset).unwrap();
@@ -356,7 +357,7 @@ async fn every_proof_in_every_role_on_every_keyset() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_of_another_authority_is_not_let_in_and_a_removed_grant_ends_at_once() {
-    let site = Site::start().await;
+    let site = Site::start(Limits::default()).await;
     site.until(Option::is_some).await;
     let name = KeysetName::try_new("main").unwrap();
     site.operations().create(&name, PolicyDocument::default(), "test").await.unwrap();
@@ -389,4 +390,62 @@ async fn a_certificate_of_another_authority_is_not_let_in_and_a_removed_grant_en
     site.until(|feed| feed.as_ref().is_some_and(|feed| feed.access.grants.is_empty())).await;
     assert_eq!(ask("wait=0", &etag).await.0, StatusCode::NOT_FOUND);
     site.shutdown.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_principal_that_asks_too_much_is_told_to_wait_and_others_are_not() {
+    let limits =
+        Limits { requests_per_second: 1, request_burst: 20, max_waiting: 1, ..Limits::default() };
+    let site = Site::start(limits).await;
+    site.until(Option::is_some).await;
+    let name = KeysetName::try_new("main").unwrap();
+    site.operations().create(&name, PolicyDocument::default(), "test").await.unwrap();
+    let grant = Grant {
+        principal: PrincipalPattern::try_new("spiffe://td/edge/*").unwrap(),
+        keysets: KeysetSelector::All,
+        role: Role::Terminator,
+    };
+    site.operations().add_grant(grant, "test").await.unwrap();
+    site.until(|feed| feed.as_ref().is_some_and(|feed| !feed.access.grants.is_empty())).await;
+    let client = |uri| site.client(Some(issue(site.dir.path(), &site.clients, &[uri], "nobody")));
+    let (greedy, modest) = (client("spiffe://td/edge/1"), client("spiffe://td/edge/2"));
+    let url = format!("https://localhost:{}/v1/keysets/main", site.address.port());
+
+    let first = greedy.get(&url).send().await.unwrap();
+    let etag = first.headers()["etag"].to_str().unwrap().to_owned();
+    let wait = |client: &reqwest::Client| {
+        client.get(&url).header("prefer", "wait=55").header("if-none-match", &etag).send()
+    };
+    let waiting = tokio::spawn(wait(&greedy));
+    tokio::time::timeout(PATIENCE, async {
+        while waiting_requests(&site.registry) < 1.0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    let second = wait(&greedy).await.unwrap();
+    assert_eq!(second.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(second.headers()["retry-after"], "5");
+
+    // Far more than the burst, in less time than they would be allowed in.
+    let mut refused = None;
+    for _ in 0..1000 {
+        let answer = greedy.get(&url).send().await.unwrap();
+        if answer.status() != StatusCode::OK {
+            refused = Some((answer.status(), answer.headers()["retry-after"].clone()));
+            break;
+        }
+    }
+    assert_eq!(refused.unwrap(), (StatusCode::TOO_MANY_REQUESTS, "1".parse().unwrap()));
+    assert_eq!(modest.get(&url).send().await.unwrap().status(), StatusCode::OK);
+    waiting.abort();
+    site.shutdown.cancel();
+}
+
+fn waiting_requests(registry: &Registry) -> f64 {
+    let families = registry.gather();
+    let name = "stek_distribution_waiting_requests";
+    let family = families.iter().find(|family| family.name() == name).unwrap();
+    family.get_metric()[0].get_gauge().get_value()
 }

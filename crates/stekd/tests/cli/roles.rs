@@ -10,13 +10,13 @@ use tempfile::TempDir;
 use crate::process::{Offer, PATIENCE, lines_of, said, shown, stekd, terminate, visit};
 
 /// A role that runs, and where it listens.
-struct Role {
+pub(crate) struct Role {
     process: Child,
     log: Receiver<String>,
 }
 
 impl Role {
-    fn start(name: &str, config: &Path) -> Self {
+    pub(crate) fn start(name: &str, config: &Path) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_stekd"))
             .args(["--log-format", "json", name, "--config"])
             .arg(config)
@@ -29,7 +29,7 @@ impl Role {
     }
 
     /// The port of a listener, as the role logs it.
-    fn port(&self, listener: &str) -> String {
+    pub(crate) fn port(&self, listener: &str) -> String {
         loop {
             let line = self.log.recv_timeout(PATIENCE).expect("the role logs where it listens");
             let entry: serde_json::Value = serde_json::from_str(&line).unwrap();
