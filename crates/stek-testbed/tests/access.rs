@@ -189,6 +189,20 @@ impl Site {
         self.manager.operations()
     }
 
+    /// Makes the keysets and grants of the table.
+    async fn furnish(&self) {
+        for keyset in ["main", "other"] {
+            let name = KeysetName::try_new(keyset).unwrap();
+            self.operations().create(&name, PolicyDocument::default(), "test").await.unwrap();
+        }
+        for (principal, keysets, role) in GRANTS {
+            let principal = PrincipalPattern::try_new(principal).unwrap();
+            let grant = Grant { principal, keysets: KeysetSelector::parse(keysets).unwrap(), role };
+            assert!(self.operations().add_grant(grant.clone(), "test").await.unwrap());
+            assert!(!self.operations().add_grant(grant, "test").await.unwrap());
+        }
+    }
+
     /// Waits until the manager has published what `is_out` looks for.
     async fn until(&self, is_out: impl FnMut(&Option<Arc<stek_core::feed::FeedState>>) -> bool) {
         let mut feed = self.manager.feed();
@@ -260,13 +274,33 @@ impl Visitor<'_> {
         let is_in = feed_text.contains(&format!("\"keyset\":\"{keyset}\""));
         let feed = if feed == StatusCode::OK && !is_in { StatusCode::NOT_FOUND } else { feed };
         let (shown, shown_text) = self.ask(Method::GET, &admin, "").await;
-        let (changed, text) = self.ask(Method::PUT, &format!("{admin}/policy"), "{}").await;
+        let (changed, text) =
+            self.ask(Method::PUT, &format!("{admin}/policy"), "{\"policy\":{}}").await;
         [
             (Role::Terminator, bundle, bundle_text),
             (Role::Distribution, feed, String::new()),
             (Role::Auditor, shown, shown_text),
             (Role::Operator, changed, text),
         ]
+    }
+}
+
+impl Visitor<'_> {
+    /// Asks everything and checks what comes of it; returns how much that was.
+    async fn check(&self, shows: Shows, who: &[&str]) -> usize {
+        let (mut checked, mut not_found) = (0, None);
+        for keyset in KEYSETS {
+            for (role, status, text) in self.answers(keyset).await {
+                let expected = expected(who, role, keyset);
+                assert_eq!(status, expected, "{shows:?} as {role:?} on {keyset}: {text}");
+                checked += 1;
+                // Unknown and not granted are the same to the last byte.
+                if role == Role::Terminator && status == StatusCode::NOT_FOUND {
+                    assert_eq!(not_found.get_or_insert(text.clone()), &text);
+                }
+            }
+        }
+        checked
     }
 }
 
@@ -291,16 +325,7 @@ fn expected(who: &[&str], role: Role, keyset: &str) -> StatusCode {
 async fn every_proof_in_every_role_on_every_keyset() {
     let site = Site::start(Limits::default()).await;
     site.until(Option::is_some).await;
-    for keyset in ["main", "other"] {
-        let name = KeysetName::try_new(keyset).unwrap();
-        site.operations().create(&name, PolicyDocument::default(), "test").await.unwrap();
-    }
-    for (principal, keysets, role) in GRANTS {
-        let principal = PrincipalPattern::try_new(principal).unwrap();
-        let grant = Grant { principal, keysets: KeysetSelector::parse(keysets).unwrap(), role };
-        assert!(site.operations().add_grant(grant.clone(), "test").await.unwrap());
-        assert!(!site.operations().add_grant(grant, "test").await.unwrap());
-    }
+    site.furnish().await;
     let (expired, _) = site.token("token:all", 1).await;
     let (revoked, revoked_id) = site.token("token:all", 24).await;
     let mut tokens = Vec::new();
@@ -338,18 +363,7 @@ async fn every_proof_in_every_role_on_every_keyset() {
             Shows::BothUnknown(names) => (Some(files(names)), Some(unknown())),
         };
         let visitor = Visitor { site: &site, client: site.client(certificate), token };
-        let mut not_found = None;
-        for keyset in KEYSETS {
-            for (role, status, text) in visitor.answers(keyset).await {
-                let expected = expected(who, role, keyset);
-                assert_eq!(status, expected, "{shows:?} as {role:?} on {keyset}: {text}");
-                checked += 1;
-                // Unknown and not granted are the same to the last byte.
-                if role == Role::Terminator && status == StatusCode::NOT_FOUND {
-                    assert_eq!(not_found.get_or_insert(text.clone()), &text);
-                }
-            }
-        }
+        checked += visitor.check(shows, who).await;
     }
     assert_eq!(checked, VISITORS.len() * KEYSETS.len() * 4);
     site.shutdown.cancel();
