@@ -11,6 +11,7 @@
 //! allocator that wipes what it frees.
 
 mod backoff;
+mod certificate;
 mod config;
 mod content;
 mod erase;
@@ -27,6 +28,7 @@ mod token;
 mod transport;
 mod upstream;
 
+pub use certificate::{CertificateError, CertificateFiles};
 pub use config::{
     ANSWER_MARGIN, CONNECT_TIMEOUT, ClientConfig, ClientOptions, ConfigError, DEFAULT_WAIT,
     MAX_BODY_LIMITS, MAX_BUNDLE_BODY_BYTES, MAX_UPSTREAMS, WAIT_MAX,

@@ -5,6 +5,7 @@
 pub mod access;
 pub mod audit;
 pub mod bundle;
+pub mod certificate;
 pub mod derive;
 pub mod feed;
 pub mod health;
@@ -13,6 +14,7 @@ pub mod keyset;
 pub mod name;
 pub mod planner;
 pub mod policy;
+pub mod principal;
 pub mod schedule;
 pub mod scope;
 pub mod secret;

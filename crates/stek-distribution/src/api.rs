@@ -17,7 +17,7 @@ use stek_core::bundle::Bundle;
 use stek_core::feed::FeedState;
 use stek_core::id::ContentTag;
 use stek_core::name::{InstanceName, KeysetName};
-use stek_http::{Problem, prefer};
+use stek_http::{Problem, Proof, prefer};
 use stek_wire::SecretBytes;
 use stek_wire::feed::{AccessPart, encode_feed};
 use stek_wire::headers::{STEK_INSTANCE, STEK_TIME, format_stek_time};
@@ -39,11 +39,11 @@ pub(crate) fn feed_router(shared: Arc<Shared>) -> Router {
 
 async fn bundle(
     State(shared): State<Arc<Shared>>,
+    proof: Proof,
     keyset: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let visitor = Visitor::from_headers(&headers)?;
-    visitor.principal(&shared)?;
+    let mut visitor = Visitor::arrive(&shared, proof)?;
     check_instance(&headers)?;
     // A name that no keyset can have is answered like one that none has.
     let name = keyset.ok().and_then(|Path(text)| KeysetName::try_new(&text).ok());
@@ -61,6 +61,7 @@ async fn bundle(
             return Ok(offer.send(&shared.metrics.bundles));
         }
         drop(offer);
+        visitor.stay(&shared)?;
         if !wait(&shared, deadline, shelf::changed(&mut content)).await {
             let offer = offer_bundle(&shared, &visitor, &name, &asked, &mut content)?;
             return Ok(offer.send(&shared.metrics.bundles));
@@ -105,9 +106,12 @@ fn not_on_the_shelf(shared: &Shared, name: &KeysetName) -> Result<Rendered, Prob
     Ok(Rendered::new(&Bundle::tombstone(state.incarnation, name.clone(), *deleted), now))
 }
 
-async fn feed(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<Response, Problem> {
-    let visitor = Visitor::from_headers(&headers)?;
-    visitor.principal(&shared)?;
+async fn feed(
+    State(shared): State<Arc<Shared>>,
+    proof: Proof,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let mut visitor = Visitor::arrive(&shared, proof)?;
     check_instance(&headers)?;
     let asked = Asked::new(&headers);
     let deadline = asked.deadline(&shared);
@@ -119,6 +123,7 @@ async fn feed(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<R
             return Ok(offer.send(&shared.metrics.feeds));
         }
         drop(offer);
+        visitor.stay(&shared)?;
         if !wait(&shared, deadline, shelf::changed(&mut published)).await {
             return Ok(offer_feed(&shared, &visitor, &asked)?.send(&shared.metrics.feeds));
         }
@@ -127,11 +132,11 @@ async fn feed(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<R
 
 /// What the visitor may have of the feed as it is now.
 fn offer_feed(shared: &Shared, visitor: &Visitor, asked: &Asked) -> Result<Offer, Problem> {
-    let (principal, state) = visitor.principal(shared)?;
-    if !state.access.has_role(&principal, Role::Distribution) {
+    let (who, state) = visitor.principals(shared)?;
+    if !state.access.has_role(&who, Role::Distribution) {
         return Err(Problem::not_found());
     }
-    let view = feed_view::view(&state, &principal);
+    let view = feed_view::view(&state, &who);
     let tag = view.tag();
     if asked.has(tag) {
         return Ok(Offer::Unchanged(unchanged(shared, tag)));

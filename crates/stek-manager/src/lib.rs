@@ -16,7 +16,8 @@ mod reconcile;
 pub use bootstrap::{BootstrapError, claim_ratchet};
 pub use engine::{ClockError, DatabaseBehind, Engine, EngineParts};
 pub use operations::{
-    MAX_TOKENS, NewToken, OperationError, Operations, TokenRow, add_token_offline,
+    MAX_GRANTS, MAX_TOKENS, NewToken, OperationError, Operations, TokenRow, add_grant_offline,
+    add_token_offline,
 };
 
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 //! secret. Requests are read strictly, for an operator's slip must not be passed over in silence;
 //! answers are read leniently, so that an older command line understands a newer manager.
 
+mod grant;
 mod request;
 mod token;
 
@@ -12,6 +13,7 @@ use stek_core::keyset::{KeyRecord, Keyset};
 use stek_core::policy::{Policy, PolicyRequest};
 use stek_core::time::{Seconds, Timestamp};
 
+pub use grant::{GrantEntry, GrantList};
 pub use request::{ChangePolicy, CreateKeyset, MAX_REQUEST_BYTES};
 pub use token::{CreateToken, GrantDocument, MAX_GRANTS, TokenDocument, TokenList};
 

@@ -5,6 +5,7 @@ use base64ct::{Base64, Encoding};
 use stek_core::access::TokenSecret;
 use stek_core::id::{ContentDigest, Incarnation, Kcv, KeyId, Revision};
 use stek_core::name::{KeysetName, NameError, PrincipalName};
+use stek_core::principal::PrincipalPattern;
 use stek_core::secret::{KEY_LEN, KeyMaterial};
 use stek_core::time::{Seconds, Timestamp};
 
@@ -150,6 +151,11 @@ impl<'a, 'de> At<'a, 'de> {
     /// This principal.
     pub(crate) fn principal(&self) -> Result<PrincipalName, DecodeError> {
         self.named(PrincipalName::try_new)
+    }
+
+    /// This pattern of principals.
+    pub(crate) fn pattern(&self) -> Result<PrincipalPattern, DecodeError> {
+        self.named(PrincipalPattern::try_new)
     }
 
     /// This name. The domain's error is not passed on, for it repeats the value.

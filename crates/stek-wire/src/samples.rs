@@ -12,6 +12,7 @@ use stek_core::id::{ContentTag, Incarnation, Kcv, KeyId, Revision};
 use stek_core::keyset::{History, KeyRecord, Keyset, TicketFormat};
 use stek_core::name::{KeysetName, PrincipalName};
 use stek_core::policy::{Policy, PolicyRequest};
+use stek_core::principal::PrincipalPattern;
 use stek_core::schedule::Schedule;
 use stek_core::secret::KeyMaterial;
 use stek_core::time::{Seconds, Timestamp};
@@ -111,7 +112,7 @@ pub(crate) fn bundle_with_ended() -> Bundle {
 
 pub(crate) fn grant(principal: &str, keysets: &str, role: Role) -> Grant {
     Grant {
-        principal: PrincipalName::try_new(principal).unwrap(),
+        principal: PrincipalPattern::try_new(principal).unwrap(),
         keysets: KeysetSelector::parse(keysets).unwrap(),
         role,
     }

@@ -1,5 +1,6 @@
 //! The command line as clap reads it. What a command does is in the module of its name.
 
+mod grant;
 pub mod help;
 pub mod probe;
 pub mod shell;
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use stek_core::name::{KeysetName, PrincipalName};
 use stek_core::time::Seconds;
 
+pub use self::grant::{GrantArg, GrantArgs, GrantCommand};
 use self::probe::ProbeArgs;
 use self::shell::{CompletionsArgs, ManArgs};
 use crate::logging::LogFormat;
@@ -45,6 +47,8 @@ pub enum Command {
     Keyset(KeysetArgs),
     /// Make, list and revoke bearer tokens.
     Token(TokenArgs),
+    /// Let principals act in a role on keysets, list what is granted and take it away.
+    Grant(GrantArgs),
     /// Make a cluster secret.
     Secret(SecretArgs),
     /// Make certificates for trying things out: an authority that is forgotten at once, and one

@@ -1,6 +1,7 @@
 //! The commands that do one thing and end.
 
 pub(crate) mod dev_ca;
+pub(crate) mod grant;
 pub(crate) mod healthcheck;
 pub(crate) mod keyset;
 pub(crate) mod manager_client;

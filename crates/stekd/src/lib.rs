@@ -31,6 +31,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Migrate(asked) => commands::migrate::run(&asked.config).await,
         Command::Keyset(asked) => commands::keyset::run(asked).await,
         Command::Token(asked) => commands::token::run(asked).await,
+        Command::Grant(asked) => commands::grant::run(asked).await,
         Command::Secret(asked) => commands::secret::run(&asked),
         Command::DevCa(asked) => commands::dev_ca::run(&asked),
         Command::Healthcheck(asked) => commands::healthcheck::run(&asked).await,

@@ -2,6 +2,7 @@
 //! stop.
 
 pub(crate) mod database;
+mod descriptors;
 pub(crate) mod distribution;
 pub(crate) mod listener;
 pub(crate) mod manager;

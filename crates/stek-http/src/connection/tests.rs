@@ -69,7 +69,7 @@ async fn tls_serves_both_versions_of_http_and_hands_out_no_tickets() {
     let mut stream = server.connect_tls(identity.client(&[&TLS13], "http/1.1")).await.unwrap();
     let local = stream.get_ref().0.local_addr().unwrap();
     let (_, body) = testing::get(&mut stream, "/peer").await;
-    assert_eq!(body, format!("{:?}", Peer { addr: local, channel: Channel::Tls }));
+    assert_eq!(body, format!("{:?}", Peer { addr: local, channel: Channel::Tls(None) }));
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
     assert_eq!(stream.get_ref().1.tls13_tickets_received(), 0);
 

@@ -13,6 +13,7 @@ use stek_core::feed::FeedState;
 use stek_core::id::{Incarnation, Revision};
 use stek_core::keyset::Keyset;
 use stek_core::name::{KeysetName, PrincipalName};
+use stek_core::principal::PrincipalPattern;
 use stek_core::time::{Seconds, Timestamp};
 use stek_custody::cluster_secret::ClusterSecret;
 use stek_custody::custody::Custody;
@@ -265,7 +266,7 @@ impl Running {
         SystemRandom.fill(&mut bytes).unwrap();
         let secret = TokenSecret::take_from(&mut bytes);
         let grants = grants.iter().map(|(role, keysets)| Grant {
-            principal: principal(who),
+            principal: PrincipalPattern::exactly(&principal(who)).unwrap(),
             keysets: KeysetSelector::parse(keysets).unwrap(),
             role: *role,
         });

@@ -11,6 +11,7 @@ use stek_core::id::{ContentDigest, Incarnation, Kcv, Revision};
 use stek_core::keyset::{History, KeyRecord, Keyset, TicketFormat};
 use stek_core::name::{KeysetName, PrincipalName};
 use stek_core::policy::{Policy, PolicyRequest};
+use stek_core::principal::PrincipalPattern;
 use stek_core::schedule::Schedule;
 use stek_core::time::Seconds;
 use stek_core::wrapped::{Epoch, SeedId, WrappedKey};
@@ -296,7 +297,7 @@ impl TryFrom<GrantRecord> for SealedGrant {
         let name_error = |error| corrupt("grants", &error);
         Ok(Self {
             grant: Grant {
-                principal: PrincipalName::try_new(&row.principal).map_err(name_error)?,
+                principal: PrincipalPattern::try_new(&row.principal).map_err(name_error)?,
                 keysets: KeysetSelector::parse(&row.keysets).map_err(name_error)?,
                 role: Role::parse(&row.role).ok_or_else(|| corrupt("grants", "unknown role"))?,
             },

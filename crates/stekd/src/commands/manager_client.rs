@@ -1,7 +1,7 @@
 //! How commands reach the manager: the profile, the request, and its refusal in the manager's own
 //! words.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -14,7 +14,7 @@ use stek_wire::problem::ProblemDocument;
 
 use crate::Refused;
 use crate::config::{self, Profile};
-use crate::roles::distribution::instance_name;
+use crate::roles::distribution::{certificate, instance_name, no_proof};
 
 /// How long an answer may take.
 const TIME_OUT: Duration = Duration::from_secs(30);
@@ -32,7 +32,7 @@ const DEFAULT_PROFILE: &str = "stekd-dev/operator.toml";
 pub(crate) struct ManagerClient {
     client: reqwest::Client,
     server: String,
-    token: TokenSecret,
+    token: Option<TokenSecret>,
 }
 
 impl ManagerClient {
@@ -55,19 +55,23 @@ impl ManagerClient {
         let options = ClientOptions {
             upstreams: vec![profile.server.clone()],
             roots: profile.roots_files.clone(),
-            token: Some(profile.token_file.clone()),
+            token: profile.token_file.clone(),
+            certificate: certificate(
+                "profile",
+                &profile.certificate_file,
+                &profile.private_key_file,
+            )?,
             wait: Some(Seconds::ZERO),
             max_body_bytes: None,
             instance: instance_name(Some("stekd"))?,
         };
+        if options.token.is_none() && options.certificate.is_none() {
+            return Err(no_proof("profile").into());
+        }
         let checked = ClientConfig::try_new(&options)
             .map_err(anyhow::Error::new)
             .with_context(|| format!("profile {}", path.display()))?;
-        let text = std::fs::read_to_string(&profile.token_file)
-            .with_context(|| format!("token file {}", profile.token_file.display()))?;
-        let token = TokenSecret::parse(text.trim_end()).with_context(|| {
-            format!("token file {} holds no token", profile.token_file.display())
-        })?;
+        let token = profile.token_file.as_deref().map(read_token).transpose()?;
         let client = stek_client::http_client(&checked)?;
         let server = profile.server.trim_end_matches('/').to_owned();
         Ok(Self { client, server, token })
@@ -91,7 +95,7 @@ impl ManagerClient {
         let status = response.status();
         let body = response.bytes().await.context("the answer broke off")?;
         if status == reqwest::StatusCode::NOT_FOUND {
-            bail!("not found, or not granted to this token (request {name})");
+            bail!("not found, or not granted (request {name})");
         }
         if !status.is_success() {
             bail!("{} (request {name})", ProblemDocument::read(&body));
@@ -110,12 +114,22 @@ impl ManagerClient {
         let url = format!("{}{path}", self.server);
         let request = self.client.request(method.clone(), &url).timeout(TIME_OUT);
         let request = request.header(X_REQUEST_ID, name.to_string());
-        let mut request = request.bearer_auth(self.token.expose_text());
+        let mut request = match &self.token {
+            Some(token) => request.bearer_auth(token.expose_text()),
+            None => request,
+        };
         if let Some(body) = body {
             request = request.header("content-type", stek_wire::MEDIA_TYPE).body(body.to_owned());
         }
         request.send().await.with_context(|| format!("{} does not answer", self.server))
     }
+}
+
+fn read_token(path: &Path) -> Result<TokenSecret> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("token file {}", path.display()))?;
+    TokenSecret::parse(text.trim_end())
+        .with_context(|| format!("token file {} holds no token", path.display()))
 }
 
 /// How long to wait before asking again, if the answer says that this may help.

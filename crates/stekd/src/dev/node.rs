@@ -9,6 +9,7 @@ use prometheus::Registry;
 use stek_core::access::{Grant, KeysetSelector, Role};
 use stek_core::feed::FeedState;
 use stek_core::name::{KeysetName, PrincipalName};
+use stek_core::principal::PrincipalPattern;
 use stek_core::time::Seconds;
 use stek_distribution::Distribution;
 use stek_manager::{EngineParts, Manager, OperationError, Operations};
@@ -249,7 +250,7 @@ async fn provision(
             continue;
         }
         let principal = PrincipalName::try_new(&format!("token:{name}"))?;
-        let grant = Grant { principal: principal.clone(), keysets, role };
+        let grant = Grant { principal: PrincipalPattern::exactly(&principal)?, keysets, role };
         let (secret, new) = draw(principal, vec![grant], TOKEN_LIFE)?;
         operations.add_token(new, "dev").await?;
         write_private(&site.token(name), &secret.expose_text())?;

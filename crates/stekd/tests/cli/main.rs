@@ -4,6 +4,7 @@
 
 mod dev;
 mod kills;
+mod listeners;
 mod metrics;
 mod nginx;
 mod probe;
