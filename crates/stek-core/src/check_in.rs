@@ -58,6 +58,9 @@ pub struct KeysetTally {
     /// Instances that hold less than `newest`, those that hold least first; at most
     /// [`MAX_LAGGARDS`].
     pub laggards: Vec<Laggard>,
+    /// Instances that lag and are not counted: those of a principal beyond
+    /// [`MAX_COUNTED_LAGGARDS`].
+    pub uncounted: u32,
 }
 
 /// Which replica. Two credentials may use one name.
@@ -93,7 +96,7 @@ pub struct Census {
 /// How far a revision has got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Standing {
-    /// The instances that are seen.
+    /// The instances that count.
     pub instances: u64,
     /// Those of them that hold the revision or a newer one.
     pub confirmed: u64,
@@ -200,7 +203,7 @@ mod tests {
 
     fn tally(name: &str, age: u64, holdings: Vec<Holding>) -> ReplicaTally {
         let newest = Revision::new(42);
-        let tally = KeysetTally { newest, holdings, laggards: vec![] };
+        let tally = KeysetTally { newest, holdings, ..KeysetTally::default() };
         ReplicaTally {
             replica: ReplicaId { principal: None, name: InstanceName::try_new(name).unwrap() },
             age: Duration::from_secs(age),

@@ -37,7 +37,7 @@ const LIMITS: Limits = Limits { bytes: MAX_CHECK_INS_BYTES, values: 2 * 1024 * 1
 ///   "incarnation":"<UUID>","keysets":[{"keyset":"main","newest":42,
 ///     "holdings":[{"revision":42,"instances":9999,"twice_since":"<RFC 3339>"}],
 ///     "laggards":[{"principal":"token:edge","instance":"edge-7","revision":41,
-///       "last_seen":"<RFC 3339>","clock_offset_ms":-12}]}]}]}
+///       "last_seen":"<RFC 3339>","clock_offset_ms":-12}],"uncounted":0}]}]}
 /// ```
 ///
 /// `principal` is null for the replica that posts: the receiver knows whose credential it used.
@@ -67,6 +67,7 @@ fn write_replica(json: &mut Json<'_>, tally: &ReplicaTally) {
                 json.name("newest").whole(tally.newest.as_u64());
                 json.name("holdings").array(&tally.holdings, write_holding);
                 json.name("laggards").array(&tally.laggards, write_laggard);
+                json.name("uncounted").whole(u64::from(tally.uncounted));
             });
         });
     });
@@ -139,19 +140,23 @@ fn read_keyset(at: &At<'_, '_>) -> Result<(KeysetName, KeysetTally), DecodeError
         newest: at.field("newest")?.revision()?,
         holdings: holdings.collect::<Result<_, _>>()?,
         laggards: laggards.collect::<Result<_, _>>()?,
+        uncounted: read_count(&at.field("uncounted")?)?,
     };
     Ok((name, tally))
 }
 
 fn read_holding(at: &At<'_, '_>) -> Result<Holding, DecodeError> {
-    let instances = at.field("instances")?;
     let twice_since = at.optional("twice_since")?;
     Ok(Holding {
         revision: at.field("revision")?.revision()?,
-        instances: u32::try_from(instances.whole()?)
-            .map_err(|_| instances.wrong("a whole number from 0 to 4294967295"))?,
+        instances: read_count(&at.field("instances")?)?,
         twice_since: twice_since.map(|since| since.timestamp()).transpose()?,
     })
+}
+
+fn read_count(at: &At<'_, '_>) -> Result<u32, DecodeError> {
+    let allowed = "a whole number from 0 to 4294967295";
+    u32::try_from(at.whole()?).map_err(|_| at.wrong(allowed))
 }
 
 fn read_laggard(at: &At<'_, '_>) -> Result<Laggard, DecodeError> {

@@ -53,7 +53,7 @@ pub(crate) enum Strangers {
 pub(crate) const SHOWN_CHARACTERS: usize = 80;
 
 /// The name of every field of every document that is read here. A path in an error has no others.
-const NAMES: [&str; 51] = [
+const NAMES: [&str; 52] = [
     "access",
     "access_digest",
     "access_read_at",
@@ -104,6 +104,7 @@ const NAMES: [&str; 51] = [
     "tokens",
     "tombstones",
     "twice_since",
+    "uncounted",
     "version",
 ];
 

@@ -166,11 +166,13 @@ pub(crate) fn census() -> Census {
         newest: Revision::new(42),
         holdings: vec![holding(42, 9_998, Some(at(100))), holding(41, 1, Some(at(60)))],
         laggards: vec![laggard],
+        uncounted: 2,
     };
     let there = KeysetTally {
         newest: Revision::new(42),
         holdings: vec![holding(42, 3, None)],
         laggards: vec![],
+        uncounted: 0,
     };
     let tally = |principal, replica, age, tally| ReplicaTally {
         replica: ReplicaId { principal, name: instance(replica) },

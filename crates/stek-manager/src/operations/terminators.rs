@@ -27,8 +27,10 @@ impl Operations {
         let standing = census.standing(feed.incarnation, name, revision);
         let mut lagging = Vec::new();
         let mut replicas = Vec::new();
+        let mut uncounted = 0;
         for (replica, tally) in census.of(feed.incarnation, name) {
             let here = tally.standing(revision);
+            uncounted += u64::from(tally.uncounted);
             replicas.push(ReplicaDocument {
                 replica: replica.replica.name.to_string(),
                 principal: replica.replica.principal.as_ref().map(ToString::to_string),
@@ -38,7 +40,7 @@ impl Operations {
                 age_ms: u64::try_from(replica.age.as_millis()).unwrap_or(u64::MAX),
             });
             let older = tally.laggards.iter().filter(|laggard| laggard.revision < revision);
-            lagging.extend(older.map(|one| LaggardDocument::new(one, &replica.replica)));
+            lagging.extend(older.map(|one| LaggardDocument::new(one, Some(&replica.replica))));
         }
         lagging.sort_by(|one, two| {
             (one.revision, &one.principal, &one.instance).cmp(&(
@@ -55,8 +57,9 @@ impl Operations {
             newest: newest.as_u64(),
             instances: standing.map(|standing| standing.instances),
             confirmed: standing.map(|standing| standing.confirmed),
-            truncated: standing.is_some_and(|standing| standing.lagging() > named),
+            truncated: standing.is_some_and(|standing| standing.lagging() > named) || uncounted > 0,
             lagging,
+            uncounted,
             replicas,
             now: self.engine.fleet().now().to_string(),
         })

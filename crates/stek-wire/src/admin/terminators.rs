@@ -13,7 +13,7 @@ pub struct TerminatorsDocument {
     pub revision: u64,
     /// The newest revision that is published.
     pub newest: u64,
-    /// The instances that are seen. None while no replica reports: silence confirms nothing.
+    /// The instances that count. None while no replica reports: silence confirms nothing.
     #[serde(default)]
     pub instances: Option<u64>,
     /// Those of them that hold the revision or a newer one.
@@ -23,6 +23,9 @@ pub struct TerminatorsDocument {
     pub lagging: Vec<LaggardDocument>,
     /// Whether more lag than are named.
     pub truncated: bool,
+    /// Instances that lag and are not counted, for their credential has many of them.
+    #[serde(default)]
+    pub uncounted: u64,
     /// The replicas whose instances are counted.
     pub replicas: Vec<ReplicaDocument>,
     /// Fleet time of the answer.
@@ -61,20 +64,21 @@ pub struct LaggardDocument {
     /// How far its wall clock is ahead of fleet time, if it said so.
     #[serde(default)]
     pub clock_offset_ms: Option<i32>,
-    /// The replica that it polls.
-    pub replica: String,
+    /// The replica that it polls, unless that is the one that was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<String>,
 }
 
 impl LaggardDocument {
-    /// A laggard at `replica`.
-    pub fn new(laggard: &Laggard, replica: &ReplicaId) -> Self {
+    /// An instance at `replica`.
+    pub fn new(laggard: &Laggard, replica: Option<&ReplicaId>) -> Self {
         Self {
             principal: laggard.principal.to_string(),
             instance: laggard.instance.to_string(),
             revision: laggard.revision.as_u64(),
             last_seen: laggard.last_seen.to_string(),
             clock_offset_ms: laggard.clock_offset_millis,
-            replica: replica.name.to_string(),
+            replica: replica.map(|replica| replica.name.to_string()),
         }
     }
 }
