@@ -122,9 +122,14 @@ impl Line {
         let mut failures = 0_u32;
         loop {
             let census = counts.borrow_and_update().clone();
-            // Nobody to speak of is said by silence.
-            let sent = if census.replicas.is_empty() { Ok(()) } else { self.send(&census).await };
-            match sent {
+            if census.replicas.is_empty() {
+                // Nobody to speak of is said by silence.
+                if counts.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            match self.send(&census).await {
                 Ok(()) => {
                     failures = 0;
                     self.note(None);

@@ -7,6 +7,7 @@ mod access;
 mod admin;
 mod bootstrap;
 mod clocks;
+mod confirmations;
 mod failures;
 mod fixture;
 mod http;
