@@ -69,6 +69,17 @@ async fn actions(site: &Site, wanted: AuditAction) -> usize {
     trail.iter().filter(|row| row.event.action == wanted).count()
 }
 
+/// Lets seconds pass, each with a report; only the last must be one in which something is due.
+async fn go_on(site: &Site, running: &Running, seconds: u64, holdings: &[(u64, u32)]) {
+    for second in 1..=seconds {
+        report(site, running, holdings);
+        site.clock.advance(Duration::from_secs(1));
+        if second == seconds {
+            site.settle(running).await;
+        }
+    }
+}
+
 /// A manager that has been there for a while, with ten-second keys that begin now.
 async fn begin(policy: PolicyDocument) -> (Site, Running, Timestamp) {
     let site = Site::new();
@@ -83,14 +94,9 @@ async fn begin(policy: PolicyDocument) -> (Site, Running, Timestamp) {
 async fn an_activation_waits_for_an_instance_that_lacks_the_key() {
     let (site, running, start) = begin(FAST).await;
     let held = newest(&running);
-    for _ in 0..5 {
-        site.advance(&running, 1).await;
-        report(&site, &running, &[(held, 3), (held - 1, 1)]);
-    }
     assert_eq!(boundary(&site, &running, start), 10);
     // 1 s poll + 1 s skew + 2 s before the boundary.
-    site.advance(&running, 1).await;
-    running.until(|feed| feed.revision.as_u64() > held).await;
+    go_on(&site, &running, 6, &[(held, 3), (held - 1, 1)]).await;
     assert_eq!(boundary(&site, &running, start), 14);
     // Two keys moved, with reasons.
     assert_eq!(actions(&site, AuditAction::KeyRescheduled).await, 2);
@@ -98,9 +104,8 @@ async fn an_activation_waits_for_an_instance_that_lacks_the_key() {
     let trail = site.store.audit(0, 1000).await.unwrap();
     assert!(trail.iter().any(|row| row.event.reason.contains("instances lack the next key")));
     // It gets there, though not to the newest revision: what counts is that it holds the key.
-    report(&site, &running, &[(held, 4)]);
-    site.advance(&running, 4).await;
-    site.advance(&running, 4).await;
+    go_on(&site, &running, 4, &[(held, 4)]).await;
+    go_on(&site, &running, 4, &[(held, 4)]).await;
     assert_eq!(boundary(&site, &running, start), 24, "the next key seals since 14 s");
     assert_eq!(actions(&site, AuditAction::ActivationForced).await, 0);
     running.stop().await;
@@ -110,16 +115,16 @@ async fn an_activation_waits_for_an_instance_that_lacks_the_key() {
 async fn rotation_goes_on_at_the_deadline_and_an_alarm_is_raised_once() {
     let policy = PolicyDocument { activation_deadline_seconds: Some(9), ..FAST };
     let (site, running, start) = begin(policy).await;
-    for _ in 0..17 {
-        report(&site, &running, &[(0, 1)]);
-        site.advance(&running, 1).await;
+    // Two steps of 4 s fit into 9 s; decided at 6, 10 and 14 s.
+    for seconds in [6, 4, 4] {
+        go_on(&site, &running, seconds, &[(0, 1)]).await;
     }
-    // Two steps of 4 s fit into 9 s; decided at 14 s.
     assert_eq!(boundary(&site, &running, start), 18);
     assert_eq!(actions(&site, AuditAction::ActivationForced).await, 1);
     assert_eq!(running.counter("stek_manager_forced_activations_total", None), 1);
-    site.advance(&running, 1).await;
+    go_on(&site, &running, 4, &[(0, 1)]).await;
     assert!(boundary(&site, &running, start) > 18, "it has activated");
+    assert_eq!(actions(&site, AuditAction::ActivationForced).await, 1);
     running.stop().await;
 }
 
@@ -127,11 +132,8 @@ async fn rotation_goes_on_at_the_deadline_and_an_alarm_is_raised_once() {
 async fn nothing_waits_where_that_is_off_or_nobody_reports_any_more() {
     let policy = PolicyDocument { activation_quorum: Some(ActivationQuorum::Off), ..FAST };
     let (site, running, start) = begin(policy).await;
-    for _ in 0..9 {
-        report(&site, &running, &[(0, 1)]);
-        site.advance(&running, 1).await;
-    }
-    assert_eq!(boundary(&site, &running, start), 10);
+    go_on(&site, &running, 10, &[(0, 1)]).await;
+    assert_eq!(boundary(&site, &running, start), 20, "the next key seals since 10 s");
     running.stop().await;
 
     let slow = PolicyDocument {
@@ -144,7 +146,6 @@ async fn nothing_waits_where_that_is_off_or_nobody_reports_any_more() {
     report(&site, &running, &[(0, 1)]);
     // A replica that has fallen silent holds nothing up.
     site.advance(&running, 56).await;
-    site.advance(&running, 3).await;
     assert_eq!(boundary(&site, &running, start), 60);
     assert_eq!(actions(&site, AuditAction::ActivationForced).await, 0);
     running.stop().await;
@@ -153,7 +154,7 @@ async fn nothing_waits_where_that_is_off_or_nobody_reports_any_more() {
 #[tokio::test]
 async fn a_manager_that_has_just_started_does_not_take_silence_for_consent() {
     let (site, running, start) = begin(FAST).await;
-    site.advance(&running, 3).await;
+    site.clock.advance(Duration::from_secs(3));
     running.stop().await;
     let restarted = site.start_with(site.claim("ratchet").await);
     restarted.until(|_| true).await;
@@ -161,7 +162,6 @@ async fn a_manager_that_has_just_started_does_not_take_silence_for_consent() {
     assert_eq!(boundary(&site, &restarted, start), 14, "decided at 6 s, three seconds after start");
     // By the next decision it knows that nobody reports.
     site.advance(&restarted, 4).await;
-    site.advance(&restarted, 3).await;
     assert_eq!(boundary(&site, &restarted, start), 14);
     restarted.stop().await;
 }
@@ -182,7 +182,7 @@ async fn operators_learn_who_holds_what() {
         tally(&site, &running, "eu-2", &[(held, 1)]),
     ];
     running.manager.confirmations().replace(Census { replicas });
-    site.advance(&running, 2).await;
+    site.clock.advance(Duration::from_secs(2));
     let known = ask(None);
     assert_eq!((known.instances, known.confirmed), (Some(8), Some(6)));
     assert_eq!(known.replicas.len(), 2);
@@ -195,9 +195,9 @@ async fn operators_learn_who_holds_what() {
     let before = ask(Some(held - 1));
     assert_eq!((before.confirmed, before.lagging.len(), before.truncated), (Some(8), 0, false));
 
-    site.advance(&running, 13).await;
+    site.clock.advance(Duration::from_secs(13));
     assert_eq!(ask(None).instances, Some(8));
-    site.advance(&running, 1).await;
+    site.clock.advance(Duration::from_secs(1));
     assert_eq!(ask(None).instances, None, "the word of a silent replica does not last");
     running.stop().await;
 }
@@ -223,12 +223,10 @@ async fn no_more_laggards_are_named_than_allowed() {
 #[tokio::test]
 async fn instances_of_another_lineage_say_nothing() {
     let (site, running, start) = begin(FAST).await;
-    for _ in 0..9 {
-        let mut other = tally(&site, &running, "eu-1", &[(0, 1)]);
-        other.incarnation = stek_core::id::Incarnation::from_bytes([9; 16]);
-        running.manager.confirmations().replace(Census { replicas: vec![other] });
-        site.advance(&running, 1).await;
-    }
+    let mut other = tally(&site, &running, "eu-1", &[(0, 1)]);
+    other.incarnation = stek_core::id::Incarnation::from_bytes([9; 16]);
+    running.manager.confirmations().replace(Census { replicas: vec![other] });
+    site.advance(&running, 6).await;
     assert_eq!(boundary(&site, &running, start), 10);
     running.stop().await;
 }
