@@ -24,6 +24,7 @@ pub(crate) struct DistributionMetrics {
     waiting: IntGauge,
     keysets: IntGauge,
     revision: IntGauge,
+    access_read_at: IntGauge,
 }
 
 impl DistributionMetrics {
@@ -75,6 +76,13 @@ impl DistributionMetrics {
                 registry,
                 IntGauge::new("stek_distribution_revision", "Newest revision that is served.")?,
             )?,
+            access_read_at: add(
+                registry,
+                IntGauge::new(
+                    "stek_distribution_access_read_timestamp_seconds",
+                    "When the manager last read the tokens and grants that are in force here.",
+                )?,
+            )?,
         })
     }
 
@@ -99,6 +107,8 @@ impl DistributionMetrics {
     pub(crate) fn observe(&self, feed: &FeedState) {
         self.keysets.set(i64::try_from(feed.keysets.len()).unwrap_or(i64::MAX));
         self.revision.set(i64::try_from(feed.revision.as_u64()).unwrap_or(i64::MAX));
+        let read_at = feed.access_read_at.as_unix();
+        self.access_read_at.set(i64::try_from(read_at).unwrap_or(i64::MAX));
     }
 }
 

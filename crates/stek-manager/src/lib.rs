@@ -8,6 +8,7 @@ mod confirmations;
 mod draft;
 mod engine;
 mod forecast;
+mod listen;
 mod metrics;
 mod operations;
 mod publisher;
@@ -58,6 +59,7 @@ impl Manager {
         let readiness = Arc::new(readiness::ManagerReadiness::default());
         let (sender, feed) = watch::channel(None);
         let operations = Arc::new(Operations::new(Arc::clone(&engine), feed.clone()));
+        tokio::spawn(listen::run(Arc::clone(&engine), feed.clone(), shutdown.clone()));
         let reconciler = Reconciler::new(engine, sender, metrics, Arc::clone(&readiness));
         let task = tokio::spawn(reconciler.run(shutdown));
         Ok(Self { operations, feed, readiness, task })

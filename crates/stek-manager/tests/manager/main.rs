@@ -11,6 +11,7 @@ mod confirmations;
 mod failures;
 mod fixture;
 mod http;
+mod listening;
 mod operations;
 mod rotation;
 mod store;
