@@ -116,6 +116,7 @@ impl PostgresStore {
 
     /// Closes the connections; what still asks gets [`StoreError::Unreachable`].
     pub async fn close(&self) {
+        self.listener.close();
         self.pool.close().await;
     }
 }

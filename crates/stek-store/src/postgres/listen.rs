@@ -29,14 +29,18 @@ impl Listener {
         };
         match listener.try_recv().await {
             Ok(Some(word)) => Ok(word.payload().parse().ok().map(Revision::new)),
-            Ok(None) => {
+            // However it was lost, the next call opens another, or says why it cannot.
+            Ok(None) | Err(_) => {
                 *held = None;
                 Ok(None)
             }
-            Err(error) => {
-                *held = None;
-                Err(reading("notifications")(error))
-            }
+        }
+    }
+
+    /// Gives the connection back, unless somebody waits on it, who will.
+    pub(super) fn close(&self) {
+        if let Ok(mut held) = self.0.try_lock() {
+            *held = None;
         }
     }
 }
