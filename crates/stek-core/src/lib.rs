@@ -6,6 +6,7 @@ pub mod access;
 pub mod audit;
 pub mod bundle;
 pub mod certificate;
+pub mod check_in;
 pub mod derive;
 pub mod feed;
 pub mod health;

@@ -4,9 +4,11 @@
 
 mod admin;
 mod bootstrap;
+mod confirmations;
 mod draft;
 mod engine;
 mod forecast;
+mod listen;
 mod metrics;
 mod operations;
 mod publisher;
@@ -14,6 +16,7 @@ mod readiness;
 mod reconcile;
 
 pub use bootstrap::{BootstrapError, claim_ratchet};
+pub use confirmations::{Confirmations, REPORT_LIFE};
 pub use engine::{ClockError, DatabaseBehind, Engine, EngineParts};
 pub use operations::{
     MAX_GRANTS, MAX_TOKENS, NewToken, OperationError, Operations, TokenRow, add_grant_offline,
@@ -57,6 +60,7 @@ impl Manager {
         let readiness = Arc::new(readiness::ManagerReadiness::default());
         let (sender, feed) = watch::channel(None);
         let operations = Arc::new(Operations::new(Arc::clone(&engine), feed.clone()));
+        tokio::spawn(listen::run(Arc::clone(&engine), feed.clone(), shutdown.clone()));
         let reconciler = Reconciler::new(engine, sender, metrics, Arc::clone(&readiness));
         let task = tokio::spawn(reconciler.run(shutdown));
         Ok(Self { operations, feed, readiness, task })
@@ -70,6 +74,11 @@ impl Manager {
     /// Fleet time: the database's clock as of the last pass, kept going on boot time.
     pub fn fleet(&self) -> Arc<FleetClock> {
         Arc::clone(self.operations.engine().fleet())
+    }
+
+    /// What the fleet has confirmed; whoever hears of it puts it there.
+    pub fn confirmations(&self) -> Arc<Confirmations> {
+        Arc::clone(&self.operations.engine().confirmations)
     }
 
     /// What operators ask for, as methods.

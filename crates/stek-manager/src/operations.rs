@@ -3,6 +3,7 @@
 
 mod grants;
 mod outcome;
+mod terminators;
 mod tokens;
 
 use std::collections::BTreeSet;

@@ -10,4 +10,5 @@ pub(crate) mod probe;
 pub(crate) mod secret;
 pub(crate) mod shell;
 pub(crate) mod table;
+pub(crate) mod terminators;
 pub(crate) mod token;

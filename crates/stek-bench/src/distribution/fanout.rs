@@ -102,6 +102,7 @@ async fn start_clients(
             upstreams: vec![site.url()],
             roots: vec![site.authority()],
             token: Some(site.token_file("terminator")),
+            certificate: None,
             wait: None,
             max_body_bytes: None,
             instance: InstanceName::try_new(&format!("client-{number}"))?,

@@ -124,6 +124,28 @@ fn operators_are_told_what_is_wrong() {
 }
 
 #[test]
+fn operators_see_who_holds_what() {
+    let folder = tempfile::tempdir().unwrap();
+    let dev = Dev::start_in(folder.path());
+    let known = || -> serde_json::Value {
+        let shown = shown(&dev.keyset(&["terminators", "main", "--output", "json"]));
+        serde_json::from_str(&shown).unwrap()
+    };
+    // Each question is a process of its own, so these are many seconds.
+    let found = (0..500).any(|_| known()["confirmed"] == 2);
+    assert!(found, "{}", known());
+    let table = shown(&dev.keyset(&["terminators", "main"]));
+    assert!(table.contains("2 of 2 instances hold revision"), "{table}");
+    let port = dev.port("distribution");
+    let at = format!("https://localhost:{port}");
+    let listed = shown(&dev.keyset(&["terminators", "main", "--distribution", &at]));
+    assert!(listed.contains("server-a") && listed.contains("server-b"), "{listed}");
+    let refused = dev.keyset(&["terminators", "main", "--distribution", "http://192.0.2.7"]);
+    assert!(said(&refused).contains("allowed is https"), "{}", said(&refused));
+    dev.end();
+}
+
+#[test]
 fn a_development_folder_is_used_again() {
     let folder = tempfile::tempdir().unwrap();
     let dev = Dev::start_in(folder.path());
