@@ -130,6 +130,16 @@ impl ManagerMetrics {
         })
     }
 
+    /// When a pass last succeeded.
+    pub(crate) fn succeeded_at(&self) -> Option<Timestamp> {
+        u64::try_from(self.last_pass.get()).ok().filter(|at| *at > 0).map(Timestamp::from_unix)
+    }
+
+    /// How far the clocks lay apart when last read.
+    pub(crate) fn clocks_apart(&self) -> Duration {
+        Duration::try_from_secs_f64(self.clock_disagreement.get()).unwrap_or_default()
+    }
+
     pub(crate) fn passes(&self, outcome: Outcome) -> IntCounter {
         self.passes.with_label_values(&[outcome.as_str()])
     }

@@ -11,5 +11,6 @@ mod failures;
 mod fixture;
 mod http;
 mod operations;
+mod page;
 mod rotation;
 mod store;
