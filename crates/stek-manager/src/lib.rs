@@ -4,9 +4,11 @@
 
 mod admin;
 mod bootstrap;
+mod confirmations;
 mod draft;
 mod engine;
 mod forecast;
+mod listen;
 mod metrics;
 mod operations;
 mod page;
@@ -15,6 +17,7 @@ mod readiness;
 mod reconcile;
 
 pub use bootstrap::{BootstrapError, claim_ratchet};
+pub use confirmations::{Confirmations, REPORT_LIFE};
 pub use engine::{ClockError, DatabaseBehind, Engine, EngineParts};
 pub use operations::{
     MAX_TOKENS, NewToken, OperationError, Operations, TokenRow, add_token_offline,
@@ -64,6 +67,7 @@ impl Manager {
             Arc::clone(&readiness),
             shutdown.clone(),
         );
+        tokio::spawn(listen::run(Arc::clone(&engine), feed.clone(), shutdown.clone()));
         let reconciler = Reconciler::new(engine, sender, metrics, Arc::clone(&readiness));
         let task = tokio::spawn(reconciler.run(shutdown));
         Ok(Self { operations, feed, readiness, page: Arc::new(page), task })
@@ -77,6 +81,11 @@ impl Manager {
     /// Fleet time: the database's clock as of the last pass, kept going on boot time.
     pub fn fleet(&self) -> Arc<FleetClock> {
         Arc::clone(self.operations.engine().fleet())
+    }
+
+    /// What the fleet has confirmed; whoever hears of it puts it there.
+    pub fn confirmations(&self) -> Arc<Confirmations> {
+        Arc::clone(&self.operations.engine().confirmations)
     }
 
     /// What operators ask for, as methods.

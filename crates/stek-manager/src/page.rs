@@ -145,8 +145,8 @@ impl Page {
         now: Timestamp,
     ) -> Result<(Vec<Notice>, Subject), Missing> {
         let may_see = |name: &KeysetName| viewer.may_see(name);
-        let spread = |_: &_, _| None;
-        let published = Published { feed, now, may_see: &may_see, spread: &spread };
+        let census = self.operations.engine().confirmations.current();
+        let published = Published { feed, now, may_see: &may_see, census: &census };
         match asked {
             Asked::Overview(filter) => Ok(published.overview(filter.clone())),
             Asked::Keyset(name) => published.detail(name).ok_or(Missing::Keyset),

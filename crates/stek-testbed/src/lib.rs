@@ -2,8 +2,10 @@
 //! servers, talking to each other over TLS on loopback, on SQLite or a real PostgreSQL.
 
 mod openssl;
+mod tier;
 
 pub use openssl::{Answer, OpenSsl};
+pub use tier::{Tier, client};
 
 use std::sync::Arc;
 use std::time::Duration;

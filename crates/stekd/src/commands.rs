@@ -7,4 +7,5 @@ pub(crate) mod manager_client;
 pub(crate) mod migrate;
 pub(crate) mod secret;
 pub(crate) mod table;
+pub(crate) mod terminators;
 pub(crate) mod token;

@@ -31,6 +31,7 @@ pub fn policy() -> Policy {
         clock_skew: seconds(10),
         lead: seconds(100),
         session_lifetime: seconds(300),
+        ..PolicyRequest::default()
     })
     .unwrap()
 }

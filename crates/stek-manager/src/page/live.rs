@@ -16,7 +16,7 @@ use crate::page::viewer::Viewer;
 use crate::page::{Asked, LONGEST_WAIT, Page, html};
 
 /// How often what is shown is compared while somebody waits: for what no message announces.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_secs(2);
 
 /// What a script shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,10 +4,10 @@
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 
-use stek_core::bundle::EndedKey;
+use stek_core::bundle::{Bundle, EndedKey};
+use stek_core::check_in::{Census, MAX_LAGGARDS, Standing};
 use stek_core::feed::FeedState;
-use stek_core::id::Revision;
-use stek_core::keyset::Keyset;
+use stek_core::id::{Incarnation, Revision};
 use stek_core::name::KeysetName;
 use stek_core::policy::Policy;
 use stek_core::time::{Seconds, Timestamp};
@@ -90,17 +90,41 @@ pub(crate) struct KeysetView {
     live: usize,
 }
 
+impl Spread {
+    /// What replicas say of the newest content of `keyset`; none if nobody does.
+    fn of(
+        census: &Census,
+        incarnation: Incarnation,
+        keyset: &KeysetName,
+        newest: Revision,
+    ) -> Option<Self> {
+        let standing = census.standing(incarnation, keyset, newest)?;
+        let mut laggards: Vec<_> = census
+            .of(incarnation, keyset)
+            .flat_map(|(replica, tally)| tally.laggards.iter().map(move |one| (replica, one)))
+            .filter(|(_, one)| one.revision < newest)
+            .map(|(replica, one)| Laggard {
+                instance: one.instance.to_string(),
+                principal: one.principal.to_string(),
+                revision: one.revision.as_u64(),
+                last_seen: one.last_seen,
+                replica: replica.replica.name.to_string(),
+            })
+            .collect();
+        laggards
+            .sort_by(|one, two| (one.revision, &one.instance).cmp(&(two.revision, &two.instance)));
+        laggards.truncate(MAX_LAGGARDS);
+        let Standing { instances, confirmed } = standing;
+        Some(Self { instances, confirmed, laggards })
+    }
+}
+
 impl KeysetView {
-    fn new(
-        (keyset, ended): (&Keyset, &[EndedKey]),
-        revision: Revision,
-        spread: Option<Spread>,
-        now: Timestamp,
-        most_lanes: usize,
-    ) -> Self {
+    fn new(bundle: &Bundle, spread: Option<Spread>, now: Timestamp, most_lanes: usize) -> Self {
+        let (keyset, ended) = (bundle.keyset(), bundle.ended());
         Self {
             name: keyset.name().clone(),
-            revision,
+            revision: bundle.tag().revision,
             policy: *keyset.policy(),
             rotation: Rotation::of(keyset, now),
             next_rotation: keyset.active(now).map(|key| key.schedule.retire_at()),
@@ -220,15 +244,13 @@ impl View {
     }
 }
 
-/// Looks up how far the content of a keyset has got.
-pub(crate) type SpreadOf<'a> = &'a dyn Fn(&Keyset, Revision) -> Option<Spread>;
-
 /// What is published, seen by somebody who may see some of it.
 pub(crate) struct Published<'a> {
     pub(crate) feed: &'a FeedState,
     pub(crate) now: Timestamp,
     pub(crate) may_see: &'a dyn Fn(&KeysetName) -> bool,
-    pub(crate) spread: SpreadOf<'a>,
+    /// What replicas say of the instances that poll them.
+    pub(crate) census: &'a Census,
 }
 
 impl Published<'_> {
@@ -239,7 +261,7 @@ impl Published<'_> {
         let mut all = 0;
         for (name, bundle) in self.feed.keysets.iter().filter(|(name, _)| (self.may_see)(name)) {
             let rotation = Rotation::of(bundle.keyset(), self.now);
-            let lags = self.lags(bundle.keyset(), bundle.tag().revision);
+            let lags = self.lags(bundle);
             troubles.add(name, rotation);
             troubles.add_lagging(name, lags);
             all += 1;
@@ -250,11 +272,8 @@ impl Published<'_> {
         let last = wanted.len().div_ceil(PAGE).max(1);
         let page = filter.page.clamp(1, last);
         let shown = wanted.iter().skip((page - 1) * PAGE).take(PAGE);
-        let keysets = shown.map(|bundle| {
-            let (keyset, revision) = (bundle.keyset(), bundle.tag().revision);
-            let spread = (self.spread)(keyset, revision);
-            KeysetView::new((keyset, bundle.ended()), revision, spread, self.now, FEW_LANES)
-        });
+        let keysets =
+            shown.map(|bundle| KeysetView::new(bundle, self.spread(bundle), self.now, FEW_LANES));
         let keysets = keysets.collect();
         let pages = Pages { page, last, found: wanted.len(), all };
         (troubles.into_notices(), Subject::Overview { filter, pages, keysets })
@@ -263,23 +282,25 @@ impl Published<'_> {
     /// One keyset, if it is published and may be seen.
     pub(crate) fn detail(&self, name: &KeysetName) -> Option<(Vec<Notice>, Subject)> {
         let bundle = self.feed.keysets.get(name).filter(|_| (self.may_see)(name))?;
-        let (keyset, revision) = (bundle.keyset(), bundle.tag().revision);
-        let spread = (self.spread)(keyset, revision);
         let mut troubles = Troubles::default();
-        troubles.add(name, Rotation::of(keyset, self.now));
-        troubles.add_lagging(name, self.lags(keyset, revision));
-        let keys = (keyset, bundle.ended());
-        let view = KeysetView::new(keys, revision, spread, self.now, MANY_LANES);
+        troubles.add(name, Rotation::of(bundle.keyset(), self.now));
+        troubles.add_lagging(name, self.lags(bundle));
+        let view = KeysetView::new(bundle, self.spread(bundle), self.now, MANY_LANES);
         Some((troubles.into_notices(), Subject::Detail(Box::new(view))))
     }
 
+    fn spread(&self, bundle: &Bundle) -> Option<Spread> {
+        Spread::of(self.census, self.feed.incarnation, bundle.name(), bundle.tag().revision)
+    }
+
     /// Whether instances lack content that has been out for longer than they need to fetch it.
-    fn lags(&self, keyset: &Keyset, revision: Revision) -> bool {
-        let published = keyset.keys().iter().map(|key| key.schedule.published_at()).max();
-        let patience = keyset.policy().urgent_lead();
-        let due = published.is_some_and(|at| self.now >= at + patience);
-        due && (self.spread)(keyset, revision)
-            .is_some_and(|spread| spread.confirmed < spread.instances)
+    fn lags(&self, bundle: &Bundle) -> bool {
+        let keys = bundle.keys().iter().map(|key| key.record.schedule.published_at());
+        let patience = bundle.policy().urgent_lead();
+        let (name, revision) = (bundle.name(), bundle.tag().revision);
+        let standing = || self.census.standing(self.feed.incarnation, name, revision);
+        keys.max().is_some_and(|at| self.now >= at + patience)
+            && standing().is_some_and(|standing| standing.lagging() > 0)
     }
 }
 

@@ -40,6 +40,8 @@ pub(crate) const FAST: PolicyDocument = PolicyDocument {
     clock_skew_seconds: Some(1),
     lead_seconds: Some(10),
     session_lifetime_seconds: Some(60),
+    activation_quorum: None,
+    activation_deadline_seconds: None,
 };
 
 pub(crate) async fn soon<F: Future>(future: F) -> F::Output {

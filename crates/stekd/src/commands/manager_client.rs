@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use reqwest::Method;
 use serde::de::DeserializeOwned;
-use stek_client::{ClientConfig, ClientOptions};
+use stek_client::{ClientConfig, ClientOptions, Upstream};
 use stek_core::access::TokenSecret;
 use stek_core::time::Seconds;
 use stek_wire::problem::ProblemDocument;
@@ -71,6 +71,13 @@ impl ManagerClient {
         let client = stek_client::http_client(&checked)?;
         let server = profile.server.trim_end_matches('/').to_owned();
         Ok(Self { client, server, token })
+    }
+
+    /// The same way to another server, which must be one that a poller would ask.
+    pub(crate) fn at(&self, server: &str) -> Result<Self> {
+        let server = Upstream::try_new(server)?.to_string();
+        let token = TokenSecret::parse(&self.token.expose_text()).context("token")?;
+        Ok(Self { client: self.client.clone(), server, token })
     }
 
     /// Asks and reads the answer; the body of `T` may be empty if `T` reads `null`.

@@ -1,10 +1,13 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use stek_core::bundle::{Bundle, BundleKey};
+use stek_core::check_in::{self, Holding, KeysetTally, ReplicaId, ReplicaTally};
 use stek_core::derive;
 use stek_core::id::{ContentTag, Incarnation, KeyId};
 use stek_core::keyset::{KeyRecord, TicketFormat};
+use stek_core::name::{InstanceName, PrincipalName};
 use stek_core::schedule::Schedule;
 use stek_core::secret::KeyMaterial;
 
@@ -61,8 +64,8 @@ fn many() -> FeedState {
 }
 
 fn overview(feed: &FeedState, filter: Filter) -> (Vec<Notice>, Pages, Vec<String>) {
-    let (may_see, spread) = (|_: &KeysetName| true, |_: &Keyset, _| None);
-    let published = Published { feed, now: at(100), may_see: &may_see, spread: &spread };
+    let (may_see, census) = (|_: &KeysetName| true, Census::default());
+    let published = Published { feed, now: at(100), may_see: &may_see, census: &census };
     let (notices, subject) = published.overview(filter);
     let Subject::Overview { pages, keysets, .. } = subject else { panic!("an overview") };
     (notices, pages, keysets.iter().map(|one| one.name.to_string()).collect())
@@ -98,8 +101,9 @@ fn a_filter_finds_by_name_and_by_trouble() {
 #[test]
 fn nobody_learns_of_what_he_may_not_see() {
     let feed = feed([bundle("mine", 1, 43_200), bundle("theirs", 2, 10)]);
-    let (may_see, spread) = (|one: &KeysetName| one == &name("mine"), |_: &Keyset, _| None);
-    let published = Published { feed: &feed, now: at(100), may_see: &may_see, spread: &spread };
+    let may_see = |one: &KeysetName| one == &name("mine");
+    let census = Census::default();
+    let published = Published { feed: &feed, now: at(100), may_see: &may_see, census: &census };
     let (notices, subject) = published.overview(Filter::default());
     let Subject::Overview { pages, keysets, .. } = subject else { panic!("an overview") };
     assert_eq!((notices.len(), pages.all, keysets.len()), (0, 1, 1));
@@ -112,19 +116,49 @@ fn nobody_learns_of_what_he_may_not_see() {
 fn instances_lag_once_they_have_had_time() {
     let feed = feed([bundle("main", 1, 43_200)]);
     let may_see = |_: &KeysetName| true;
-    let lags = |now, confirmed| {
-        let spread =
-            move |_: &Keyset, _| Some(Spread { instances: 3, confirmed, laggards: Vec::new() });
-        let published = Published { feed: &feed, now, may_see: &may_see, spread: &spread };
+    let lags = |now, held: [u64; 2]| {
+        let census = census(held);
+        let published = Published { feed: &feed, now, may_see: &may_see, census: &census };
         published.overview(Filter::default()).0.len()
     };
     // Under the default policy three minutes after publication.
-    assert_eq!([lags(at(179), 2), lags(at(180), 2), lags(at(180), 3)], [0, 1, 0]);
+    assert_eq!([lags(at(179), [0, 1]), lags(at(180), [0, 1]), lags(at(180), [1, 1])], [0, 1, 0]);
+    let census = census([0, 1]);
+    let published = Published { feed: &feed, now: at(180), may_see: &may_see, census: &census };
+    let (_, subject) = published.detail(&name("main")).unwrap();
+    let Subject::Detail(keyset) = subject else { panic!("one keyset") };
+    let spread = keyset.spread.unwrap();
+    assert_eq!((spread.instances, spread.confirmed), (2, 1));
+    assert_eq!((spread.laggards.len(), spread.laggards[0].instance.as_str()), (1, "edge-0"));
+}
+
+/// Two instances of `main` at one replica, with the revisions that they hold.
+fn census(held: [u64; 2]) -> Census {
+    let holding =
+        |revision| Holding { revision: Revision::new(revision), instances: 1, twice_since: None };
+    let laggards = (0..).zip(held).filter(|(_, revision)| *revision < 1);
+    let laggards = laggards.map(|(number, revision): (u32, _)| check_in::Laggard {
+        principal: PrincipalName::try_new("token:edge").unwrap(),
+        instance: InstanceName::try_new(&format!("edge-{number}")).unwrap(),
+        revision: Revision::new(revision),
+        last_seen: at(170),
+        clock_offset_millis: None,
+    });
+    let tally = KeysetTally {
+        newest: Revision::new(1),
+        holdings: held.map(holding).to_vec(),
+        laggards: laggards.collect(),
+        uncounted: 0,
+    };
+    let replica = ReplicaId { principal: None, name: InstanceName::try_new("eu-1").unwrap() };
+    let keysets = BTreeMap::from([(name("main"), Arc::new(tally))]);
+    let incarnation = Incarnation::from_bytes([1; 16]);
+    Census { replicas: vec![ReplicaTally { replica, age: Duration::ZERO, incarnation, keysets }] }
 }
 
 fn view(feed: &FeedState, now: Timestamp) -> View {
-    let (may_see, spread) = (|_: &KeysetName| true, |_: &Keyset, _| None);
-    let published = Published { feed, now, may_see: &may_see, spread: &spread };
+    let (may_see, census) = (|_: &KeysetName| true, Census::default());
+    let published = Published { feed, now, may_see: &may_see, census: &census };
     let facts = Facts {
         now,
         last_pass: LastPass::Succeeded,
