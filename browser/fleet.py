@@ -4,10 +4,12 @@ import pathlib
 import re
 import shutil
 import sqlite3
+import ssl
 import subprocess
 import tempfile
 import threading
 import time
+import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STEKD = ROOT / "target/debug/stekd"
@@ -68,6 +70,17 @@ class Fleet:
         path = self.site / f"{principal}-token"
         self.must("token", "create", principal, "--role", role, "--keyset", keysets, "--out", path)
         return path.read_text(encoding="utf-8").strip()
+
+    def poll(self, keyset, token, instance):
+        """One check-in of an instance that holds nothing; says whether it was answered."""
+        # Its certificate is a development authority's; nothing depends on who answers.
+        context = ssl._create_unverified_context()
+        address = re.search(r"distribution +(\S+)", self.welcome).group(1)
+        request = urllib.request.Request(f"{address}/v1/keysets/{keyset}")
+        request.add_header("Authorization", f"Bearer {token}")
+        request.add_header("Stek-Instance", instance)
+        with urllib.request.urlopen(request, timeout=PATIENCE, context=context) as answer:
+            return answer.status == 200
 
     def database(self, statement):
         with sqlite3.connect(self.site / "stekd.db", timeout=PATIENCE) as database:

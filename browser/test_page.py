@@ -2,6 +2,7 @@
 
 import os
 import re
+import threading
 import unittest
 
 from axe_playwright_python.sync_playwright import Axe
@@ -262,6 +263,33 @@ class Page(unittest.TestCase):
         finally:
             self.fleet.database("ALTER TABLE keysets_away RENAME TO keysets")
         expect(page.locator("#verdict")).to_have_attribute("data-verdict", "sound")
+        self.is_quiet(page)
+
+    def test_laggards_are_named_whatever_they_call_themselves(self):
+        token = self.fleet.token_for("edge", "terminator", "canary")
+        name = "<img/src=x/onerror=alert(1)>"
+        page = self.open(color_scheme="dark")
+        page.on("dialog", lambda dialog: self.said.append(f"dialog: {dialog.message}"))
+        over = threading.Event()
+
+        def poll():
+            while not over.wait(0.5):
+                self.fleet.poll("canary", token, name)
+
+        polls = threading.Thread(target=poll)
+        polls.start()
+        self.addCleanup(polls.join)
+        self.addCleanup(over.set)
+        expect(page.locator("#keyset-canary .spread")).to_contain_text(f"Lagging: {name}")
+        expect(page.locator("#notices")).to_contain_text("1 keyset: instances lag")
+        expect(page.locator("#keyset-main .spread")).to_have_text("2 of 2 instances confirmed")
+        self.is_accessible(page)
+        self.shoot(page, "laggard-dark")
+        page.goto(f"{self.fleet.url}/keysets/canary")
+        expect(page.locator("#instances tbody th")).to_have_text(name)
+        self.shoot(page, "laggard-keyset-dark")
+        page.set_viewport_size(NARROW)
+        self.fits(page)
         self.is_quiet(page)
 
     def test_one_keyset_is_shown_to_whom_it_was_granted(self):

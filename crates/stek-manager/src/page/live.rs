@@ -13,7 +13,7 @@ use stek_http::prefer;
 
 use crate::page::view::View;
 use crate::page::viewer::Viewer;
-use crate::page::{Asked, LONGEST_WAIT, Page, html};
+use crate::page::{Asked, LONGEST_WAIT, Missing, Page, html};
 
 /// How often what is shown is compared while somebody waits: for what no message announces.
 const LOOK: Duration = Duration::from_secs(2);
@@ -58,33 +58,45 @@ pub(super) async fn answer(
     let (mut parts, _) = request.into_parts();
     let waits = waits(&parts.headers);
     let permit = waits.and_then(|_| page.waiting.try_acquire().ok());
-    let clock = page.operations.engine().clock();
-    let (shown, until) = match waits.filter(|_| permit.is_some()) {
-        Some((shown, wait)) => (Some(shown), clock.boot() + wait),
-        None => (None, clock.boot()),
-    };
-    loop {
-        // Before looking, so that no change falls between the look and the wait.
-        let mut feed = page.operations.feeds();
-        let view = match page.view(&viewer, &asked).await {
-            Ok(view) => view,
-            Err(missing) => return missing.into_response(),
-        };
-        let over = clock.boot() >= until || page.shutdown.is_cancelled();
-        if over || !shown.is_some_and(|shown| shown.holds(&view)) {
-            let tag = Shown::of(&view).tag();
-            return html::page(&view, &tag).into_response();
-        }
-        tokio::select! {
-            () = page.shutdown.cancelled() => {}
-            () = clock.sleep_until(clock.boot() + LOOK) => {}
-            _ = feed.changed() => {}
+    if let Some((shown, span)) = waits.filter(|_| permit.is_some()) {
+        let until = page.operations.engine().clock().boot() + span;
+        if let Err(missing) = wait(page, &viewer, &asked, shown, until).await {
+            return missing.into_response();
         }
         // Tokens end and grants are taken away while a page waits.
         viewer = match Viewer::from_request_parts(&mut parts, page).await {
             Ok(viewer) => viewer,
             Err(response) => return response,
         };
+    }
+    match page.view(&viewer, &asked).await {
+        Ok(view) => html::page(&view, &Shown::of(&view).tag()).into_response(),
+        Err(missing) => missing.into_response(),
+    }
+}
+
+/// Returns when what is shown no longer holds, and at `until`, by boot time, at the latest.
+async fn wait(
+    page: &Page,
+    viewer: &Viewer,
+    asked: &Asked,
+    shown: Shown,
+    until: Duration,
+) -> Result<(), Missing> {
+    let clock = page.operations.engine().clock();
+    loop {
+        // Before looking, so that no change falls between the look and the wait.
+        let mut feed = page.operations.feeds();
+        let view = page.view(viewer, asked).await?;
+        let over = clock.boot() >= until || page.shutdown.is_cancelled();
+        if over || !shown.holds(&view) {
+            return Ok(());
+        }
+        tokio::select! {
+            () = page.shutdown.cancelled() => {}
+            () = clock.sleep_until((clock.boot() + LOOK).min(until)) => {}
+            _ = feed.changed() => {}
+        }
     }
 }
 
