@@ -16,7 +16,7 @@ TESTED_FEATURES = --features stek-store/contract,stek-rustls/redis,stek-rustls/t
 export SQLX_OFFLINE = true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test lint fmt doc man golden sqlx-prepare bench-tickets bench-distribution fuzz
+.PHONY: help demo dev test test-page lint fmt doc man golden sqlx-prepare bench-tickets bench-distribution fuzz
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,9 @@ dev: ## run all roles on loopback in ./stekd-dev until Ctrl-C
 test: ## run every test; brings its own PostgreSQL
 	$(WITH_POSTGRES) $(CARGO) test --workspace --exclude stek-bench $(TESTED_FEATURES)
 	$(CARGO) test -p stek-core --lib --features aws-lc # the ticket format once more, over AWS-LC
+
+test-page: ## test the status page in Chromium; installs what it needs in target/, Chromium by apt-get as root
+	browser/run.sh
 
 lint: ## rustfmt, clippy and rustdoc, warnings denied
 	$(CARGO) fmt --all --check

@@ -13,9 +13,12 @@ pub const MAX_NAMES: usize = 16;
 /// What the principals of bearer tokens begin with. No certificate can speak in such a name.
 pub const TOKEN_PREFIX: &str = "token:";
 
+/// What the audit trail calls the planner.
+pub const PLANNER: &str = "manager";
+
 /// Names that the audit trail gives to itself: those of the planner and of commands without a
 /// manager. No token and no certificate can speak in them.
-pub const RESERVED: [&str; 2] = ["manager", "offline"];
+pub const RESERVED: [&str; 2] = [PLANNER, "offline"];
 
 /// What stands for one whole segment in a pattern.
 const ANY: &str = "*";

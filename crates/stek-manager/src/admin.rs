@@ -27,7 +27,7 @@ use stek_wire::admin::{
     KeysetList, MAX_REQUEST_BYTES, PlanDocument, TokenDocument, TokenList,
 };
 
-use crate::admin::caller::Caller;
+pub(crate) use crate::admin::caller::Caller;
 use crate::admin::failure::Failure;
 use crate::operations::{NewToken, Operations, TokenRow};
 
@@ -39,7 +39,7 @@ const LONGEST_FORECAST: Seconds = Seconds::from_days(31);
 const LONGEST_TOKEN: Seconds = Seconds::from_days(3650);
 
 /// Who may look at a keyset.
-const READERS: [Role; 2] = [Role::Operator, Role::Auditor];
+pub(crate) const READERS: [Role; 2] = [Role::Operator, Role::Auditor];
 
 type Shared = State<Arc<Operations>>;
 type Keyset = Result<Path<String>, PathRejection>;

@@ -145,6 +145,16 @@ impl ManagerMetrics {
         })
     }
 
+    /// When a pass last succeeded.
+    pub(crate) fn succeeded_at(&self) -> Option<Timestamp> {
+        u64::try_from(self.last_pass.get()).ok().filter(|at| *at > 0).map(Timestamp::from_unix)
+    }
+
+    /// How far the clocks lay apart when last read.
+    pub(crate) fn clocks_apart(&self) -> Duration {
+        Duration::try_from_secs_f64(self.clock_disagreement.get()).unwrap_or_default()
+    }
+
     /// Counts what the planner did that an operator may want to hear of.
     pub(crate) fn observe_event(&self, action: AuditAction) {
         match action {

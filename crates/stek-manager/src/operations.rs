@@ -130,6 +130,13 @@ impl Operations {
         &self.engine
     }
 
+    /// What is published, and word of the next change.
+    pub(crate) fn feeds(&self) -> watch::Receiver<Option<Arc<FeedState>>> {
+        let mut feed = self.feed.clone();
+        feed.mark_unchanged();
+        feed
+    }
+
     pub(crate) fn feed(&self) -> Option<Arc<FeedState>> {
         self.feed.borrow().clone()
     }

@@ -45,6 +45,7 @@ pub fn client(
         upstreams: upstreams.to_vec(),
         roots: vec![bed.site.authority()],
         token: Some(PathBuf::from(token)),
+        certificate: None,
         wait: None,
         max_body_bytes: None,
         instance: InstanceName::try_new(instance)?,

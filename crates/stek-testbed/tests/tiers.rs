@@ -11,6 +11,7 @@ use stek_clock::{Clock, SystemClock};
 use stek_core::access::{Grant, KeysetSelector, Role, TokenSecret};
 use stek_core::id::Revision;
 use stek_core::name::{KeysetName, PrincipalName};
+use stek_core::principal::PrincipalPattern;
 use stek_core::time::{Seconds, Timestamp};
 use stek_custody::random::{RandomSource, SystemRandom};
 use stek_manager::NewToken;
@@ -28,7 +29,8 @@ async fn token(bed: &Bed, name: &str, role: Role) -> (PathBuf, TokenSecret) {
     SystemRandom.fill(&mut bytes).unwrap();
     let secret = TokenSecret::take_from(&mut bytes);
     let principal = PrincipalName::try_new(&format!("token:{name}")).unwrap();
-    let grant = Grant { principal: principal.clone(), keysets: KeysetSelector::All, role };
+    let granted = PrincipalPattern::exactly(&principal).unwrap();
+    let grant = Grant { principal: granted, keysets: KeysetSelector::All, role };
     let expires_at =
         Timestamp::from_unix(SystemClock.wall_millis() / 1000) + Seconds::from_days(300);
     let hash = secret.hash();

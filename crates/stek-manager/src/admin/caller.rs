@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
-use stek_core::access::{Access, KeysetSelector, Role};
+use stek_core::access::{Access, KeysetSelector, Role, TokenSecret};
+use stek_core::id::KeyId;
 use stek_core::name::KeysetName;
 use stek_core::principal::Principals;
+use stek_core::time::Timestamp;
 use stek_http::{Problem, Proof};
 
 use crate::operations::Operations;
@@ -18,24 +20,43 @@ use crate::operations::Operations;
 const STARTING_RETRY: Duration = Duration::from_secs(1);
 
 /// A principal that has proven who it is.
-pub(super) struct Caller {
+pub(crate) struct Caller {
     principals: Principals,
     access: Arc<Access>,
 }
 
 impl Caller {
+    /// Whoever holds `secret`, and the token that it is.
+    pub(crate) fn with_secret(
+        access: &Arc<Access>,
+        secret: &TokenSecret,
+        now: Timestamp,
+    ) -> Option<(KeyId, Self)> {
+        let principals = access.authenticate(secret, now)?.clone().into();
+        let hash = secret.hash();
+        let id = access.tokens.iter().find(|token| token.hash == hash)?.id;
+        Some((id, Self { principals, access: Arc::clone(access) }))
+    }
+
+    /// Whoever was given the token `id`, while that is valid.
+    pub(crate) fn with_token(access: &Arc<Access>, id: KeyId, now: Timestamp) -> Option<Self> {
+        let mut tokens = access.tokens.iter();
+        let token = tokens.find(|token| token.id == id && now < token.expires_at)?;
+        Some(Self { principals: token.principal.clone().into(), access: Arc::clone(access) })
+    }
+
     /// The name for the audit trail.
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.principals.shown().as_str()
     }
 
     /// Whether the caller has one of `roles` on `keyset`.
-    pub(super) fn may(&self, roles: &[Role], keyset: &KeysetName) -> bool {
+    pub(crate) fn may(&self, roles: &[Role], keyset: &KeysetName) -> bool {
         roles.iter().any(|role| self.access.allows(&self.principals, *role, keyset))
     }
 
     /// The keysets on which the caller has one of `roles`; none if it has one on all.
-    pub(super) fn named(&self, roles: &[Role]) -> Option<BTreeSet<KeysetName>> {
+    pub(crate) fn named(&self, roles: &[Role]) -> Option<BTreeSet<KeysetName>> {
         let granted = |role: &Role| self.access.granted(&self.principals, *role);
         let names = roles.iter().flat_map(granted);
         names
@@ -47,19 +68,19 @@ impl Caller {
     }
 
     /// Refuses a caller without any of `roles` anywhere.
-    pub(super) fn must_have_role(&self, roles: &[Role]) -> Result<(), Problem> {
+    pub(crate) fn must_have_role(&self, roles: &[Role]) -> Result<(), Problem> {
         let has = roles.iter().any(|role| self.access.has_role(&self.principals, *role));
         if has { Ok(()) } else { Err(Problem::forbidden()) }
     }
 
     /// Refuses a caller without any of `roles` on every keyset.
-    pub(super) fn must_have_all(&self, roles: &[Role]) -> Result<(), Problem> {
+    pub(crate) fn must_have_all(&self, roles: &[Role]) -> Result<(), Problem> {
         let has = roles.iter().any(|role| self.access.allows_all(&self.principals, *role));
         if has { Ok(()) } else { Err(Problem::forbidden()) }
     }
 
     /// The keyset of this name, if the caller has one of `roles` on it.
-    pub(super) fn keyset(&self, name: &str, roles: &[Role]) -> Result<KeysetName, Problem> {
+    pub(crate) fn keyset(&self, name: &str, roles: &[Role]) -> Result<KeysetName, Problem> {
         self.must_have_role(roles)?;
         let name = KeysetName::try_new(name)
             .map_err(|error| Problem::invalid_field("keyset", error.value, error.allowed))?;

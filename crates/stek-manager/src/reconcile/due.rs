@@ -7,6 +7,7 @@ use std::time::Duration;
 use stek_core::audit::{AuditAction, AuditEvent};
 use stek_core::name::KeysetName;
 use stek_core::planner::{self, Convergence};
+use stek_core::principal::PLANNER;
 use stek_core::time::Timestamp;
 use stek_store::{Change, Commit, CommitError, MAX_BATCH, MAX_PAGE, StoreError, StoredKeyset};
 
@@ -183,7 +184,7 @@ fn forced(stored: &StoredKeyset, convergence: &Convergence, now: Timestamp) -> O
     let (key, decided_at) = planner::forced(&stored.keyset, convergence, now)?;
     (stored.next_due <= decided_at).then(|| AuditEvent {
         at: now,
-        actor: "manager".into(),
+        actor: PLANNER.into(),
         action: AuditAction::ActivationForced,
         keyset: Some(stored.keyset.name().clone()),
         key: Some(key),
@@ -202,7 +203,7 @@ async fn commit(
     for stored in keysets {
         let convergence = engine.confirmations.convergence(&census, &stored.keyset, time.now);
         let ops = planner::plan(&stored.keyset, &convergence, time.now);
-        let draft = Draft::new(engine, &stored.keyset, &ops, "manager", time)?;
+        let draft = Draft::new(engine, &stored.keyset, &ops, PLANNER, time)?;
         let (update, events) = draft.into_update(stored.revision, None);
         commit.events.extend(forced(stored, &convergence, time.now));
         commit.changes.push(Change::UpdateKeyset(update));

@@ -13,5 +13,6 @@ mod fixture;
 mod http;
 mod listening;
 mod operations;
+mod page;
 mod rotation;
 mod store;

@@ -114,7 +114,8 @@ impl Node {
         let distribution = Distribution::start(feed, fleet, &registry, shutdown.clone())?;
         confirmations::follow(&manager, &distribution, instance_name(Some("dev"))?);
         let mut listeners = Listeners::new(registry, shutdown.clone())?;
-        let admin = manager.admin_router().merge(distribution.feed_router());
+        let admin =
+            manager.admin_router().merge(manager.page_router()).merge(distribution.feed_router());
         ports.admin =
             listeners.interface("admin", Prepared::new(&site.listen(ports.admin))?, admin).await?;
         ports.metrics = listeners.metrics(ports.metrics, manager.readiness()).await?;
@@ -173,6 +174,11 @@ impl Node {
             let port = server.terminator.address().port();
             lines.push(format!("{}      https://localhost:{port}", server.name));
         }
+        lines.push(format!("status page   https://localhost:{}/status", self.ports.admin.port()));
+        let (token, authority) = (site.token("operator"), site.authority());
+        lines.push(format!("  sign in with the content of {}", token.display()));
+        lines
+            .push(format!("  the browser must trust {}, or be told to go on", authority.display()));
         lines.push(String::new());
         lines.push("A session begun at one server resumes at the other:".into());
         lines.extend(self.openssl_lines(site));

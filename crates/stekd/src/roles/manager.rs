@@ -27,7 +27,7 @@ pub(crate) async fn run(path: &Path) -> Result<()> {
     let manager = Manager::start(parts, &registry, shutdown.clone())?;
     let feed = Distribution::start(manager.feed(), manager.fleet(), &registry, shutdown.clone())?;
     confirmations::follow(&manager, &feed, instance_name(None)?);
-    let router = manager.admin_router().merge(feed.feed_router());
+    let router = manager.admin_router().merge(manager.page_router()).merge(feed.feed_router());
     let mut listeners = Listeners::new(registry, shutdown)?;
     listeners.interface("admin", listen, router).await?;
     listeners.metrics(config.metrics.address, manager.readiness()).await?;
