@@ -82,9 +82,12 @@ mod keys;
 mod metrics;
 mod nonce;
 mod resumption;
+mod rules;
+mod sealer;
 mod session;
 mod store;
 mod ticketer;
+mod tickets;
 
 pub use acceptor::Acceptor;
 pub use builder::{BuildError, ServerBuilder};
@@ -93,11 +96,8 @@ pub use fleet::{Fleet, FleetError};
 pub use keys::TicketKeys;
 pub use metrics::TicketMetrics;
 pub use nonce::{NoRandomness, NonceSource, PooledNonces, SystemNonces};
-pub use resumption::{Resumer, Resumption};
-pub use store::{
-    ConnectionStore, LookUpError, MemoryBackend, PutError, ResumptionStore, SessionBackend,
-    SessionKey, SharedBackend, StoreMetrics, UnfitKeys,
-};
+pub use resumption::Resumption;
+pub use store::{LookUpError, MemoryBackend, PutError, SessionBackend, SessionKey, SharedBackend};
 #[cfg(feature = "redis")]
 pub use store::{RedisBackend, RedisConfig, RedisConfigError, RedisStartError};
 pub use ticketer::{UnboundedTicketer, UnfitScope};
