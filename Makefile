@@ -29,7 +29,7 @@ dev: ## run all roles on loopback in ./stekd-dev until Ctrl-C
 
 test: ## run every test; brings its own PostgreSQL
 	$(WITH_POSTGRES) $(CARGO) test --workspace --exclude stek-bench $(TESTED_FEATURES)
-	$(CARGO) test -p stek-core --lib --features aws-lc # the ticket format once more, over AWS-LC
+	$(CARGO) test -p stek-core --lib # the ticket format once more, without AWS-LC
 
 lint: ## rustfmt, clippy and rustdoc, warnings denied
 	$(CARGO) fmt --all --check
@@ -52,5 +52,5 @@ sqlx-prepare: ## write the checked-in query data anew, after a change of SQL
 bench-tickets: ## measure sealing, opening and accepting beside rustls' own ticketers
 	$(CARGO) run -q --release -p stek-bench
 
-fuzz: ## fuzz each target for FUZZ_SECONDS (10); needs nightly and cargo-fuzz
+fuzz: ## fuzz each target for FUZZ_SECONDS (10; 3600 for an hour); needs a nightly toolchain
 	@sh fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)

@@ -1,7 +1,7 @@
 //! When a client certificate ends. Nothing else is read of it: it was verified in the handshake.
 //!
-//! Read by hand, because it is done for every session that is sealed or opened, and a reader of all
-//! of DER takes as long for these nine headers as sealing does; the tests compare it with one.
+//! Read by hand, because it is done for every session that is sealed or opened, and for a reader of
+//! all of DER these nine headers are a good part of the cost; the tests compare it with one.
 
 use stek_core::time::Timestamp;
 
@@ -103,7 +103,7 @@ fn two_digits(text: &[u8]) -> Option<(u64, &[u8])> {
 /// Days from 1970-01-01 to a day of the Gregorian calendar, `None` if there is no such day or it is
 /// earlier.
 fn days_since_1970(year: u64, month: u64, day: u64) -> Option<u64> {
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let days_of_month = match month {
         1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
         4 | 6 | 9 | 11 => 30,

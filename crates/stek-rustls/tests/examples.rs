@@ -184,7 +184,7 @@ async fn backend(word: &'static str) -> String {
             let (mut tcp, _) = listener.accept().await.unwrap();
             tokio::spawn(async move {
                 // The request, so that closing does not reset the connection.
-                tcp.read(&mut [0; 1024]).await.unwrap();
+                assert_ne!(tcp.read(&mut [0; 1024]).await.unwrap(), 0);
                 tcp.write_all(word.as_bytes()).await.unwrap();
             });
         }

@@ -12,6 +12,7 @@ use fixture::{
 use fixture::{START, shake};
 use prometheus::Registry;
 use rustls::HandshakeKind::{Full, Resumed};
+#[cfg(feature = "tls12")]
 use rustls::ServerConfig;
 use rustls::server::ProducesTickets;
 use stek_core::bundle::{EndCause, EndedKey};
