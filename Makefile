@@ -29,7 +29,7 @@ dev: ## run all roles on loopback in ./stekd-dev until Ctrl-C
 
 test: ## run every test; brings its own PostgreSQL
 	$(WITH_POSTGRES) $(CARGO) test --workspace --exclude stek-bench $(TESTED_FEATURES)
-	$(CARGO) test -p stek-core --lib --features aws-lc # the ticket format once more, over AWS-LC
+	$(CARGO) test -p stek-core --lib # the ticket format once more, without AWS-LC
 
 test-page: ## test the status page in Chromium; installs what it needs in target/, Chromium by apt-get as root
 	browser/run.sh
@@ -62,5 +62,5 @@ bench-distribution: ## measure the distribution API beside nginx; needs two core
 	$(CARGO) build -q --release -p stekd
 	$(CARGO) run -q --release -p stek-bench -- distribution
 
-fuzz: ## fuzz each target for FUZZ_SECONDS (10); needs nightly and cargo-fuzz
+fuzz: ## fuzz each target for FUZZ_SECONDS (10; 3600 for an hour); needs a nightly toolchain
 	@sh fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)

@@ -1,42 +1,39 @@
-//! A ticketer as a terminator has it: fleet time on the machine's boot time, three live keys, and
+//! A server as a terminator has it: fleet time on the machine's boot time, three live keys, and
 //! counters registered.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use anyhow::Context;
 use prometheus::Registry;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use stek_clock::{Clock, FleetClock, SystemClock};
 use stek_core::bundle::{Bundle, BundleKey};
-use stek_core::derive;
+use stek_core::derive::{self, Use};
 use stek_core::id::{ContentDigest, ContentTag, Incarnation, KeyId, Revision};
 use stek_core::keyset::{KeyRecord, TicketFormat};
 use stek_core::name::KeysetName;
 use stek_core::policy::{Policy, PolicyRequest};
 use stek_core::schedule::Schedule;
-use stek_core::scope::{ChainRule, Scope};
+use stek_core::scope::Scope;
 use stek_core::secret::KeyMaterial;
 use stek_core::time::{Seconds, Timestamp};
-use stek_rustls::{Acceptor, ServerBuilder, TicketKeys, TicketMetrics, UnboundedTicketer};
+use stek_rustls::{Acceptor, ServerBuilder, TicketKeys, TicketMetrics};
+
+use crate::sessions::Clients;
 
 const SIX_HOURS: u64 = 6 * 3600;
 
-/// The ticketer that a `ServerConfig` shares by all its connections.
-pub(crate) fn ticketer() -> anyhow::Result<Arc<UnboundedTicketer>> {
-    let keys = keys(&Scope::try_new("bench", ChainRule::Unbounded)?)?;
-    let metrics = TicketMetrics::register(&Registry::new(), &KeysetName::try_new("bench")?)?;
-    Ok(Arc::new(UnboundedTicketer::try_new(keys, metrics)?))
-}
-
-/// The acceptor of a server for TLS 1.3 alone, as [`ticketer`]'s.
+/// The acceptor of a server for TLS 1.3 alone. It asks `clients` for certificates, if any, and has
+/// as many tickets opened as a benchmark wants.
 pub(crate) fn acceptor(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+    clients: Option<&Clients>,
 ) -> anyhow::Result<Acceptor> {
     let metrics = TicketMetrics::register(&Registry::new(), &KeysetName::try_new("bench")?)?;
     let mut failed = None;
-    let keys_for = |scope: &Scope| {
+    let keys_for = |_: Use, scope: &Scope| {
         keys(scope).unwrap_or_else(|error| {
             failed = Some(error);
             Arc::new(TicketKeys::new(
@@ -45,7 +42,14 @@ pub(crate) fn acceptor(
             ))
         })
     };
-    let acceptor = ServerBuilder::with_keys("bench", metrics, keys_for)
+    let mut builder = ServerBuilder::with_keys("bench", metrics, keys_for);
+    if let Some(clients) = clients {
+        builder = builder
+            .request_client_certificates(clients.roots.clone())
+            .resume_client_auth_without_verifying_again()
+            .max_tries_per_connection(NonZeroU32::MAX);
+    }
+    let acceptor = builder
         .certificate(chain, key)
         .crypto_provider(Arc::new(aws_lc_rs::default_provider()))
         .protocol_versions(&[&rustls::version::TLS13])
@@ -86,12 +90,4 @@ fn key(now: Timestamp, position: u64) -> anyhow::Result<BundleKey> {
     let kcv = derive::kcv(&material);
     let record = KeyRecord { id, format: TicketFormat::V1, kcv, schedule };
     Ok(BundleKey { record, material: Arc::new(material) })
-}
-
-/// The ticketer, warmed up: it has sealed and opened.
-pub(crate) fn check(ticketer: &dyn rustls::server::ProducesTickets) -> anyhow::Result<()> {
-    let ticket = ticketer.encrypt(b"session").context("nothing was sealed")?;
-    let session = ticketer.decrypt(&ticket).context("the ticket did not open")?;
-    anyhow::ensure!(session == b"session", "another session was opened");
-    Ok(())
 }

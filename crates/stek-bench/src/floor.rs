@@ -1,20 +1,17 @@
-//! The floor: XAES-256-GCM straight over its crates, with the randomness that the ticketer uses and
-//! nothing else. No envelope, no stamps, no schedule, no counters, no erasure of the stack.
+//! The floor: XAES-256-GCM straight over its crates, with the GCM and the randomness that the
+//! ticketer uses and nothing else. No envelope, no stamps, no schedule, no counters, no erasure of
+//! the stack.
 
-use aes::Aes256Enc;
-use aes::cipher::{BlockCipherEncrypt, KeyInit};
-use aes_gcm::AesGcm;
-use aes_gcm::aead::AeadInOut;
-use aes_gcm::aead::consts::U12;
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::cipher::{AES_256, EncryptingKey, UnboundCipherKey};
 use rustls::server::ProducesTickets;
+use stek_clock::{Clock, SystemClock};
 use stek_core::xaes::{NONCE_LEN, TAG_LEN};
 use stek_rustls::NonceSource;
 
-type InnerGcm = AesGcm<Aes256Enc, U12>;
-
 /// The bare AEAD under a random key.
 pub(crate) struct Floor<N> {
-    outer: Aes256Enc,
+    outer: EncryptingKey,
     k1: [u8; 16],
     nonces: N,
 }
@@ -24,9 +21,9 @@ impl<N: NonceSource> Floor<N> {
     pub(crate) fn new(nonces: N) -> anyhow::Result<Self> {
         let mut key = [0; 32];
         getrandom::fill(&mut key)?;
-        let outer = Aes256Enc::new((&key).into());
+        let outer = EncryptingKey::ecb(UnboundCipherKey::new(&AES_256, &key)?)?;
         let mut l = [0; 16];
-        outer.encrypt_block((&mut l).into());
+        outer.encrypt(&mut l)?;
         let l = u128::from_be_bytes(l);
         let k1 = (l << 1) ^ ((l >> 127).wrapping_neg() & 0x87);
         Ok(Self { outer, k1: k1.to_be_bytes(), nonces })
@@ -34,25 +31,25 @@ impl<N: NonceSource> Floor<N> {
 
     /// Seals `buffer` where it is.
     pub(crate) fn seal(&self, buffer: &mut [u8]) -> Option<([u8; NONCE_LEN], [u8; TAG_LEN])> {
-        let nonce = self.nonces.draw().ok()?;
-        let (inner, inner_nonce) = self.inner(&nonce);
-        let tag = inner.encrypt_inout_detached(&inner_nonce.into(), b"", buffer.into()).ok()?;
-        Some((nonce, tag.into()))
+        let nonce = self.nonces.draw(SystemClock.boot()).ok()?;
+        let (inner, inner_nonce) = self.inner(&nonce)?;
+        let tag = inner.seal_in_place_separate_tag(inner_nonce, Aad::empty(), buffer).ok()?;
+        Some((nonce, tag.as_ref().try_into().ok()?))
     }
 
-    /// Opens `buffer` where it is.
+    /// Opens `sealed` into `plain`, which is as long.
     pub(crate) fn open(
         &self,
         nonce: &[u8; NONCE_LEN],
         tag: &[u8; TAG_LEN],
-        buffer: &mut [u8],
-    ) -> bool {
-        let (inner, inner_nonce) = self.inner(nonce);
-        let tag = tag.into();
-        inner.decrypt_inout_detached(&inner_nonce.into(), b"", buffer.into(), tag).is_ok()
+        sealed: &[u8],
+        plain: &mut [u8],
+    ) -> Option<()> {
+        let (inner, inner_nonce) = self.inner(nonce)?;
+        inner.open_separate_gather(inner_nonce, Aad::empty(), sealed, tag, plain).ok()
     }
 
-    fn inner(&self, nonce: &[u8; NONCE_LEN]) -> (InnerGcm, [u8; 12]) {
+    fn inner(&self, nonce: &[u8; NONCE_LEN]) -> Option<(LessSafeKey, Nonce)> {
         let mut key = [0; 32];
         let (halves, _) = key.as_chunks_mut::<16>();
         for (i, half) in (1..).zip(halves) {
@@ -61,9 +58,11 @@ impl<N: NonceSource> Floor<N> {
             for (byte, k1) in half.iter_mut().zip(&self.k1) {
                 *byte ^= k1;
             }
-            self.outer.encrypt_block(half.into());
         }
-        (InnerGcm::new((&key).into()), std::array::from_fn(|i| nonce[12 + i]))
+        self.outer.encrypt(&mut key).ok()?;
+        let key = UnboundKey::new(&AES_256_GCM, &key).ok()?;
+        let nonce = Nonce::try_assume_unique_for_key(&nonce[12..]).ok()?;
+        Some((LessSafeKey::new(key), nonce))
     }
 }
 
@@ -92,8 +91,8 @@ impl<N: NonceSource> ProducesTickets for PlainTicketer<N> {
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
         let (nonce, rest) = ticket.split_first_chunk()?;
         let (sealed, tag) = rest.split_last_chunk()?;
-        let mut session = sealed.to_vec();
-        self.0.open(nonce, tag, &mut session).then_some(session)
+        let mut session = vec![0; sealed.len()];
+        self.0.open(nonce, tag, sealed, &mut session).map(|()| session)
     }
 }
 

@@ -6,18 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use rustls::client::Resumption;
+use rustls::client::{Resumption, WantsClientCert};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::server::ProducesTickets;
 use rustls::{
-    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
+    ClientConfig, ClientConnection, ConfigBuilder, HandshakeKind, RootCertStore, ServerConfig,
+    ServerConnection,
 };
 use stek_rustls::{Acceptor, PooledNonces};
 
 use crate::floor::{Floor, PlainTicketer};
 use crate::measure::{instant, median, nanos};
 use crate::report::{Report, STEK};
+use crate::sessions::{Clients, NAME};
 use crate::{fleet, measure};
 
 pub(crate) const WHAT: &str = "accept";
@@ -26,14 +28,14 @@ pub(crate) const PLAIN: &str = "plain";
 
 const PAIRS: usize = 1_001;
 
-/// A certificate for `localhost` and who trusts it.
+/// A certificate for [`NAME`] and who trusts it.
 pub(crate) struct Pki {
     certified: rcgen::CertifiedKey<rcgen::KeyPair>,
 }
 
 impl Pki {
     pub(crate) fn new() -> anyhow::Result<Self> {
-        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+        let certified = rcgen::generate_simple_self_signed([NAME.to_owned()])?;
         Ok(Self { certified })
     }
 
@@ -53,28 +55,34 @@ impl Pki {
         Ok(config)
     }
 
-    /// TLS 1.3 only, a configuration for each connection.
-    pub(crate) fn acceptor(&self) -> anyhow::Result<Acceptor> {
+    /// TLS 1.3 only, a configuration for each connection; asks `clients` for certificates, if any.
+    pub(crate) fn acceptor(&self, clients: Option<&Clients>) -> anyhow::Result<Acceptor> {
         let (chain, key) = self.identity();
-        fleet::acceptor(chain, key)
+        fleet::acceptor(chain, key, clients)
     }
 
-    fn identity(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    pub(crate) fn identity(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let key = PrivatePkcs8KeyDer::from(self.certified.signing_key.serialize_der());
         (vec![self.certified.cert.der().clone()], PrivateKeyDer::Pkcs8(key))
     }
 
     /// TLS 1.3 only, with a session store of its own.
     pub(crate) fn client(&self) -> anyhow::Result<Arc<ClientConfig>> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.certified.cert.der().clone())?;
-        let mut config =
-            ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-                .with_protocol_versions(&[&rustls::version::TLS13])?
-                .with_root_certificates(roots)
-                .with_no_client_auth();
+        let mut config = self.client_builder()?.with_no_client_auth();
         config.resumption = Resumption::in_memory_sessions(16);
         Ok(Arc::new(config))
+    }
+
+    /// TLS 1.3 only, a client that trusts this.
+    pub(crate) fn client_builder(
+        &self,
+    ) -> anyhow::Result<ConfigBuilder<ClientConfig, WantsClientCert>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certified.cert.der().clone())?;
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        Ok(ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_root_certificates(roots))
     }
 }
 
@@ -104,7 +112,7 @@ impl<C: Fn() -> Arc<ServerConfig>> Side<C> {
 /// Prints and keeps `accept/tls13-resumed/…`.
 pub(crate) fn measure(report: &mut Report) -> anyhow::Result<()> {
     let pki = Pki::new()?;
-    let acceptor = pki.acceptor()?;
+    let acceptor = pki.acceptor(None)?;
     let mut stek = Side::new(&pki, || acceptor.per_connection_config())?;
     let plain = PlainTicketer(Floor::new(PooledNonces)?);
     let plain = Arc::new(pki.server(Arc::new(plain))?);
@@ -129,11 +137,21 @@ fn shake(
     server: impl Fn() -> Arc<ServerConfig>,
     client: &Arc<ClientConfig>,
 ) -> anyhow::Result<(Duration, HandshakeKind)> {
-    let name = ServerName::try_from("localhost")?;
+    let name = ServerName::try_from(NAME)?;
     let mut client = ClientConnection::new(Arc::clone(client), name)?;
     let begin = instant();
     let mut server = ServerConnection::new(server())?;
-    let mut spent = begin.elapsed();
+    let made = begin.elapsed();
+    let spent = exchange(&mut client, &mut server)?;
+    Ok((made + spent, server.handshake_kind().context("the handshake did not end")?))
+}
+
+/// Carries bytes between both until neither has anything left to say; returns what the server took.
+pub(crate) fn exchange(
+    client: &mut ClientConnection,
+    server: &mut ServerConnection,
+) -> anyhow::Result<Duration> {
+    let mut spent = Duration::ZERO;
     while client.wants_write() || server.wants_write() {
         let mut bytes = Vec::new();
         while client.wants_write() {
@@ -156,5 +174,5 @@ fn shake(
             client.process_new_packets()?;
         }
     }
-    Ok((spent, server.handshake_kind().context("the handshake did not end")?))
+    Ok(spent)
 }

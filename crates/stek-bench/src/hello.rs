@@ -11,6 +11,7 @@ use rustls::{ClientConnection, ServerConfig, ServerConnection};
 use crate::handshake::Pki;
 use crate::measure::{instant, median, nanos};
 use crate::report::{Report, STEK};
+use crate::sessions::NAME;
 
 pub(crate) const WHAT: &str = "clienthello";
 pub(crate) const CASE: &str = "worst";
@@ -49,7 +50,7 @@ impl ProducesTickets for Noop {
 pub(crate) fn measure(report: &mut Report) -> anyhow::Result<()> {
     let pki = Pki::new()?;
     let hello = records(&with_identities(hello(&pki)?)?);
-    let acceptor = pki.acceptor()?;
+    let acceptor = pki.acceptor(None)?;
     let stek = || acceptor.per_connection_config();
     let noop = Arc::new(pki.server(Arc::new(Noop))?);
     let noop = || Arc::clone(&noop);
@@ -84,7 +85,7 @@ fn micros(server: impl Fn() -> Arc<ServerConfig>, hello: &[u8]) -> anyhow::Resul
 
 /// The handshake message of a client that has no ticket.
 fn hello(pki: &Pki) -> anyhow::Result<Vec<u8>> {
-    let mut client = ClientConnection::new(pki.client()?, ServerName::try_from("localhost")?)?;
+    let mut client = ClientConnection::new(pki.client()?, ServerName::try_from(NAME)?)?;
     let mut record = Vec::new();
     client.write_tls(&mut record)?;
     Ok(record.split_off(5))

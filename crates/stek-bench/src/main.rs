@@ -11,6 +11,7 @@ mod handshake;
 mod hello;
 mod measure;
 mod report;
+mod sessions;
 mod tickets;
 
 use std::path::Path;

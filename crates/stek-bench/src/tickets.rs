@@ -1,4 +1,5 @@
-//! Sealing and opening: the whole call of this project's ticketer, those of rustls, and the floor.
+//! Sealing and opening: the whole call of a connection's ticketer as an acceptor makes it, those of
+//! the ticketers of rustls, and the floor.
 
 use std::sync::Arc;
 
@@ -8,9 +9,10 @@ use rustls::server::ProducesTickets;
 use stek_rustls::PooledNonces;
 
 use crate::floor::Floor;
+use crate::handshake::Pki;
 use crate::measure::{median, nanos_per_call};
-use crate::report::Report;
-use crate::{fleet, report};
+use crate::report::{self, Report};
+use crate::sessions::{Clients, session_of};
 
 /// Bytes of a session without and with a client certificate chain of two, and with a long one.
 pub(crate) const SIZES: [usize; 3] = [93, 853, 4096];
@@ -26,27 +28,27 @@ struct Contenders {
 }
 
 impl Contenders {
-    fn new() -> anyhow::Result<Self> {
+    fn new(pki: &Pki, clients: &Clients) -> anyhow::Result<Self> {
+        let acceptor = pki.acceptor(Some(clients))?;
         let ticketers: [(_, Arc<dyn ProducesTickets>); 3] = [
-            (report::STEK, fleet::ticketer()?),
+            (report::STEK, Arc::clone(&acceptor.per_connection_config().ticketer)),
             (report::RING, ring::Ticketer::new()?),
             (report::AWS_LC, aws_lc_rs::Ticketer::new()?),
         ];
-        for (name, ticketer) in &ticketers {
-            fleet::check(&**ticketer).context(*name)?;
-        }
         Ok(Self { ticketers, floor: Floor::new(PooledNonces)? })
     }
 }
 
 /// Prints and keeps `seal/…` and `open/…` of all sizes and numbers of threads.
 pub(crate) fn measure(report: &mut Report) -> anyhow::Result<()> {
-    let contenders = Contenders::new()?;
+    let (pki, clients) = (Pki::new()?, Clients::new()?);
+    let contenders = Contenders::new(&pki, &clients)?;
     for size in SIZES {
+        let session = session_of(size, &pki, &clients)?;
         for threads in THREADS {
             let case = case(size, threads);
-            seal(report, &contenders, size, threads, &case);
-            open(report, &contenders, size, threads, &case)?;
+            seal(report, &contenders, &session, threads, &case)?;
+            open(report, &contenders, &session, threads, &case)?;
         }
     }
     Ok(())
@@ -57,16 +59,24 @@ pub(crate) fn case(size: usize, threads: usize) -> String {
     format!("{size}B/{threads}t")
 }
 
-fn seal(report: &mut Report, all: &Contenders, size: usize, threads: usize, case: &str) {
-    let session = vec![0x5a; size];
+fn seal(
+    report: &mut Report,
+    all: &Contenders,
+    session: &[u8],
+    threads: usize,
+    case: &str,
+) -> anyhow::Result<()> {
+    for (name, ticketer) in &all.ticketers {
+        anyhow::ensure!(ticketer.encrypt(session).is_some(), "{name} seals nothing");
+    }
     let mut rounds: [Vec<f64>; 4] = Default::default();
     for _ in 0..ROUNDS {
         for ((_, ticketer), round) in all.ticketers.iter().zip(&mut rounds) {
-            let work = || || drop(std::hint::black_box(ticketer.encrypt(&session)));
+            let work = || || drop(std::hint::black_box(ticketer.encrypt(session)));
             round.push(nanos_per_call(threads, CALLS, work));
         }
         let work = || {
-            let mut buffer = session.clone();
+            let mut buffer = session.to_vec();
             move || {
                 std::hint::black_box(all.floor.seal(&mut buffer));
             }
@@ -74,23 +84,23 @@ fn seal(report: &mut Report, all: &Contenders, size: usize, threads: usize, case
         rounds[3].push(nanos_per_call(threads, CALLS, work));
     }
     record(report, all, "seal", case, &rounds);
+    Ok(())
 }
 
 fn open(
     report: &mut Report,
     all: &Contenders,
-    size: usize,
+    session: &[u8],
     threads: usize,
     case: &str,
 ) -> anyhow::Result<()> {
-    let session = vec![0x5a; size];
     let tickets = all.ticketers.iter().map(|(name, ticketer)| {
-        let ticket = ticketer.encrypt(&session).context(*name)?;
-        anyhow::ensure!(ticketer.decrypt(&ticket).as_ref() == Some(&session), *name);
+        let ticket = ticketer.encrypt(session).context(*name)?;
+        anyhow::ensure!(ticketer.decrypt(&ticket).as_deref() == Some(session), *name);
         Ok(ticket)
     });
     let tickets: Vec<_> = tickets.collect::<anyhow::Result<_>>()?;
-    let mut sealed = session.clone();
+    let mut sealed = session.to_vec();
     let (nonce, tag) = all.floor.seal(&mut sealed).context("floor")?;
     let mut rounds: [Vec<f64>; 4] = Default::default();
     for _ in 0..ROUNDS {
@@ -100,11 +110,9 @@ fn open(
             round.push(nanos_per_call(threads, CALLS, work));
         }
         let work = || {
-            let mut buffer = sealed.clone();
-            let sealed = &sealed;
+            let (mut plain, sealed, nonce, tag) = (sealed.clone(), &sealed, &nonce, &tag);
             move || {
-                buffer.copy_from_slice(sealed);
-                std::hint::black_box(all.floor.open(&nonce, &tag, &mut buffer));
+                std::hint::black_box(all.floor.open(nonce, tag, sealed, &mut plain));
             }
         };
         rounds[3].push(nanos_per_call(threads, CALLS, work));

@@ -58,6 +58,17 @@ impl FleetClock {
         Timestamp::from_unix(self.now_millis() / 1000)
     }
 
+    /// Fleet time in whole seconds and the boot time of the same instant, for those who need both and
+    /// would read the clock twice.
+    pub fn now_and_boot(&self) -> (Timestamp, Duration) {
+        let boot = self.clock.boot();
+        let millis = match &*self.anchor.load() {
+            Some(anchor) => anchor.at(boot),
+            None => self.clock.wall_millis(),
+        };
+        (Timestamp::from_unix(millis / 1000), boot)
+    }
+
     /// The boot time at which fleet time will be `instant`; that of now if it has passed.
     pub fn boot_at(&self, instant: Timestamp) -> Duration {
         let left = instant.as_unix().saturating_mul(1000).saturating_sub(self.now_millis());

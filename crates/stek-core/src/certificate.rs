@@ -1,11 +1,18 @@
 //! When a certificate ends. Nothing else is read of it: whoever asks has verified it, or it is its own.
+//!
+//! Read by hand, because it is done for every session that is sealed or opened, and for a reader of
+//! all of DER these nine headers are a good part of the cost; the tests compare it with one.
 
 use crate::time::Timestamp;
-use der::asn1::{GeneralizedTime, UtcTime};
-use der::{Decode, Header, Reader, SliceReader, Tag, TagNumber};
 
-/// `notAfter` of a DER certificate (RFC 5280, 4.1): the last second at which it is valid. `None` if
-/// it cannot be found.
+const INTEGER: u8 = 0x02;
+const UTC_TIME: u8 = 0x17;
+const GENERALIZED_TIME: u8 = 0x18;
+const SEQUENCE: u8 = 0x30;
+/// `[0]`, explicit.
+const VERSION: u8 = 0xa0;
+
+/// `notAfter` of a DER certificate (RFC 5280, 4.1): the last second at which it is valid.
 ///
 /// ```text
 /// Certificate    = SEQUENCE { TBSCertificate, … }
@@ -13,37 +20,110 @@ use der::{Decode, Header, Reader, SliceReader, Tag, TagNumber};
 /// Validity       = SEQUENCE { notBefore Time, notAfter Time }
 /// ```
 pub fn not_after(certificate: &[u8]) -> Option<Timestamp> {
-    let mut outer = SliceReader::new(certificate).ok()?;
-    let mut certificate = enter(&mut outer)?;
-    let mut tbs = enter(&mut certificate)?;
-    let version = Tag::ContextSpecific { constructed: true, number: TagNumber(0) };
-    if Header::peek(&tbs).ok()?.tag() == version {
-        tbs.tlv_bytes().ok()?;
+    let mut certificate = Der(Der(certificate).take(SEQUENCE)?);
+    let mut tbs = Der(certificate.take(SEQUENCE)?);
+    if tbs.0.first() == Some(&VERSION) {
+        tbs.take(VERSION)?;
     }
-    for _ in ["serialNumber", "signature", "issuer"] {
-        tbs.tlv_bytes().ok()?;
+    for field in [INTEGER, SEQUENCE, SEQUENCE] {
+        tbs.take(field)?;
     }
-    let mut validity = enter(&mut tbs)?;
-    validity.tlv_bytes().ok()?;
-    let since_epoch = match Header::peek(&validity).ok()?.tag() {
-        Tag::UtcTime => UtcTime::decode(&mut validity).ok()?.to_unix_duration(),
-        Tag::GeneralizedTime => GeneralizedTime::decode(&mut validity).ok()?.to_unix_duration(),
-        _ => return None,
-    };
-    validity.is_finished().then(|| Timestamp::from_unix(since_epoch.as_secs()))
+    let mut validity = Der(tbs.take(SEQUENCE)?);
+    validity.value()?;
+    let not_after = validity.time()?;
+    validity.0.is_empty().then_some(not_after)
 }
 
-/// Takes a SEQUENCE and gives a reader of what is in it.
-fn enter<'a>(reader: &mut SliceReader<'a>) -> Option<SliceReader<'a>> {
-    let header = Header::decode(reader).ok()?;
-    if header.tag() != Tag::Sequence {
+/// DER that is not read yet (ITU-T X.690).
+struct Der<'a>(&'a [u8]);
+
+impl<'a> Der<'a> {
+    /// The contents of the next value, which must have this tag.
+    fn take(&mut self, tag: u8) -> Option<&'a [u8]> {
+        let (found, contents) = self.value()?;
+        (found == tag).then_some(contents)
+    }
+
+    /// The tag and the contents of the next value.
+    fn value(&mut self) -> Option<(u8, &'a [u8])> {
+        let (&[tag, first], rest) = self.0.split_first_chunk()?;
+        // The shortest form of all, and no certificate is longer than 65,535 bytes.
+        let (len, shortest, rest) = match first {
+            0..=0x7f => (usize::from(first), 0, rest),
+            0x81 => rest.split_first().map(|(len, rest)| (usize::from(*len), 0x80, rest))?,
+            0x82 => {
+                let (len, rest) = rest.split_first_chunk()?;
+                (usize::from(u16::from_be_bytes(*len)), 0x100, rest)
+            }
+            _ => return None,
+        };
+        if len < shortest {
+            return None;
+        }
+        let (contents, rest) = rest.split_at_checked(len)?;
+        self.0 = rest;
+        Some((tag, contents))
+    }
+
+    /// `Time`: the years 1950 to 2049 in two digits (RFC 5280, 4.1.2.5.1), others in four.
+    fn time(&mut self) -> Option<Timestamp> {
+        let (tag, contents) = self.value()?;
+        let (year, rest) = match tag {
+            UTC_TIME => {
+                let (year, rest) = two_digits(contents)?;
+                (if year < 50 { 2000 + year } else { 1900 + year }, rest)
+            }
+            GENERALIZED_TIME => {
+                let (century, rest) = two_digits(contents)?;
+                let (year, rest) = two_digits(rest)?;
+                (century * 100 + year, rest)
+            }
+            _ => return None,
+        };
+        let (month, rest) = two_digits(rest)?;
+        let (day, rest) = two_digits(rest)?;
+        let (hour, rest) = two_digits(rest)?;
+        let (minute, rest) = two_digits(rest)?;
+        let (second, rest) = two_digits(rest)?;
+        let is_time = hour < 24 && minute < 60 && second < 60 && rest == b"Z";
+        let days = days_since_1970(year, month, day)?;
+        is_time.then(|| Timestamp::from_unix(((days * 24 + hour) * 60 + minute) * 60 + second))
+    }
+}
+
+fn two_digits(text: &[u8]) -> Option<(u64, &[u8])> {
+    match text {
+        [tens @ b'0'..=b'9', ones @ b'0'..=b'9', rest @ ..] => {
+            Some((u64::from(tens - b'0') * 10 + u64::from(ones - b'0'), rest))
+        }
+        _ => None,
+    }
+}
+
+/// Days from 1970-01-01 to a day of the Gregorian calendar, `None` if there is no such day or it is
+/// earlier.
+fn days_since_1970(year: u64, month: u64, day: u64) -> Option<u64> {
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let days_of_month = match month {
+        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
+        4 | 6 | 9 | 11 => 30,
+        2 => 28 + u64::from(leap),
+        _ => return None,
+    };
+    if year < 1970 || day == 0 || day > days_of_month {
         return None;
     }
-    SliceReader::new(reader.read_slice(header.length()).ok()?).ok()
+    // Years that begin in March end with the day that some of them have not.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let before = year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day;
+    // What that gives for the first day of 1970.
+    before.checked_sub(719_469)
 }
 
 #[cfg(test)]
 mod tests {
+    use der::Decode;
+    use der::asn1::{GeneralizedTime, UtcTime};
     use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 
     use super::*;
@@ -61,6 +141,63 @@ mod tests {
         for (year, unix) in [(2049, 2_498_169_600), (2050, 2_529_705_600)] {
             assert_eq!(not_after(&certificate(year)), Some(Timestamp::from_unix(unix)), "{year}");
         }
+    }
+
+    /// What a reader of all of DER makes of one `Time`.
+    fn reference(time: &[u8]) -> Option<u64> {
+        let since_epoch = match *time.first()? {
+            UTC_TIME => UtcTime::from_der(time).ok()?.to_unix_duration(),
+            _ => GeneralizedTime::from_der(time).ok()?.to_unix_duration(),
+        };
+        Some(since_epoch.as_secs())
+    }
+
+    fn own(time: &[u8]) -> Option<u64> {
+        let mut der = Der(time);
+        let time = der.time()?;
+        der.0.is_empty().then_some(time.as_unix())
+    }
+
+    fn der(tag: u8, text: &str) -> Vec<u8> {
+        [&[tag, u8::try_from(text.len()).unwrap()], text.as_bytes()].concat()
+    }
+
+    #[test]
+    fn every_day_is_what_another_reader_says() {
+        for year in 1970..2400 {
+            for month in 0..=13 {
+                for day in [0, 1, 28, 29, 30, 31, 32] {
+                    let text = format!("{year:04}{month:02}{day:02}235958Z");
+                    let general = der(GENERALIZED_TIME, &text);
+                    assert_eq!(own(&general), reference(&general), "{text}");
+                    if (1970..2050).contains(&year) {
+                        let short = der(UTC_TIME, &text[2..]);
+                        assert_eq!(own(&short), reference(&short), "{text}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_time_is_none_for_both() {
+        let texts = [
+            "",
+            "Z",
+            "20300101000000",
+            "20300101000000+0000",
+            "20300101240000Z",
+            "20300101006000Z",
+            "20300101000060Z",
+            "2030010100000aZ",
+            "20300101000000ZZ",
+            "300101000000Z",
+        ];
+        for text in texts {
+            let time = der(GENERALIZED_TIME, text);
+            assert_eq!((own(&time), reference(&time)), (None, None), "{text}");
+        }
+        assert_eq!(own(&der(0x04, "20300101000000Z")), None);
     }
 
     #[test]

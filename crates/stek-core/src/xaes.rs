@@ -6,19 +6,18 @@
 
 #[cfg(feature = "aws-lc")]
 mod aws_lc;
-#[cfg(not(feature = "aws-lc"))]
+// The reference: compiled for the tests of the other one, too.
+#[cfg(any(test, not(feature = "aws-lc")))]
 mod rust_crypto;
 
 use std::fmt;
 
-use aes::Aes256Enc;
-use aes::cipher::{Array, BlockCipherEncrypt, KeyInit};
 use zeroize::{ZeroizeOnDrop, Zeroizing, zeroize_stack};
 
 #[cfg(feature = "aws-lc")]
-use aws_lc::{InnerGcm, STACK_LEN};
+use aws_lc::{BlockCipher, InnerGcm, STACK_LEN};
 #[cfg(not(feature = "aws-lc"))]
-use rust_crypto::{InnerGcm, STACK_LEN};
+use rust_crypto::{BlockCipher, InnerGcm, STACK_LEN};
 
 /// Length of *N*, in bytes (C2SP XAES-256-GCM: "192-bit nonce"). Drawn at random it is good for
 /// 2⁸⁰ messages under one key at a collision risk of 2⁻³² (same source).
@@ -51,7 +50,7 @@ pub struct Xaes256Gcm {
 #[derive(ZeroizeOnDrop)]
 struct Keyed {
     /// AES-256ₖ. Only ever encrypts, as in CMAC.
-    block_cipher: Aes256Enc,
+    block_cipher: BlockCipher,
     /// *K1*, the CMAC subkey for complete blocks (NIST SP 800-38B, section 6.1).
     k1: [u8; BLOCK_LEN],
 }
@@ -67,10 +66,10 @@ impl Xaes256Gcm {
     /// Expands `key` (*K*) and derives *K1*. The caller keeps, and erases, its own copy of `key`.
     pub fn new(key: &[u8; KEY_LEN]) -> Self {
         erasing_stack(|| {
-            let block_cipher = Aes256Enc::new(key.into());
+            let block_cipher = BlockCipher::new(key);
             let mut keyed = Box::new(Keyed { block_cipher, k1: [0; BLOCK_LEN] });
             // L, which becomes K1 where it stands, so that it is erased with it.
-            keyed.block_cipher.encrypt_block((&mut keyed.k1).into());
+            keyed.block_cipher.encrypt_blocks(std::slice::from_mut(&mut keyed.k1));
             double(&mut keyed.k1);
             Self { keyed }
         })
@@ -147,7 +146,7 @@ impl Xaes256Gcm {
             }
         }
         // Both at once: setting the cipher up costs as much as a block.
-        self.keyed.block_cipher.encrypt_blocks(Array::cast_slice_from_core_mut(halves));
+        self.keyed.block_cipher.encrypt_blocks(halves);
     }
 }
 

@@ -1,6 +1,6 @@
 //! A web application on axum whose sessions resume at its whole fleet:
 //! `axum_tls <listen> <cert.pem> <key.pem> <keyset> <url> <ca.pem> <token file> <name>`
-#![allow(clippy::print_stderr, reason = "a program for a terminal")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 use std::{env, error::Error, io, net::SocketAddr, time::Duration};
 
 use axum::extract::ConnectInfo;
@@ -41,6 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Fleet::connect(&client, KeysetName::try_new(keyset)?, &prometheus::Registry::new())?;
     let acceptor = fleet.server(keyset).certificate(chain, key).alpn(["http/1.1"]).build()?;
     let listener = TlsListener::start(TcpListener::bind(listen).await?, acceptor)?;
+    println!("listening on {}", listener.address);
     let app = Router::new().route("/", get(how));
     axum::serve(listener, app.into_make_service_with_connect_info::<Handshake>()).await?;
     Ok(())

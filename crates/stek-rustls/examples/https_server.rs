@@ -1,6 +1,6 @@
 //! An HTTPS server that resumes sessions of its whole fleet and says in each answer how it did:
 //! `https_server <listen> <cert.pem> <key.pem> <keyset> <url> <ca.pem> <token file> <name>`
-#![allow(clippy::print_stderr, reason = "a program for a terminal")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 use std::{env, error::Error, time::Duration};
 
 use rustls::HandshakeKind;
@@ -32,6 +32,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Fleet::connect(&client, KeysetName::try_new(keyset)?, &prometheus::Registry::new())?;
     let acceptor = fleet.server(keyset).certificate(chain, key).build()?;
     let listener = TcpListener::bind(listen).await?;
+    println!("listening on {}", listener.local_addr()?);
     loop {
         match listener.accept().await {
             Ok((tcp, _)) => drop(tokio::spawn(serve(acceptor.clone(), tcp, name.clone()))),

@@ -2,7 +2,7 @@
 //! certificates:
 //! `tls_proxy <listen> <cert.pem> <key.pem> <keyset> <url> <ca.pem> <token file> <name> \
 //!            <open host> <backend> <closed host> <backend> <client-ca.pem>`
-#![allow(clippy::print_stderr, reason = "a program for a terminal")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 use std::{collections::HashMap, env, error::Error, io, sync::Arc, time::Duration};
 
 use rustls::RootCertStore;
@@ -64,6 +64,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         (closed.clone(), Host { acceptor: proven, backend: closed_backend.clone() }),
     ]));
     let listener = TcpListener::bind(listen).await?;
+    println!("listening on {}", listener.local_addr()?);
     loop {
         let Ok((tcp, peer)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await; // out of file descriptors

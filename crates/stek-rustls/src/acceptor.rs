@@ -1,5 +1,5 @@
-//! Accepts TLS connections that resume within bounds: each has a ticketer of its own, which carries
-//! the instant of the full handshake from the tickets that it opened to those that it seals.
+//! Accepts TLS connections that resume within bounds: each has a ticketer or a store of its own,
+//! which carries the instant of the full handshake from what it opened to what it seals.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,20 +7,20 @@ use std::sync::Arc;
 use rustls::{HandshakeKind, ServerConfig};
 use stek_core::scope::Scope;
 
-use crate::connection::{Connection, Server};
-use crate::glue::rustls_0_23::{ConnectionTicketer, use_tickets_only};
 use crate::metrics::HandshakeOutcome;
+use crate::resumption::Resumption;
+use crate::sealer::Sealer;
 
 /// A server of the fleet, ready to accept connections. Clones are the same server.
 ///
 /// What it adds to rustls, for each connection:
 /// - no chain of resumptions lasts longer than the session lifetime of the policy, nor, where
 ///   clients prove certificates, than the client's certificate is valid (`notAfter`);
-/// - at most so many offered tickets are decrypted, four if nothing else is said; names that are
-///   not ours do not count, they cost one look-up each;
+/// - at most so many offered tickets are decrypted, or look-up keys looked up, four if nothing else
+///   is said; tickets under names that are not ours do not count, they cost one search in memory;
 /// - the lifetime told to the client is what the ticket has: the least of its own lifetime, what
 ///   its key has left, what the session has left, and seven days;
-/// - sessions whose encoding is not understood become no tickets.
+/// - sessions whose encoding is not understood become no tickets and are not kept.
 ///
 /// A [`ServerBuilder`](crate::ServerBuilder) makes it. Without keys every handshake is a full one.
 #[derive(Clone)]
@@ -28,19 +28,14 @@ pub struct Acceptor(Arc<Inner>);
 
 struct Inner {
     config: ServerConfig,
-    server: Arc<Server>,
+    resumption: Resumption,
+    sealer: Arc<Sealer>,
 }
 
 impl Acceptor {
     /// Ticketer, session storage and 0-RTT of `config` are replaced.
-    pub(crate) fn new(mut config: ServerConfig, server: Server) -> Self {
-        let server = Arc::new(server);
-        // What is handed out always has a ticketer of its own; nothing must come of this one.
-        use_tickets_only(
-            &mut config,
-            Arc::new(ConnectionTicketer(Connection::new(server.clone()))),
-        );
-        Self(Arc::new(Inner { config, server }))
+    pub(crate) fn new(config: ServerConfig, resumption: Resumption, sealer: Sealer) -> Self {
+        Self(Arc::new(Inner { config, resumption, sealer: Arc::new(sealer) }))
     }
 
     /// Makes the handshake on `io`, which has just been connected, and counts how it ended.
@@ -80,14 +75,15 @@ impl Acceptor {
     /// [`Acceptor::count_handshake`].
     ///
     /// With quinn: `QuicServerConfig::try_from(acceptor.per_connection_config())` for each
-    /// `Incoming`, given to `Incoming::accept_with`. QUIC has TLS 1.3 alone, and no 0-RTT here.
+    /// `Incoming`, given to `Incoming::accept_with`. QUIC has TLS 1.3 alone. With early data it
+    /// wants a `max_early_data_size` of `u32::MAX` (RFC 9001, 4.6.1), which TCP should not have.
     ///
-    /// If one is used for several connections, they share one count of tickets to open, which runs
-    /// out, and one instant of authentication, the oldest. So nothing is let in that should not
-    /// be; but little resumes.
+    /// If one is used for several connections, they share one count of tries, which runs out, and
+    /// one instant of authentication, the oldest. So nothing is let in that should not be; but
+    /// little resumes.
     pub fn per_connection_config(&self) -> Arc<ServerConfig> {
         let mut config = self.0.config.clone();
-        config.ticketer = Arc::new(ConnectionTicketer(Connection::new(Arc::clone(&self.0.server))));
+        self.0.resumption.apply_to_connection(&mut config, Arc::clone(&self.0.sealer));
         Arc::new(config)
     }
 
@@ -102,12 +98,12 @@ impl Acceptor {
             }
             None => HandshakeOutcome::Failed,
         };
-        self.0.server.metrics.count_handshake(outcome);
+        self.0.sealer.metrics.count_handshake(outcome);
     }
 
     /// The resumption domain, as derived from what the server demands.
     pub fn scope(&self) -> &Scope {
-        self.0.server.keys.scope()
+        self.0.sealer.keys.scope()
     }
 
     #[cfg(feature = "client")]

@@ -14,21 +14,24 @@ use rustls::server::{ResolvesServerCert, VerifierBuilderError, WebPkiClientVerif
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
+use stek_core::derive::Use;
 use stek_core::scope::{ChainRule, ClientAuth, ClientCa, Scope, ScopeError};
 
 use crate::acceptor::Acceptor;
-use crate::connection::{DEFAULT_MAX_OPENS, ResumeClientAuth, ResumeTls12, Rules, Server};
 use crate::glue::rustls_0_23;
 use crate::keys::TicketKeys;
 use crate::metrics::TicketMetrics;
 use crate::nonce::PooledNonces;
+use crate::resumption::Resumption;
+use crate::rules::{ResumeClientAuth, ResumeTls12, Rules};
+use crate::sealer::Sealer;
 
 /// What a server is to be; makes its [`Acceptor`].
 ///
 /// All servers of the fleet that say the same here, under the same keyset, resume each other's
 /// sessions; servers that demand something else of clients never do. Whatever is not said is as
-/// rustls has it, except that nothing but tickets of the fleet resumes: there is no session cache
-/// in the process and no 0-RTT.
+/// rustls has it, except that nothing but sessions of the fleet resumes: there is no session cache
+/// in the process, and no 0-RTT unless [`resumption`](Self::resumption) says so.
 #[must_use = "a builder makes an acceptor only when asked to build"]
 pub struct ServerBuilder<'a> {
     label: String,
@@ -42,10 +45,11 @@ pub struct ServerBuilder<'a> {
     alpn: Vec<Vec<u8>>,
     provider: Option<Arc<CryptoProvider>>,
     time: Option<Arc<dyn TimeProvider>>,
+    resumption: Resumption,
     rules: Rules,
 }
 
-type KeysFor<'a> = Box<dyn FnOnce(&Scope) -> Arc<TicketKeys> + 'a>;
+type KeysFor<'a> = Box<dyn FnOnce(Use, &Scope) -> Arc<TicketKeys> + 'a>;
 
 enum Certificate {
     Missing,
@@ -84,15 +88,24 @@ pub enum BuildError {
         /// The label of the scope.
         label: String,
     },
+    /// The keys that were given are for another use than this way of resuming, or another scope.
+    #[error("keys of scope {label:?} are not for such a server")]
+    UnfitKeys {
+        /// The label of their scope.
+        label: String,
+    },
+    /// TLS 1.2 sessions were to resume, and to be kept in a store, where they cannot be taken once.
+    #[error("tls 1.2 sessions resume by tickets only, not from a store")]
+    StoredTls12,
 }
 
 impl<'a> ServerBuilder<'a> {
-    /// A server whose tickets stay within `label`. The keys for its scope are asked of `keys_for`
-    /// when it is built, and fed by whoever gave them; `Fleet::server` does all that.
+    /// A server whose tickets stay within `label`. The keys for its use and scope are asked of
+    /// `keys_for` when it is built, and fed by whoever gave them; `Fleet::server` does all that.
     pub fn with_keys(
         label: &str,
         metrics: TicketMetrics,
-        keys_for: impl FnOnce(&Scope) -> Arc<TicketKeys> + 'a,
+        keys_for: impl FnOnce(Use, &Scope) -> Arc<TicketKeys> + 'a,
     ) -> Self {
         Self {
             label: label.to_owned(),
@@ -106,6 +119,7 @@ impl<'a> ServerBuilder<'a> {
             alpn: Vec::new(),
             provider: None,
             time: None,
+            resumption: Resumption::default(),
             rules: Rules::default(),
         }
     }
@@ -217,9 +231,16 @@ impl<'a> ServerBuilder<'a> {
         self
     }
 
-    /// How many offered tickets are decrypted for one connection; 4 if not said.
-    pub fn max_opens_per_connection(mut self, opens: NonZeroU32) -> Self {
-        self.rules.max_opens = opens.get();
+    /// How sessions resume: by tickets if not said.
+    pub fn resumption(mut self, resumption: Resumption) -> Self {
+        self.resumption = resumption;
+        self
+    }
+
+    /// How many offered tickets are decrypted for one connection, or look-up keys looked up; 4 if not
+    /// said.
+    pub fn max_tries_per_connection(mut self, tries: NonZeroU32) -> Self {
+        self.rules.max_tries = tries.get();
         self
     }
 
@@ -228,6 +249,10 @@ impl<'a> ServerBuilder<'a> {
     /// # Errors
     /// [`BuildError`] by cause.
     pub fn build(self) -> Result<Acceptor, BuildError> {
+        let usage = self.resumption.usage();
+        if usage == Use::Store && self.rules.tls12 != ResumeTls12::Never {
+            return Err(BuildError::StoredTls12);
+        }
         let provider = self.provider.unwrap_or_else(|| {
             CryptoProvider::get_default()
                 .map_or_else(|| Arc::new(aws_lc_rs::default_provider()), Arc::clone)
@@ -245,8 +270,11 @@ impl<'a> ServerBuilder<'a> {
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(resolver);
         config.alpn_protocols = self.alpn;
-        let keys = (self.keys_for)(&scope);
-        Ok(Acceptor::new(config, server(keys, self.metrics, self.rules)))
+        let keys = (self.keys_for)(usage, &scope);
+        if keys.scope() != &scope {
+            return Err(unfit(&keys));
+        }
+        acceptor(config, self.resumption, keys, self.metrics, self.rules)
     }
 }
 
@@ -262,15 +290,18 @@ impl Acceptor {
     /// TLS 1.2 sessions do not.
     ///
     /// # Errors
-    /// [`BuildError::Unbounded`] if the scope does not cap chains.
+    /// [`BuildError::Unbounded`] if the scope does not cap chains, [`BuildError::UnfitKeys`] if the
+    /// keys are not for the use that `resumption` makes of them.
     pub fn with_unchecked_client_auth(
         config: ServerConfig,
         keys: Arc<TicketKeys>,
         metrics: TicketMetrics,
+        resumption: Resumption,
     ) -> Result<Self, BuildError> {
         check_capped(keys.scope())?;
         let client_auth = ResumeClientAuth::UntilCertificateEnds;
-        Ok(Self::new(config, server(keys, metrics, Rules { client_auth, ..Rules::default() })))
+        let rules = Rules { client_auth, ..Rules::default() };
+        acceptor(config, resumption, keys, metrics, rules)
     }
 }
 
@@ -283,18 +314,23 @@ pub(crate) fn check_capped(scope: &Scope) -> Result<(), BuildError> {
     }
 }
 
-fn server(keys: Arc<TicketKeys>, metrics: TicketMetrics, rules: Rules) -> Server {
-    Server { keys, metrics, nonces: Arc::new(PooledNonces), rules, read: rustls_0_23::read }
+fn acceptor(
+    config: ServerConfig,
+    resumption: Resumption,
+    keys: Arc<TicketKeys>,
+    metrics: TicketMetrics,
+    rules: Rules,
+) -> Result<Acceptor, BuildError> {
+    if keys.usage() != resumption.usage() {
+        return Err(unfit(&keys));
+    }
+    let nonces = Arc::new(PooledNonces);
+    let sealer = Sealer { keys, metrics, nonces, rules, read: rustls_0_23::read };
+    Ok(Acceptor::new(config, resumption, sealer))
 }
 
-impl Default for Rules {
-    fn default() -> Self {
-        Self {
-            client_auth: ResumeClientAuth::Never,
-            tls12: ResumeTls12::Never,
-            max_opens: DEFAULT_MAX_OPENS,
-        }
-    }
+fn unfit(keys: &TicketKeys) -> BuildError {
+    BuildError::UnfitKeys { label: keys.scope().label().to_owned() }
 }
 
 impl Certificate {

@@ -7,6 +7,7 @@ use prometheus::Registry;
 use rustls::ServerConfig;
 use stek_client::{ClientConfig, KeysetFollower, StartError, Status, Stopped};
 use stek_clock::{Clock, FleetClock, SystemClock};
+use stek_core::derive::Use;
 use stek_core::name::KeysetName;
 use stek_core::scope::Scope;
 
@@ -15,7 +16,7 @@ use crate::builder::{BuildError, ServerBuilder, check_capped};
 use crate::installer::Installer;
 use crate::metrics::TicketMetrics;
 use crate::metrics::ages::KeyMetrics;
-use crate::store::{ResumptionStore, SessionBackend, StoreMetrics, UnfitKeys};
+use crate::resumption::Resumption;
 use crate::ticketer::{UnboundedTicketer, UnfitScope, check_scope};
 
 /// A keyset that this process follows, and the source of its ticketers.
@@ -99,8 +100,8 @@ impl Fleet {
     /// same of everything else that decides who is let in. It has the keys of this moment and gets
     /// all later ones.
     pub fn server(&self, label: &str) -> ServerBuilder<'_> {
-        ServerBuilder::with_keys(label, self.metrics.clone(), |scope| {
-            self.installer.keys_for(scope)
+        ServerBuilder::with_keys(label, self.metrics.clone(), |usage, scope| {
+            self.installer.keys_for(usage, scope)
         })
     }
 
@@ -113,21 +114,21 @@ impl Fleet {
         &self,
         config: ServerConfig,
         scope: &Scope,
+        resumption: Resumption,
     ) -> Result<Acceptor, BuildError> {
         check_capped(scope)?;
-        let keys = self.installer.keys_for(scope);
-        Acceptor::with_unchecked_client_auth(config, keys, self.metrics.clone())
+        let keys = self.installer.keys_for(resumption.usage(), scope);
+        Acceptor::with_unchecked_client_auth(config, keys, self.metrics.clone(), resumption)
     }
 
     /// A ticketer for `scope` that has the keys of this moment and gets all later ones.
     ///
     /// # Errors
     /// [`UnfitScope`] if the scope caps chains of resumption or asks certificates of clients.
-    pub fn unbounded_ticketer(&self, scope: &Scope) -> Result<Arc<UnboundedTicketer>, UnfitScope> {
+    pub fn unbounded_ticketer(&self, scope: &Scope) -> Result<UnboundedTicketer, UnfitScope> {
         check_scope(scope)?;
-        let ticketer =
-            UnboundedTicketer::try_new(self.installer.keys_for(scope), self.metrics.clone())?;
-        Ok(Arc::new(ticketer))
+        let keys = self.installer.keys_for(Use::Ticket, scope);
+        UnboundedTicketer::try_new(keys, self.metrics.clone())
     }
 
     /// Makes tickets of the fleet the only way in which servers of `config` resume: sets an
@@ -141,23 +142,13 @@ impl Fleet {
         config: &mut ServerConfig,
         scope: &Scope,
     ) -> Result<(), UnfitScope> {
-        self.unbounded_ticketer(scope)?.use_in(config);
+        Arc::new(self.unbounded_ticketer(scope)?).use_in(config);
         Ok(())
     }
 
-    /// A store for `scope` over `backend` that has the keys of this moment and gets all later ones.
-    /// `metrics` are those that the backend counts in, if it counts.
-    ///
-    /// # Errors
-    /// [`UnfitKeys`] if the scope asks certificates of clients.
-    pub fn resumption_store(
-        &self,
-        scope: &Scope,
-        backend: Arc<dyn SessionBackend>,
-        metrics: StoreMetrics,
-    ) -> Result<Arc<ResumptionStore>, UnfitKeys> {
-        let keys = self.installer.store_keys_for(scope);
-        Ok(Arc::new(ResumptionStore::try_new(keys, backend, metrics)?))
+    /// The counters that `registry` was given, for a backend that counts too: `RedisBackend`.
+    pub fn metrics(&self) -> TicketMetrics {
+        self.metrics.clone()
     }
 
     /// How polling fares.

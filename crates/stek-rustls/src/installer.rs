@@ -52,17 +52,8 @@ impl Installer {
         Self { shared, task: task.abort_handle() }
     }
 
-    /// The ticket keys of `scope`, the same for all who ask for the same scope.
-    pub(crate) fn keys_for(&self, scope: &Scope) -> Arc<TicketKeys> {
-        self.keys_for_use(Use::Ticket, scope)
-    }
-
-    /// The keys of `scope` for stored sessions, the same for all who ask for the same scope.
-    pub(crate) fn store_keys_for(&self, scope: &Scope) -> Arc<TicketKeys> {
-        self.keys_for_use(Use::Store, scope)
-    }
-
-    fn keys_for_use(&self, usage: Use, scope: &Scope) -> Arc<TicketKeys> {
+    /// The keys of `scope` for `usage`, the same for all who ask for the same.
+    pub(crate) fn keys_for(&self, usage: Use, scope: &Scope) -> Arc<TicketKeys> {
         let mut state = self.shared.lock();
         let mut in_use = state.keys.iter().filter_map(Weak::upgrade);
         if let Some(keys) = in_use.find(|keys| keys.usage() == usage && keys.scope() == scope) {
@@ -173,11 +164,11 @@ mod tests {
     fn every_bundle_goes_to_every_scope() {
         run(async {
             let (bundles, installer) = start();
-            let early = installer.keys_for(&scope("web"));
+            let early = installer.keys_for(Use::Ticket, &scope("web"));
             assert_eq!(revision(&early), None);
             send(&bundles, 1);
             until(|| revision(&early) == Some(1)).await;
-            let late = installer.keys_for(&scope("shop"));
+            let late = installer.keys_for(Use::Ticket, &scope("shop"));
             assert_eq!(revision(&late), Some(1));
             send(&bundles, 2);
             until(|| revision(&early) == Some(2) && revision(&late) == Some(2)).await;
@@ -188,7 +179,7 @@ mod tests {
     fn installing_does_not_wait_for_the_task() {
         run(async {
             let (bundles, installer) = start();
-            let keys = installer.keys_for(&scope("web"));
+            let keys = installer.keys_for(Use::Ticket, &scope("web"));
             send(&bundles, 1);
             installer.install();
             assert_eq!(revision(&keys), Some(1));
@@ -199,9 +190,12 @@ mod tests {
     fn one_scope_has_one_set_of_keys_while_it_is_in_use() {
         run(async {
             let (_bundles, installer) = start();
-            let (one, two) = (installer.keys_for(&scope("web")), installer.keys_for(&scope("web")));
+            let (one, two) = (
+                installer.keys_for(Use::Ticket, &scope("web")),
+                installer.keys_for(Use::Ticket, &scope("web")),
+            );
             assert!(Arc::ptr_eq(&one, &two));
-            assert!(!Arc::ptr_eq(&one, &installer.keys_for(&scope("shop"))));
+            assert!(!Arc::ptr_eq(&one, &installer.keys_for(Use::Ticket, &scope("shop"))));
             let gone = Arc::downgrade(&one);
             drop((one, two));
             assert!(gone.upgrade().is_none());
@@ -213,7 +207,7 @@ mod tests {
         run(async {
             let (bundles, installer) = start();
             for _ in 0..100 {
-                drop(installer.keys_for(&scope("web")));
+                drop(installer.keys_for(Use::Ticket, &scope("web")));
             }
             send(&bundles, 1);
             installer.install();
@@ -225,7 +219,7 @@ mod tests {
     fn the_end_of_either_side_erases_the_keys() {
         run(async {
             let (bundles, installer) = start();
-            let keys = installer.keys_for(&scope("web"));
+            let keys = installer.keys_for(Use::Ticket, &scope("web"));
             let first = Arc::downgrade(&send(&bundles, 1));
             installer.install();
             drop(installer);
@@ -236,7 +230,7 @@ mod tests {
             assert!(first.upgrade().is_none());
 
             let (bundles, installer) = start();
-            let keys = installer.keys_for(&scope("web"));
+            let keys = installer.keys_for(Use::Ticket, &scope("web"));
             let last = Arc::downgrade(&send(&bundles, 1));
             until(|| revision(&keys) == Some(1)).await;
             drop(bundles);

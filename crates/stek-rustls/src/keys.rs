@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::{ArcSwapOption, Guard};
 use stek_clock::FleetClock;
@@ -37,13 +38,8 @@ impl TicketKeys {
         Self::for_use(Use::Ticket, scope, clock)
     }
 
-    /// The same for sessions that a [`ResumptionStore`](crate::ResumptionStore) keeps. Neither ever
-    /// opens what the other has sealed.
-    pub fn for_store(scope: Scope, clock: Arc<FleetClock>) -> Self {
-        Self::for_use(Use::Store, scope, clock)
-    }
-
-    pub(crate) fn for_use(usage: Use, scope: Scope, clock: Arc<FleetClock>) -> Self {
+    /// The same for tickets or for stored sessions. Neither ever opens what was sealed for the other.
+    pub fn for_use(usage: Use, scope: Scope, clock: Arc<FleetClock>) -> Self {
         let digest = scope.digest();
         let (current, installed) = (ArcSwapOption::empty(), Mutex::default());
         Self { usage, scope, digest, clock, current, installed }
@@ -110,6 +106,11 @@ impl TicketKeys {
 
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// Now, and the boot time of the same instant.
+    pub(crate) fn now_and_boot(&self) -> (Timestamp, Duration) {
+        self.clock.now_and_boot()
     }
 
     /// The snapshot of this moment. The guard keeps it from being erased, so it must not outlive

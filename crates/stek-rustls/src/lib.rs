@@ -21,11 +21,12 @@
 //! ```
 //!
 //! Keep the `Fleet` while the server runs. `Fleet::ready` waits for the first keys, which is
-//! optional: without keys every handshake is a full one. The metrics of tickets and handshakes are
-//! in the registry that `connect` was given.
+//! optional: without keys every handshake is a full one. `connect` has put all metrics into the
+//! registry that it was given.
 //!
 //! Who accepts connections in a loop of his own, or by QUIC, asks the acceptor for a configuration
-//! for each: [`Acceptor::per_connection_config`].
+//! for each: [`Acceptor::per_connection_config`]. Who wants single-use tickets or 0-RTT lets servers
+//! keep the sessions: [`ServerBuilder::resumption`].
 //!
 //! # What is safe
 //!
@@ -41,7 +42,9 @@
 //!   that ask give no tickets at all unless told to, and then none that outlives the client's
 //!   certificate.
 //! - TLS 1.2 sessions do not resume unless opted in, for each renewal seals one master secret again.
-//! - A client has at most four of the tickets that it offers decrypted, however many it offers.
+//! - A client has at most four of the tickets that it offers decrypted, or looked up, however many
+//!   it offers.
+//! - All this holds for tickets and for sessions that servers keep, see [`Resumption`].
 //! - A ticket that does not open is `None` to rustls, whatever the cause. The cause is counted:
 //!   see [`TicketMetrics`].
 //! - Only keys derived for a scope are kept for sealing and opening, and they are overwritten when
@@ -54,9 +57,9 @@
 //!
 //! An [`UnboundedTicketer`], for those who have to keep a `ServerConfig` of their own and share it
 //! by all connections, is shown the bytes of a session and nothing of its connection. It cannot cap
-//! chains of renewal, it cannot see client authentication, and it does not tell TLS versions apart.
-//! **Do not use it on a server that verifies client certificates**, and prefer TLS 1.3 alone. Its
-//! tickets and those of acceptors never open each other, or the cap could be laundered away.
+//! chains of renewal, and it cannot see whether certificates are asked of clients. **Do not use it
+//! on a server that verifies client certificates.** Its tickets and those of acceptors never open
+//! each other, or the cap could be laundered away.
 //!
 //! All servers that share a scope must be ready to serve each other's clients: give servers that
 //! are not the same site different labels.
@@ -67,7 +70,7 @@
 //!   whoever has [bundles](stek_core::bundle::Bundle) feeds [`TicketKeys`], makes servers of them by
 //!   [`ServerBuilder::with_keys`], and drives the handshakes.
 //! - `tls12`: allows opting in to TLS 1.2 tickets.
-//! - `redis`: sessions in Redis or Valkey instead of tickets.
+//! - `redis`: `RedisBackend`, which keeps sessions in Redis or Valkey.
 
 mod acceptor;
 mod builder;
@@ -81,9 +84,12 @@ mod keys;
 mod metrics;
 mod nonce;
 mod resumption;
+mod rules;
+mod sealer;
 mod session;
 mod store;
 mod ticketer;
+mod tickets;
 
 pub use acceptor::Acceptor;
 pub use builder::{BuildError, ServerBuilder};
@@ -92,11 +98,8 @@ pub use fleet::{Fleet, FleetError};
 pub use keys::TicketKeys;
 pub use metrics::TicketMetrics;
 pub use nonce::{NoRandomness, NonceSource, PooledNonces, SystemNonces};
-pub use resumption::{Resumer, Resumption};
-pub use store::{
-    ConnectionStore, LookUpError, MemoryBackend, PutError, ResumptionStore, SessionBackend,
-    SessionKey, SharedBackend, StoreMetrics, UnfitKeys,
-};
+pub use resumption::Resumption;
+pub use store::{LookUpError, MemoryBackend, PutError, SessionBackend, SessionKey, SharedBackend};
 #[cfg(feature = "redis")]
 pub use store::{RedisBackend, RedisConfig, RedisConfigError, RedisStartError};
 pub use ticketer::{UnboundedTicketer, UnfitScope};

@@ -1,77 +1,117 @@
-//! Counts what became of each ticket. Labels are fixed and resolved at registration, so that a
-//! handshake only increments; which key was concerned is left to logs of the manager.
+//! Counts what became of each ticket, stored session and handshake. Labels are fixed and resolved at
+//! registration, so that a handshake only increments; which key was concerned is left to logs of
+//! the manager.
 
 #[cfg(feature = "client")]
 pub(crate) mod ages;
 
 use std::fmt;
 use std::sync::Arc;
+#[cfg(feature = "redis")]
+use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use stek_core::name::KeysetName;
-use stek_core::schedule::KeyState;
-use stek_core::snapshot::{OpenMiss, Opened, SealMiss};
 use stek_core::time::Seconds;
+
+mod outcomes;
+
+pub(crate) use outcomes::{
+    HandshakeOutcome, LookUpOutcome, OpenOutcome, PutOutcome, SealOutcome, WriteOutcome,
+};
 
 /// Seconds, from a page that loads its parts to the seven days that a ticket may live.
 const AGE_BUCKETS: [f64; 11] =
     [1.0, 10.0, 60.0, 300.0, 1_800.0, 3_600.0, 10_800.0, 21_600.0, 43_200.0, 86_400.0, 604_800.0];
 
-/// Counters over the tickets under one keyset, of all its scopes. Clones share them; they leave the
-/// registry with the last clone.
+/// Seconds, from a socket of the same machine to a deadline that somebody has set very long.
+const LOOK_UP_BUCKETS: [f64; 11] =
+    [0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.003, 0.004, 0.005, 0.01, 0.05, 0.25];
+
+/// Counters over the tickets and the stored sessions under one keyset, of all its scopes, and over
+/// the handshakes of acceptors. Clones share them; they leave the registry with the last clone.
 #[derive(Clone)]
 pub struct TicketMetrics(Arc<Series>);
 
+#[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "only I/O takes time and fails"))]
 struct Series {
     sealed: [IntCounter; SealOutcome::ALL.len()],
     opened: [IntCounter; OpenOutcome::ALL.len()],
+    put: [IntCounter; PutOutcome::ALL.len()],
+    looked_up: [IntCounter; LookUpOutcome::ALL.len()],
+    written: [IntCounter; WriteOutcome::ALL.len()],
     handshakes: [IntCounter; HandshakeOutcome::ALL.len()],
     age_at_open: Histogram,
+    look_up_seconds: Histogram,
+    breaker_open: IntGauge,
     _registration: Registration,
 }
 
 impl TicketMetrics {
-    /// Registers `stek_tickets_sealed_total`, `stek_tickets_opened_total`,
-    /// `stek_ticket_age_at_open_seconds` and `stek_handshakes_total`. The keyset is a label of each,
-    /// so that a process may use several; every outcome shows from the start, at zero.
+    /// Registers
+    /// - `stek_tickets_sealed_total`, `stek_tickets_opened_total` and
+    ///   `stek_ticket_age_at_open_seconds`;
+    /// - `stek_sessions_put_total`, `stek_sessions_looked_up_total`,
+    ///   `stek_sessions_written_total`, `stek_session_look_up_seconds` and
+    ///   `stek_session_breaker_open` for sessions that servers keep;
+    /// - `stek_handshakes_total`.
+    ///
+    /// The keyset is a label of each, so that a process may use several; every outcome shows from
+    /// the start, at zero.
     ///
     /// # Errors
     /// [`prometheus::Error`] if the registry has them for this keyset already.
     pub fn register(registry: &Registry, keyset: &KeysetName) -> Result<Self, prometheus::Error> {
-        let opts =
-            |name: &str, help: &str| Opts::new(name, help).const_label("keyset", keyset.as_str());
-        let counters = |name, help| IntCounterVec::new(opts(name, help), &["outcome"]);
-        let sealed = counters(
-            "stek_tickets_sealed_total",
-            "Tickets asked for, by what became of them; all but sealed: none was sent",
-        )?;
-        let opened = counters(
-            "stek_tickets_opened_total",
-            "Tickets offered, by the state of the key that opened them or by why none did; \
-             opened is not yet resumed",
-        )?;
-        let handshakes =
-            counters("stek_handshakes_total", "Handshakes of acceptors, by how they ended")?;
-        let age_at_open = Histogram::with_opts(
-            HistogramOpts::from(opts(
+        let mut add = Registration::new(registry, keyset);
+        Ok(Self(Arc::new(Series {
+            sealed: add.counters(
+                "stek_tickets_sealed_total",
+                "Tickets asked for, by what became of them; all but sealed: none was sent",
+                SealOutcome::ALL.map(SealOutcome::as_str),
+            )?,
+            opened: add.counters(
+                "stek_tickets_opened_total",
+                "Tickets offered, by the state of the key that opened them or by why none did; \
+                 opened is not yet resumed",
+                OpenOutcome::ALL.map(OpenOutcome::as_str),
+            )?,
+            put: add.counters(
+                "stek_sessions_put_total",
+                "Sessions to be kept, by what became of them; all but accepted: no ticket was sent",
+                PutOutcome::ALL.map(PutOutcome::as_str),
+            )?,
+            looked_up: add.counters(
+                "stek_sessions_looked_up_total",
+                "Sessions asked for, by the state of the key that opened them or by why none did; \
+                 opened is not yet resumed",
+                LookUpOutcome::ALL.map(LookUpOutcome::as_str),
+            )?,
+            written: add.counters(
+                "stek_sessions_written_total",
+                "Accepted sessions, by whether the backend confirmed that it has them",
+                WriteOutcome::ALL.map(WriteOutcome::as_str),
+            )?,
+            handshakes: add.counters(
+                "stek_handshakes_total",
+                "Handshakes of acceptors, by how they ended",
+                HandshakeOutcome::ALL.map(HandshakeOutcome::as_str),
+            )?,
+            age_at_open: add.histogram(
                 "stek_ticket_age_at_open_seconds",
                 "Seconds from the sealing of a ticket to its opening",
-            ))
-            .buckets(AGE_BUCKETS.to_vec()),
-        )?;
-        let mut registration = Registration::new(registry);
-        registration.add(&sealed)?;
-        registration.add(&opened)?;
-        registration.add(&handshakes)?;
-        registration.add(&age_at_open)?;
-        Ok(Self(Arc::new(Series {
-            sealed: SealOutcome::ALL.map(|outcome| sealed.with_label_values(&[outcome.as_str()])),
-            opened: OpenOutcome::ALL.map(|outcome| opened.with_label_values(&[outcome.as_str()])),
-            handshakes: HandshakeOutcome::ALL
-                .map(|outcome| handshakes.with_label_values(&[outcome.as_str()])),
-            age_at_open,
-            _registration: registration,
+                &AGE_BUCKETS,
+            )?,
+            look_up_seconds: add.histogram(
+                "stek_session_look_up_seconds",
+                "Seconds for which a look-up held the thread of its handshake",
+                &LOOK_UP_BUCKETS,
+            )?,
+            breaker_open: add.gauge(
+                "stek_session_breaker_open",
+                "1 while the backend is not asked because it did not answer, else 0",
+            )?,
+            _registration: add,
         })))
     }
 
@@ -83,6 +123,14 @@ impl TicketMetrics {
         self.0.opened[outcome as usize].inc();
     }
 
+    pub(crate) fn count_put(&self, outcome: PutOutcome) {
+        self.0.put[outcome as usize].inc();
+    }
+
+    pub(crate) fn count_look_up(&self, outcome: LookUpOutcome) {
+        self.0.looked_up[outcome as usize].inc();
+    }
+
     pub(crate) fn count_handshake(&self, outcome: HandshakeOutcome) {
         self.0.handshakes[outcome as usize].inc();
     }
@@ -92,6 +140,21 @@ impl TicketMetrics {
         #[allow(clippy::cast_precision_loss, reason = "a week has 604,800 seconds")]
         self.0.age_at_open.observe(age.as_secs() as f64);
     }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn count_written(&self, outcome: WriteOutcome, sessions: usize) {
+        self.0.written[outcome as usize].inc_by(sessions as u64);
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn observe_look_up(&self, held: Duration) {
+        self.0.look_up_seconds.observe(held.as_secs_f64());
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn show_breaker(&self, open: bool) {
+        self.0.breaker_open.set(i64::from(open));
+    }
 }
 
 impl fmt::Debug for TicketMetrics {
@@ -100,24 +163,51 @@ impl fmt::Debug for TicketMetrics {
     }
 }
 
-/// What was added to a registry, and is taken out again on drop.
-pub(crate) struct Registration {
+/// What was added to a registry for one keyset, and is taken out again on drop.
+struct Registration {
     registry: Registry,
+    keyset: String,
     collectors: Vec<Box<dyn Collector>>,
 }
 
 impl Registration {
-    pub(crate) fn new(registry: &Registry) -> Self {
-        Self { registry: registry.clone(), collectors: Vec::new() }
+    fn new(registry: &Registry, keyset: &KeysetName) -> Self {
+        let keyset = keyset.as_str().to_owned();
+        Self { registry: registry.clone(), keyset, collectors: Vec::new() }
     }
 
-    pub(crate) fn add<C: Collector + Clone + 'static>(
+    fn counters<const N: usize>(
         &mut self,
-        series: &C,
-    ) -> Result<(), prometheus::Error> {
+        name: &str,
+        help: &str,
+        outcomes: [&str; N],
+    ) -> Result<[IntCounter; N], prometheus::Error> {
+        let family = self.add(IntCounterVec::new(self.opts(name, help), &["outcome"])?)?;
+        Ok(outcomes.map(|outcome| family.with_label_values(&[outcome])))
+    }
+
+    fn histogram(
+        &mut self,
+        name: &str,
+        help: &str,
+        buckets: &[f64],
+    ) -> Result<Histogram, prometheus::Error> {
+        let opts = HistogramOpts::from(self.opts(name, help)).buckets(buckets.to_vec());
+        self.add(Histogram::with_opts(opts)?)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        self.add(IntGauge::with_opts(self.opts(name, help))?)
+    }
+
+    fn opts(&self, name: &str, help: &str) -> Opts {
+        Opts::new(name, help).const_label("keyset", &self.keyset)
+    }
+
+    fn add<C: Collector + Clone + 'static>(&mut self, series: C) -> Result<C, prometheus::Error> {
         self.registry.register(Box::new(series.clone()))?;
         self.collectors.push(Box::new(series.clone()));
-        Ok(())
+        Ok(series)
     }
 }
 
@@ -130,172 +220,9 @@ impl Drop for Registration {
     }
 }
 
-/// What became of a ticket that was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SealOutcome {
-    Sealed,
-    NoActiveKey,
-    TooLong,
-    NoRandomness,
-    SessionTooOld,
-    /// The glue does not know this encoding, or the client's certificate.
-    Unreadable,
-    /// The server gives no tickets for such sessions.
-    NotAllowed,
-}
-
-impl SealOutcome {
-    /// In the order of the discriminants, by which counters are found.
-    const ALL: [Self; 7] = [
-        Self::Sealed,
-        Self::NoActiveKey,
-        Self::TooLong,
-        Self::NoRandomness,
-        Self::SessionTooOld,
-        Self::Unreadable,
-        Self::NotAllowed,
-    ];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Sealed => "sealed",
-            Self::NoActiveKey => "no-active-key",
-            Self::TooLong => "too-long",
-            Self::NoRandomness => "no-randomness",
-            Self::SessionTooOld => "session-too-old",
-            Self::Unreadable => "unreadable",
-            Self::NotAllowed => "not-allowed",
-        }
-    }
-}
-
-impl From<SealMiss> for SealOutcome {
-    fn from(miss: SealMiss) -> Self {
-        match miss {
-            SealMiss::NoActiveKey => Self::NoActiveKey,
-            SealMiss::SessionTooOld => Self::SessionTooOld,
-            SealMiss::TooLong(_) => Self::TooLong,
-        }
-    }
-}
-
-/// What became of a ticket that was offered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OpenOutcome {
-    Active,
-    DecryptOnly,
-    Pending,
-    Malformed,
-    Unknown,
-    Expired,
-    Revoked,
-    Forged,
-    FromTheFuture,
-    SessionTooOld,
-    /// The connection has had as many tickets opened as it may.
-    TooMany,
-    /// The server resumes no such sessions.
-    NotAllowed,
-}
-
-impl OpenOutcome {
-    /// In the order of the discriminants, by which counters are found.
-    const ALL: [Self; 12] = [
-        Self::Active,
-        Self::DecryptOnly,
-        Self::Pending,
-        Self::Malformed,
-        Self::Unknown,
-        Self::Expired,
-        Self::Revoked,
-        Self::Forged,
-        Self::FromTheFuture,
-        Self::SessionTooOld,
-        Self::TooMany,
-        Self::NotAllowed,
-    ];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::DecryptOnly => "decrypt-only",
-            Self::Pending => "pending",
-            Self::Malformed => "malformed",
-            Self::Unknown => "unknown",
-            Self::Expired => "expired",
-            Self::Revoked => "revoked",
-            Self::Forged => "forged",
-            Self::FromTheFuture => "from-the-future",
-            Self::SessionTooOld => "session-too-old",
-            Self::TooMany => "too-many",
-            Self::NotAllowed => "not-allowed",
-        }
-    }
-}
-
-impl From<&Opened> for OpenOutcome {
-    fn from(opened: &Opened) -> Self {
-        match opened.state {
-            KeyState::Active => Self::Active,
-            KeyState::DecryptOnly => Self::DecryptOnly,
-            KeyState::Pending => Self::Pending,
-            // Such a key opens nothing.
-            KeyState::Destroyed => Self::Expired,
-        }
-    }
-}
-
-impl From<OpenMiss> for OpenOutcome {
-    fn from(miss: OpenMiss) -> Self {
-        match miss {
-            OpenMiss::Malformed => Self::Malformed,
-            OpenMiss::Unknown => Self::Unknown,
-            OpenMiss::Expired => Self::Expired,
-            OpenMiss::Revoked => Self::Revoked,
-            OpenMiss::Forged => Self::Forged,
-            OpenMiss::FromTheFuture => Self::FromTheFuture,
-            OpenMiss::SessionTooOld => Self::SessionTooOld,
-        }
-    }
-}
-
-/// How a handshake ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum HandshakeOutcome {
-    Full,
-    Resumed,
-    Failed,
-}
-
-impl HandshakeOutcome {
-    /// In the order of the discriminants, by which counters are found.
-    const ALL: [Self; 3] = [Self::Full, Self::Resumed, Self::Failed];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Full => "full",
-            Self::Resumed => "resumed",
-            Self::Failed => "failed",
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn counters_are_found_by_discriminant() {
-        for (position, outcome) in SealOutcome::ALL.into_iter().enumerate() {
-            assert_eq!(outcome as usize, position);
-        }
-        for (position, outcome) in OpenOutcome::ALL.into_iter().enumerate() {
-            assert_eq!(outcome as usize, position);
-        }
-        for (position, outcome) in HandshakeOutcome::ALL.into_iter().enumerate() {
-            assert_eq!(outcome as usize, position);
-        }
-    }
 
     fn register(registry: &Registry, keyset: &str) -> Result<TicketMetrics, prometheus::Error> {
         TicketMetrics::register(registry, &KeysetName::try_new(keyset).unwrap())
@@ -312,6 +239,11 @@ mod tests {
             .collect();
         let expected = [
             ("stek_handshakes_total", 3),
+            ("stek_session_breaker_open", 1),
+            ("stek_session_look_up_seconds", 1),
+            ("stek_sessions_looked_up_total", 20),
+            ("stek_sessions_put_total", 10),
+            ("stek_sessions_written_total", 2),
             ("stek_ticket_age_at_open_seconds", 1),
             ("stek_tickets_opened_total", 12),
             ("stek_tickets_sealed_total", 7),
@@ -327,7 +259,7 @@ mod tests {
         register(&registry, "web").unwrap_err();
         let clone = web.clone();
         drop((web, shop));
-        assert_eq!(registry.gather().len(), 4);
+        assert_eq!(registry.gather().len(), 9);
         drop(clone);
         assert!(registry.gather().is_empty());
         register(&registry, "web").unwrap();

@@ -3,17 +3,20 @@
 
 mod pool;
 
+use std::time::Duration;
+
 use stek_core::xaes::NONCE_LEN;
 
 pub use pool::PooledNonces;
 
 /// A source of nonces.
 pub trait NonceSource: Send + Sync {
-    /// Draws the nonce of one ticket; never gives one twice.
+    /// Draws the nonce of one ticket; never gives one twice. `boot` is the time since boot, now: a
+    /// source that keeps a state may mix it in, so that copies of the state do not agree.
     ///
     /// # Errors
     /// [`NoRandomness`] if there is none to be had; then no ticket is sealed.
-    fn draw(&self) -> Result<[u8; NONCE_LEN], NoRandomness>;
+    fn draw(&self, boot: Duration) -> Result<[u8; NONCE_LEN], NoRandomness>;
 }
 
 /// The operating system's random source, asked anew for every ticket. Nothing is kept in the
@@ -22,7 +25,7 @@ pub trait NonceSource: Send + Sync {
 pub struct SystemNonces;
 
 impl NonceSource for SystemNonces {
-    fn draw(&self) -> Result<[u8; NONCE_LEN], NoRandomness> {
+    fn draw(&self, _boot: Duration) -> Result<[u8; NONCE_LEN], NoRandomness> {
         let mut nonce = [0; NONCE_LEN];
         getrandom::fill(&mut nonce).map_err(|_| NoRandomness)?;
         Ok(nonce)
@@ -42,7 +45,8 @@ mod tests {
 
     #[test]
     fn threads_draw_no_nonce_twice() {
-        let draw = || (0..5_000).map(|_| SystemNonces.draw().unwrap()).collect::<Vec<_>>();
+        let draw =
+            || (0..5_000).map(|_| SystemNonces.draw(Duration::ZERO).unwrap()).collect::<Vec<_>>();
         let all: Vec<_> = std::thread::scope(|threads| {
             let drawing: Vec<_> = (0..4).map(|_| threads.spawn(draw)).collect();
             drawing.into_iter().flat_map(|thread| thread.join().unwrap()).collect()

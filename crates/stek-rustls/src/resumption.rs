@@ -1,15 +1,16 @@
-//! How servers of a configuration resume: three modes, each of which fixes ticketer, session
-//! storage and early data together, so that no other mix comes about.
+//! How the servers of an acceptor resume: three modes, each of which fixes ticketer, session storage
+//! and early data together, so that no other mix comes about.
 
-use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::server::ProducesTickets;
+use stek_core::derive::Use;
 
-use crate::glue::rustls_0_23;
-use crate::store::{ResumptionStore, SessionBackend, SharedBackend};
+use crate::glue::rustls_0_23::{use_store_only, use_tickets_only};
+use crate::sealer::Sealer;
+use crate::store::{ConnectionStore, SessionBackend, SharedBackend};
+use crate::tickets::ConnectionTickets;
 
 /// How servers resume.
 ///
@@ -18,6 +19,10 @@ use crate::store::{ResumptionStore, SessionBackend, SharedBackend};
 /// | `Tickets` | the sealed session | as often as it is offered | no |
 /// | `Store` | a look-up key | once | no |
 /// | `StoreWithEarlyData` | a look-up key | once in the whole fleet | yes |
+///
+/// Who may resume, and for how long, is the same in all of them. In the modes with a store nothing
+/// but TLS 1.3 resumes, and clients are told to forget a session after 24 h whatever is left of it:
+/// rustls lets nobody say less. One that ends earlier is a look-up in vain and a full handshake.
 ///
 /// A backend that is not shared does not go with early data:
 ///
@@ -51,104 +56,28 @@ pub enum Resumption {
 }
 
 impl Resumption {
-    /// Makes what this mode needs, and nothing else: `tickets` is asked for the ticketer in
-    /// `Tickets`, `store` for the store over a backend in the other two.
-    ///
-    /// # Errors
-    /// Those of `tickets` and `store`.
-    pub fn prepare<E>(
-        &self,
-        tickets: impl FnOnce() -> Result<Arc<dyn ProducesTickets>, E>,
-        store: impl FnOnce(Arc<dyn SessionBackend>) -> Result<Arc<ResumptionStore>, E>,
-    ) -> Result<Resumer, E> {
-        Ok(Resumer(match self {
-            Self::Tickets => Means::Tickets(tickets()?),
+    /// What keys have to be derived for.
+    pub(crate) fn usage(&self) -> Use {
+        match self {
+            Self::Tickets => Use::Ticket,
+            Self::Store(_) | Self::StoreWithEarlyData { .. } => Use::Store,
+        }
+    }
+
+    /// Makes this the only way in which one connection of a server resumes. Ticketer, session
+    /// storage and early data of `config` are set, whatever was there before.
+    pub(crate) fn apply_to_connection(&self, config: &mut ServerConfig, sealer: Arc<Sealer>) {
+        match self {
+            Self::Tickets => use_tickets_only(config, Arc::new(ConnectionTickets::new(sealer))),
             Self::Store(backend) => {
-                Means::Store { store: store(Arc::clone(backend))?, max_early_data_size: 0 }
+                let store = ConnectionStore::new(sealer, Arc::clone(backend));
+                use_store_only(config, Arc::new(store), None);
             }
-            Self::StoreWithEarlyData { backend, max_early_data_size } => Means::Store {
-                store: store(Arc::<dyn SharedBackend>::clone(backend))?,
-                max_early_data_size: max_early_data_size.get(),
-            },
-        }))
-    }
-}
-
-/// A mode together with the ticketer or store that it uses; made by [`Resumption::prepare`].
-#[derive(Clone)]
-pub struct Resumer(Means);
-
-#[derive(Clone)]
-enum Means {
-    Tickets(Arc<dyn ProducesTickets>),
-    Store { store: Arc<ResumptionStore>, max_early_data_size: u32 },
-}
-
-impl Resumer {
-    /// Makes this the only way in which servers of `config` resume. Ticketer, session storage and
-    /// early data are set, whatever was there before.
-    pub fn apply(&self, config: &mut ServerConfig) {
-        match &self.0 {
-            Means::Tickets(ticketer) => {
-                rustls_0_23::use_tickets_only(config, Arc::clone(ticketer));
-            }
-            Means::Store { store, max_early_data_size } => {
-                config.ticketer = Arc::new(NoTickets);
-                config.session_storage = Arc::<ResumptionStore>::clone(store);
-                config.max_early_data_size = *max_early_data_size;
+            Self::StoreWithEarlyData { backend, max_early_data_size } => {
+                let backend = Arc::<dyn SharedBackend>::clone(backend);
+                let store = ConnectionStore::new(sealer, backend);
+                use_store_only(config, Arc::new(store), Some(*max_early_data_size));
             }
         }
-    }
-
-    /// The same for a copy of the configuration that serves a single connection: in the modes with
-    /// a store it gets a store of its own, see [`ResumptionStore::for_connection`].
-    pub fn apply_to_connection(&self, config: &mut ServerConfig) {
-        self.apply(config);
-        if let Means::Store { store, .. } = &self.0 {
-            config.session_storage = Arc::new(store.for_connection());
-        }
-    }
-
-    /// The store, in the modes that have one.
-    pub fn store(&self) -> Option<&Arc<ResumptionStore>> {
-        match &self.0 {
-            Means::Tickets(_) => None,
-            Means::Store { store, .. } => Some(store),
-        }
-    }
-}
-
-impl fmt::Debug for Resumer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mode = match &self.0 {
-            Means::Tickets(_) => "Tickets",
-            Means::Store { max_early_data_size: 0, .. } => "Store",
-            Means::Store { .. } => "StoreWithEarlyData",
-        };
-        f.debug_tuple("Resumer").field(&mode).finish()
-    }
-}
-
-/// A ticketer that says so if asked: rustls then uses the session storage. That of rustls itself
-/// can only be had with a new `ServerConfig`.
-#[derive(Debug)]
-struct NoTickets;
-
-impl ProducesTickets for NoTickets {
-    fn enabled(&self) -> bool {
-        false
-    }
-
-    fn lifetime(&self) -> u32 {
-        0
-    }
-
-    fn encrypt(&self, _session: &[u8]) -> Option<Vec<u8>> {
-        None
-    }
-
-    /// TLS 1.2 servers ask although it is not enabled.
-    fn decrypt(&self, _ticket: &[u8]) -> Option<Vec<u8>> {
-        None
     }
 }

@@ -13,7 +13,7 @@ pub(crate) enum TlsVersion {
 pub(crate) struct Session<'a> {
     pub(crate) version: TlsVersion,
     /// Server name that the client asked for, if it named one.
-    pub(crate) server_name: Option<&'a str>,
+    pub(crate) server_name: Option<&'a [u8]>,
     /// IANA number of the cipher suite.
     pub(crate) cipher_suite: u16,
     /// The client's own certificate, DER, if it proved one.

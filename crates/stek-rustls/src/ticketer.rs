@@ -1,6 +1,6 @@
-//! A ticketer for rustls that seals and opens under the keys of the fleet. Decides nothing of keys
-//! and time, which is [`Snapshot`](stek_core::snapshot::Snapshot)'s; counts what became of each
-//! ticket.
+//! A ticketer for rustls that seals and opens under the keys of the fleet and is shared by all
+//! connections of a configuration, so that it knows nothing of any. What may become a ticket is
+//! decided as for the tickets of connections.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,14 +8,17 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 use rustls::server::ProducesTickets;
 use stek_core::scope::{ChainRule, ClientAuth, Scope};
-use stek_core::snapshot::{OpenMiss, Opened};
-use stek_core::ticket::{MAX_TICKET_LEN, MIN_TICKET_LEN};
-use stek_core::time::{Seconds, Timestamp};
+use stek_core::time::Seconds;
 
-use crate::glue::rustls_0_23::use_tickets_only;
+use crate::glue::rustls_0_23::{self, use_tickets_only};
 use crate::keys::TicketKeys;
-use crate::metrics::{OpenOutcome, SealOutcome, TicketMetrics};
+use crate::metrics::TicketMetrics;
 use crate::nonce::{NonceSource, PooledNonces};
+#[cfg(feature = "tls12")]
+use crate::rules::ResumeTls12;
+use crate::rules::Rules;
+use crate::sealer::Sealer;
+use crate::tickets::{counted_open, counted_seal};
 
 /// Tickets under the keys of a fleet, without a bound on chains of resumption.
 ///
@@ -23,19 +26,16 @@ use crate::nonce::{NonceSource, PooledNonces};
 /// - cannot cap chains of renewal: each resumption brings a ticket that counts as new, and a client
 ///   that resumes often enough never makes a full handshake again. What bounds it is the lifetime
 ///   of each single ticket;
-/// - cannot see client authentication: a session begun under one set of client CAs, or under none,
-///   resumes under another, also after the certificate has expired. **Do not use it on a server
-///   that verifies client certificates**; rustls does not let anybody ask a `ServerConfig` whether
-///   it does;
-/// - cannot tell TLS versions apart: with TLS 1.2 each renewal seals the same master secret again,
-///   which so outlives every key under which it was sealed. Build the `ServerConfig` for TLS 1.3
-///   only, unless that is acceptable.
+/// - cannot see client authentication: a session begun without a client certificate resumes at a
+///   server that demands one. **Do not use it on a server that verifies client certificates**;
+///   rustls does not let anybody ask a `ServerConfig` whether it does. Sessions in which a client
+///   has proved a certificate become no tickets.
+///
+/// TLS 1.2 sessions and whatever is not exactly a session of rustls 0.23 become no tickets either.
 ///
 /// Its scope says [`ChainRule::Unbounded`], so that servers that do cap never open its tickets.
 pub struct UnboundedTicketer {
-    keys: Arc<TicketKeys>,
-    metrics: TicketMetrics,
-    nonces: Arc<dyn NonceSource>,
+    sealer: Sealer,
 }
 
 /// The scope promises something that an [`UnboundedTicketer`] cannot keep.
@@ -75,7 +75,19 @@ impl UnboundedTicketer {
         nonces: Arc<dyn NonceSource>,
     ) -> Result<Self, UnfitScope> {
         check_scope(keys.scope())?;
-        Ok(Self { keys, metrics, nonces })
+        let (rules, read) = (Rules::default(), rustls_0_23::read);
+        Ok(Self { sealer: Sealer { keys, metrics, nonces, rules, read } })
+    }
+
+    /// Lets TLS 1.2 sessions resume too, **which seals one master secret again and again, without
+    /// end**: who steals any one of the keys under which it was sealed reads all connections of the
+    /// session, earlier and later ones, for TLS 1.2 resumption has no forward secrecy. Other than at
+    /// [`ServerBuilder`](crate::ServerBuilder) no rotation ends that.
+    #[cfg(feature = "tls12")]
+    #[must_use]
+    pub fn resume_tls12_resealing_one_master_secret_without_end(mut self) -> Self {
+        self.sealer.rules.tls12 = ResumeTls12::TwoRotations;
+        self
     }
 
     /// Makes this the only way in which servers of `config` resume: sets the ticketer, removes the
@@ -83,33 +95,6 @@ impl UnboundedTicketer {
     pub fn use_in(self: &Arc<Self>, config: &mut ServerConfig) {
         use_tickets_only(config, Arc::<Self>::clone(self));
     }
-
-    fn seal(&self, session: &[u8]) -> Result<Vec<u8>, SealOutcome> {
-        let snapshot = self.keys.load();
-        let snapshot = snapshot.as_ref().ok_or(SealOutcome::NoActiveKey)?;
-        let nonce = self.nonces.draw().map_err(|_| SealOutcome::NoRandomness)?;
-        let now = self.keys.now();
-        Ok(snapshot.seal(session, now, &nonce, now)?.ticket)
-    }
-
-    /// What `ticket` holds, and the time at which it was opened.
-    fn open(&self, ticket: &[u8]) -> Result<(Opened, Timestamp), OpenMiss> {
-        // Clock and keys come after what can be told without them, for a hello may offer thousands.
-        if !may_be_ticket(ticket) {
-            return Err(OpenMiss::Malformed);
-        }
-        let snapshot = self.keys.load();
-        let candidate = snapshot.as_ref().ok_or(OpenMiss::Unknown)?.find(ticket)?;
-        let now = self.keys.now();
-        Ok((candidate.open(now)?, now))
-    }
-}
-
-/// Whether `ticket` has a length that a ticket can have. The limits are those of the format: one
-/// learned from the tickets sealed here would refuse those of the fleet until this node has sealed
-/// as long a one.
-pub(crate) fn may_be_ticket(ticket: &[u8]) -> bool {
-    (MIN_TICKET_LEN..=MAX_TICKET_LEN).contains(&ticket.len())
 }
 
 /// # Errors
@@ -141,40 +126,27 @@ impl ProducesTickets for UnboundedTicketer {
     /// it, others may take zero for no limit (RFC 5077, 3.3; so does the client of rustls). Either
     /// way it opens only while its key does.
     fn lifetime(&self) -> u32 {
-        let now = self.keys.now();
-        let snapshot = self.keys.load();
+        let now = self.sealer.keys.now();
+        let snapshot = self.sealer.keys.load();
         let hint = snapshot.as_ref().map_or(Seconds::ZERO, |known| known.lifetime_hint(now, now));
         // At most 604,800.
         u32::try_from(hint.as_secs()).unwrap_or(0)
     }
 
-    /// A ticket under the active key; `None` when nothing seals, the session is too long, or there
-    /// is no randomness.
+    /// A ticket under the active key; `None` when nothing seals, the session is too long or not one
+    /// that may resume, or there is no randomness.
     fn encrypt(&self, session: &[u8]) -> Option<Vec<u8>> {
-        let sealed = self.seal(session);
-        let missed = sealed.as_ref().err().copied();
-        self.metrics.count_sealed(missed.unwrap_or(SealOutcome::Sealed));
-        sealed.ok()
+        counted_seal(&self.sealer.metrics, self.sealer.seal(&[], session, None))
     }
 
     /// The session in a ticket that an attacker may have made; `None` whatever the cause.
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        match self.open(ticket) {
-            Ok((opened, now)) => {
-                self.metrics.count_opened(OpenOutcome::from(&opened));
-                self.metrics.observe_age(now.since(opened.stamp.issued_at));
-                Some(opened.payload)
-            }
-            Err(miss) => {
-                self.metrics.count_opened(OpenOutcome::from(miss));
-                None
-            }
-        }
+        counted_open(&self.sealer.metrics, self.sealer.open(ticket, || true, Ok))
     }
 }
 
 impl fmt::Debug for UnboundedTicketer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UnboundedTicketer").field("keys", &self.keys).finish_non_exhaustive()
+        f.debug_struct("UnboundedTicketer").field("keys", &self.sealer.keys).finish_non_exhaustive()
     }
 }

@@ -9,7 +9,7 @@ mod servers;
 use std::io;
 use std::sync::Arc;
 
-use fixture::{TLS13, bundle, clock, count, planned_key};
+use fixture::{TLS13, bundle, clock, planned_key};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, HandshakeKind};
 use servers::{Authority, NAME, OTHER_NAME, Server, Site, roots};
@@ -70,7 +70,7 @@ async fn a_session_resumes_at_another_server_and_is_counted_there() {
     // Opened, and yet not resumed: the session was begun under another name.
     let other = meet(&client, OTHER_NAME, |io| b.acceptor.accept(io)).await.unwrap();
     assert_eq!(other, HandshakeKind::Full);
-    assert_eq!(count(&b.registry, "opened", "active"), 2);
+    assert_eq!(b.count("opened", "active"), 2);
     assert_eq!(handshakes(&b), [1, 1, 0]);
 }
 

@@ -1,17 +1,21 @@
-//! How long chains of resumptions last, and how much of what one connection offers is tried
-//! (threats T3, T10 and T11).
+//! How long chains of resumptions last, and how much of what one connection offers is tried.
 
 #![allow(clippy::unwrap_used, reason = "only tests use it")]
 
 mod fixture;
 mod servers;
+mod sessions;
 
 use std::sync::Arc;
 
-use fixture::{HOUR, Node, SKEW, TLS12, TLS13, advance, at, bundle, clock, key, planned_key};
+use fixture::{
+    HOUR, Node, SKEW, TLS12, TLS13, advance, at, bundle, clock, key, planned_key, session,
+};
 use servers::Outcome::{self, Full, Resumed};
-use servers::{NAME, Site, meet, session};
+use servers::{NAME, Site, meet};
+use sessions::memory;
 use stek_core::bundle::{Bundle, BundleKey};
+use stek_rustls::Resumption;
 
 /// 30 days.
 const HOURS: u64 = 30 * 24;
@@ -47,8 +51,18 @@ fn full_hours(
 
 #[test]
 fn thirty_days_of_hourly_resumption_end_at_every_session_lifetime() {
+    thirty_days_of(&Resumption::Tickets);
+}
+
+#[test]
+fn thirty_days_of_stored_sessions_end_there_too() {
+    thirty_days_of(&Resumption::Store(memory()));
+}
+
+fn thirty_days_of(way: &Resumption) {
     let (clock, site) = (clock(), Site::new());
-    let servers = [0; 2].map(|_| site.server(&clock, &bundle(0, &[]), |builder| builder));
+    let servers = [0; 2]
+        .map(|_| site.server(&clock, &bundle(0, &[]), |builder| builder.resumption(way.clone())));
     let client = site.client(TLS13, None);
     let full = full_hours(
         &clock,
@@ -56,7 +70,7 @@ fn thirty_days_of_hourly_resumption_end_at_every_session_lifetime() {
         |hour| servers[usize::from(hour % 2 == 1)].meet(&client, NAME),
     );
     assert_eq!(full, (0..=HOURS).step_by(24).collect::<Vec<_>>());
-    let too_old: u64 = servers.iter().map(|s| s.count("opened", "session-too-old")).sum();
+    let too_old: u64 = servers.iter().map(|s| s.opened("session-too-old")).sum();
     assert_eq!(too_old, HOURS / 24);
 }
 
@@ -132,7 +146,7 @@ fn a_connection_has_four_tickets_opened_and_any_number_looked_up() {
     let (clock, site, keys) = (clock(), Site::new(), bundle(1, &[planned_key(0)]));
     let server = site.server(&clock, &keys, |builder| builder);
     let connection = || Arc::clone(&server.acceptor.per_connection_config().ticketer);
-    let good = connection().encrypt(&session(0x0304)).unwrap();
+    let good = connection().encrypt(&session(TLS13)).unwrap();
     let forged = {
         let mut ticket = good.clone();
         *ticket.last_mut().unwrap() ^= 1;
@@ -150,7 +164,7 @@ fn a_connection_has_four_tickets_opened_and_any_number_looked_up() {
     (0..7000).for_each(|_| assert_eq!(many.decrypt(&[9; 120]), None));
     assert!(many.decrypt(&good).is_some());
     let twice = std::num::NonZeroU32::new(2).unwrap();
-    let few = site.server(&clock, &keys, |b| b.max_opens_per_connection(twice));
+    let few = site.server(&clock, &keys, |b| b.max_tries_per_connection(twice));
     let few = Arc::clone(&few.acceptor.per_connection_config().ticketer);
     let opened = [&good; 3].map(|ticket| few.decrypt(ticket).is_some());
     assert_eq!(opened, [true, true, false]);
@@ -171,7 +185,7 @@ fn the_hint_is_what_the_chain_has_left() {
         if let Some(ticket) = ticket {
             assert!(connection.decrypt(&ticket).is_some(), "{hours}");
         }
-        ticket = connection.encrypt(&session(0x0304));
+        ticket = connection.encrypt(&session(TLS13));
         assert_eq!(u64::from(connection.lifetime()), expected * HOUR, "{hours}");
     }
     advance(&clock, HOUR);
@@ -189,13 +203,13 @@ fn the_oldest_of_the_opened_tickets_counts() {
     let keys = bundle(1, &[key(0, 24 * HOUR, 30 * HOUR + SKEW)]);
     let server = Site::new().server(&clock, &keys, |builder| builder);
     let connection = || Arc::clone(&server.acceptor.per_connection_config().ticketer);
-    let old = connection().encrypt(&session(0x0304)).unwrap();
+    let old = connection().encrypt(&session(TLS13)).unwrap();
     advance(&clock, 5 * HOUR);
-    let new = connection().encrypt(&session(0x0304)).unwrap();
+    let new = connection().encrypt(&session(TLS13)).unwrap();
     let end_of = |tickets: [&Vec<u8>; 2]| {
         let both = connection();
         assert!(tickets.iter().all(|ticket| both.decrypt(ticket).is_some()));
-        both.encrypt(&session(0x0304)).unwrap()
+        both.encrypt(&session(TLS13)).unwrap()
     };
     let mut renewed = [end_of([&old, &new]), end_of([&new, &old])];
     for hours in [10, 15, 20] {
@@ -203,7 +217,7 @@ fn the_oldest_of_the_opened_tickets_counts() {
         for ticket in &mut renewed {
             let next = connection();
             assert!(next.decrypt(ticket).is_some(), "{hours}");
-            *ticket = next.encrypt(&session(0x0304)).unwrap();
+            *ticket = next.encrypt(&session(TLS13)).unwrap();
             assert_eq!(u64::from(next.lifetime()), (24 - hours).min(6) * HOUR);
         }
     }
@@ -216,7 +230,7 @@ fn what_cannot_be_read_becomes_no_ticket() {
     let clock = clock();
     let server = Site::new().server(&clock, &bundle(1, &[planned_key(0)]), |builder| builder);
     let ticketer = Arc::clone(&server.acceptor.per_connection_config().ticketer);
-    for bytes in [&b""[..], b"a session of another library", &session(0x0304)[1..]] {
+    for bytes in [&b""[..], b"a session of another library", &session(TLS13)[1..]] {
         assert_eq!(ticketer.encrypt(bytes), None);
         assert_eq!(ticketer.lifetime(), 0);
     }

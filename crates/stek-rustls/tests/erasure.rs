@@ -1,4 +1,4 @@
-//! Keys leave the memory of a terminator at their `destroy_at` (threat T2). The process searches
+//! Keys leave the memory of a terminator at their `destroy_at`. The process searches
 //! its own memory for them, before, when they must be found, and after. Whoever makes and serves
 //! the keys is another process, and what is searched for is kept masked, so that all that is found
 //! was left there by the terminator.
@@ -7,7 +7,6 @@
 #![allow(clippy::unwrap_used, reason = "only tests use it")]
 
 mod fixture;
-mod servers;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -16,10 +15,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fixture::{HOUR, START, advance, bundle, clock, keyset, planned_key};
+use fixture::{HOUR, START, TLS13, advance, bundle, clock, keyset, planned_key, session};
 use prometheus::Registry;
 use rustls::server::ResolvesServerCertUsingSni;
-use servers::session;
 use stek_client::{ClientConfig, ClientOptions};
 use stek_core::bundle::BundleKey;
 use stek_core::derive::{self, Schema, Use};
@@ -213,7 +211,7 @@ async fn keys_leave_memory_when_their_time_has_come() {
     let acceptor = fleet.server("web").certificate_resolver(certificates).build().unwrap();
     assert_eq!(*acceptor.scope(), scope());
     tokio::time::timeout(Duration::from_secs(20), fleet.ready()).await.unwrap().unwrap();
-    let seal = || acceptor.per_connection_config().ticketer.encrypt(&session(0x0304)).unwrap();
+    let seal = || acceptor.per_connection_config().ticketer.encrypt(&session(TLS13)).unwrap();
     let ticket = seal();
     assert!(acceptor.per_connection_config().ticketer.decrypt(&ticket).is_some());
 

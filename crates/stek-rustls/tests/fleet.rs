@@ -3,106 +3,33 @@
 #![cfg(feature = "client")]
 #![allow(clippy::unwrap_used, reason = "only tests use it")]
 
+mod distribution;
 mod fixture;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use fixture::{
-    Pki, START, TLS13, at, bundle, bundle_of, count, keyset, kind, planned_key, policy, scope,
-};
+use distribution::Distribution;
+use fixture::{Pki, TLS13, at, bundle, bundle_of, count, keyset, kind, planned_key, policy, scope};
 use prometheus::Registry;
 use rustls::HandshakeKind::{Full, Resumed};
 use rustls::ServerConfig;
 use stek_client::{ClientConfig, ClientOptions};
-use stek_core::bundle::{Bundle, EndCause, EndedKey};
-use stek_core::id::ContentTag;
+use stek_core::bundle::{EndCause, EndedKey};
 use stek_core::name::InstanceName;
 use stek_core::scope::{ChainRule, Scope};
 use stek_rustls::{Fleet, FleetError, UnfitScope};
-use stek_wire::bundle::encode_bundle;
-use stek_wire::tag::{IfNoneMatch, format_etag};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 
-/// A server of bundles on loopback. Holds every poll until there is something else than what the
-/// asker has installed.
-struct Distribution {
-    url: String,
-    bundles: watch::Sender<Option<Arc<Bundle>>>,
-    installed: watch::Receiver<Option<ContentTag>>,
-}
-
-impl Distribution {
-    async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let (checked_in, installed) = watch::channel(None);
-        let bundles = watch::Sender::new(None);
-        let sent = bundles.subscribe();
-        tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(answer(stream, sent.clone(), checked_in.clone()));
-            }
-        });
-        Self { url, bundles, installed }
-    }
-
-    fn connect(&self, registry: &Registry) -> Result<Fleet, FleetError> {
-        let options = ClientOptions {
-            upstreams: vec![self.url.clone()],
-            roots: vec![],
-            token: None,
-            certificate: None,
-            wait: None,
-            max_body_bytes: None,
-            instance: InstanceName::try_new("edge-7").unwrap(),
-        };
-        Fleet::connect(&ClientConfig::try_new(&options).unwrap(), keyset(), registry)
-    }
-
-    /// Sends `bundle` and returns when a poll has named it as installed.
-    async fn publish(&mut self, bundle: Bundle) {
-        let tag = bundle.tag();
-        self.bundles.send_replace(Some(Arc::new(bundle)));
-        let checked_in = self.installed.wait_for(|installed| *installed == Some(tag));
-        tokio::time::timeout(Duration::from_secs(20), checked_in).await.unwrap().unwrap();
-    }
-}
-
-async fn answer(
-    mut stream: TcpStream,
-    mut bundles: watch::Receiver<Option<Arc<Bundle>>>,
-    checked_in: watch::Sender<Option<ContentTag>>,
-) {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await.unwrap());
-    }
-    let head = String::from_utf8(head).unwrap();
-    assert!(head.starts_with("GET /v1/keysets/web HTTP/1.1\r\n"), "{head}");
-    let installed = head
-        .lines()
-        .find_map(|line| line.strip_prefix("if-none-match: "))
-        .and_then(|value| IfNoneMatch::parse(value)?.installed());
-    checked_in.send_replace(installed);
-    let is_other = |bundle: &Option<Arc<Bundle>>| {
-        bundle.as_ref().is_some_and(|bundle| Some(bundle.tag()) != installed)
+fn connect(distribution: &Distribution, registry: &Registry) -> Result<Fleet, FleetError> {
+    let options = ClientOptions {
+        upstreams: vec![distribution.url.clone()],
+        roots: vec![],
+        token: None,
+        certificate: None,
+        wait: None,
+        max_body_bytes: None,
+        instance: InstanceName::try_new("edge-7").unwrap(),
     };
-    let Ok(bundle) = bundles.wait_for(is_other).await.map(|bundle| bundle.clone()) else { return };
-    let bundle = bundle.unwrap();
-    let body = encode_bundle(&bundle);
-    let head = format!(
-        "HTTP/1.1 200 OK\r\netag: {}\r\nstek-time: {}\r\ncontent-length: {}\r\n\
-         connection: close\r\n\r\n",
-        format_etag(bundle.tag()),
-        START * 1000,
-        body.len(),
-    );
-    // The asker may have gone.
-    let _ = stream.write_all(&[head.as_bytes(), body.as_slice()].concat()).await;
+    Fleet::connect(&ClientConfig::try_new(&options).unwrap(), keyset(), registry)
 }
 
 fn server(fleet: &Fleet, pki: &Pki) -> Arc<ServerConfig> {
@@ -116,7 +43,7 @@ async fn servers_of_a_fleet_resume_each_others_sessions() {
     let mut distribution = Distribution::start().await;
     let registry = Registry::new();
     let (a, b) = (&registry, &Registry::new());
-    let (a, b) = (distribution.connect(a).unwrap(), distribution.connect(b).unwrap());
+    let (a, b) = (connect(&distribution, a).unwrap(), connect(&distribution, b).unwrap());
     let pki = Pki::new();
     let (server_a, server_b) = (server(&a, &pki), server(&b, &pki));
     let client = pki.client(TLS13);
@@ -138,7 +65,7 @@ async fn servers_of_a_fleet_resume_each_others_sessions() {
     distribution.publish(second).await;
     a.ready().await.unwrap();
     assert_eq!(kind(&server_a, &client), Full);
-    assert_eq!(count(&registry, "opened", "revoked"), 1);
+    assert_eq!(count(&registry, "tickets_opened", "revoked"), 1);
     assert_eq!(kind(&server_a, &client), Resumed);
     drop(a);
     assert_eq!(kind(&server_a, &client), Full);
@@ -148,17 +75,17 @@ async fn servers_of_a_fleet_resume_each_others_sessions() {
 async fn a_registry_has_one_fleet_of_a_keyset_at_a_time() {
     let distribution = Distribution::start().await;
     let registry = Registry::new();
-    let fleet = distribution.connect(&registry).unwrap();
-    let error = distribution.connect(&registry).unwrap_err();
+    let fleet = connect(&distribution, &registry).unwrap();
+    let error = connect(&distribution, &registry).unwrap_err();
     assert!(matches!(error, FleetError::Metrics(_)), "{error:?}");
     fleet.shutdown().await;
-    distribution.connect(&registry).unwrap().shutdown().await;
+    connect(&distribution, &registry).unwrap().shutdown().await;
     assert!(registry.gather().is_empty());
 }
 
 #[tokio::test]
 async fn a_scope_that_promises_more_leaves_the_config_as_it_was() {
-    let fleet = Distribution::start().await.connect(&Registry::new()).unwrap();
+    let fleet = connect(&Distribution::start().await, &Registry::new()).unwrap();
     let mut config = Pki::new().server();
     config.max_early_data_size = 1;
     let capped = Scope::try_new("web", ChainRule::Capped).unwrap();
@@ -171,7 +98,7 @@ async fn a_scope_that_promises_more_leaves_the_config_as_it_was() {
 #[tokio::test]
 async fn debug_shows_no_key() {
     let mut distribution = Distribution::start().await;
-    let fleet = distribution.connect(&Registry::new()).unwrap();
+    let fleet = connect(&distribution, &Registry::new()).unwrap();
     let _ticketer = fleet.unbounded_ticketer(&scope("web")).unwrap();
     let secret = planned_key(0);
     distribution.publish(bundle(1, std::slice::from_ref(&secret))).await;

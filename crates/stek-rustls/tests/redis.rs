@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "only tests use it")]
 
 mod fixture;
+mod servers;
 mod sessions;
 mod testredis;
 
@@ -11,10 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use fixture::{HOUR, Pki, TLS13, bundle, clock, keyset, kind, planned_key};
-use rustls::HandshakeKind::{Full, Resumed};
-use rustls::server::StoresServerSessions;
-use sessions::{Counters, Server, accepted_early, capped, eager, early_flight, until};
+use fixture::{HOUR, TLS13, bundle, clock, keyset, planned_key};
+use servers::Outcome::{Full, Resumed};
+use servers::{Counters, NAME, Server, Site};
+use sessions::{accepted_early, eager, early, early_flight, until};
 use stek_clock::ManualClock;
 use stek_core::bundle::Bundle;
 use stek_core::name::KeysetName;
@@ -39,14 +40,19 @@ fn backend(clock: &Arc<ManualClock>, config: RedisConfig, counters: &Counters) -
     RedisBackend::start(config, clock, counters.metrics.clone()).unwrap()
 }
 
-fn server(clock: &Arc<ManualClock>, keys: &Bundle, config: RedisConfig) -> Server {
+/// A server that keeps its sessions in Redis and takes early data.
+fn server(site: &Site, clock: &Arc<ManualClock>, keys: &Bundle, config: RedisConfig) -> Server {
     let counters = Counters::new();
     let backend = Arc::new(backend(clock, config, &counters));
-    Server::early(clock, capped("web"), keys, backend, counters)
+    site.counting_server(clock, keys, counters, |builder| builder.resumption(early(backend)))
 }
 
 fn written(counters: &Counters, sessions: u64) {
     until("sessions are written", || counters.written("written") == sessions);
+}
+
+fn has_written(server: &Server, sessions: u64) {
+    until("sessions are written", || server.stored("written", "written") == sessions);
 }
 
 fn random_key() -> SessionKey {
@@ -57,17 +63,18 @@ fn random_key() -> SessionKey {
 
 #[test]
 fn two_servers_share_sessions() {
-    let (clock, pki) = (clock(), Pki::new());
+    let (clock, site) = (clock(), Site::new());
     let (url, _redis) = testredis::any().unwrap();
     let keys = bundle(1, &[planned_key(0)]);
-    let (a, b) = (server(&clock, &keys, config(&url)), server(&clock, &keys, config(&url)));
-    let client = pki.client(TLS13);
-    assert_eq!(kind(&a.connection(&pki), &client), Full);
-    written(&a.counters, 2);
-    assert_eq!(kind(&b.connection(&pki), &client), Resumed);
-    written(&b.counters, 2);
-    assert_eq!(kind(&a.connection(&pki), &client), Resumed);
-    assert_eq!((a.counters.looked_up("active"), b.counters.looked_up("active")), (1, 1));
+    let (a, b) =
+        (server(&site, &clock, &keys, config(&url)), server(&site, &clock, &keys, config(&url)));
+    let client = site.client(TLS13, None);
+    assert_eq!(a.meet(&client, NAME), Full);
+    has_written(&a, 2);
+    assert_eq!(b.meet(&client, NAME), Resumed);
+    has_written(&b, 2);
+    assert_eq!(a.meet(&client, NAME), Resumed);
+    assert_eq!((a.stored("looked_up", "active"), b.stored("looked_up", "active")), (1, 1));
 }
 
 #[test]
@@ -100,18 +107,19 @@ fn of_many_who_take_one_session_exactly_one_gets_it() {
 
 #[test]
 fn replayed_early_data_is_refused_by_a_second_server() {
-    let (clock, pki) = (clock(), Pki::new());
+    let (clock, site) = (clock(), Site::new());
     let (url, _redis) = testredis::any().unwrap();
     let keys = bundle(1, &[planned_key(0)]);
-    let (a, b) = (server(&clock, &keys, config(&url)), server(&clock, &keys, config(&url)));
-    let client = eager(&pki.client(TLS13));
-    assert_eq!(kind(&a.connection(&pki), &client), Full);
-    written(&a.counters, 2);
+    let (a, b) =
+        (server(&site, &clock, &keys, config(&url)), server(&site, &clock, &keys, config(&url)));
+    let client = eager(&site.client(TLS13, None));
+    assert_eq!(a.meet(&client, NAME), Full);
+    has_written(&a, 2);
     let flight = early_flight(&client, b"POST /pay").unwrap();
-    assert_eq!(accepted_early(&a.connection(&pki), &flight).as_deref(), Some(&b"POST /pay"[..]));
-    assert_eq!(accepted_early(&b.connection(&pki), &flight), None);
-    assert_eq!(accepted_early(&a.connection(&pki), &flight), None);
-    assert_eq!((b.counters.looked_up("absent"), a.counters.looked_up("absent")), (1, 1));
+    assert_eq!(accepted_early(&a, &flight).as_deref(), Some(&b"POST /pay"[..]));
+    assert_eq!(accepted_early(&b, &flight), None);
+    assert_eq!(accepted_early(&a, &flight), None);
+    assert_eq!((b.stored("looked_up", "absent"), a.stored("looked_up", "absent")), (1, 1));
 }
 
 #[test]
@@ -136,49 +144,49 @@ fn sessions_lie_below_their_keyset_and_expire() {
 
 #[test]
 fn a_runtime_with_a_single_thread_is_held_but_not_deadlocked() {
-    let (clock, pki) = (clock(), Pki::new());
+    let (clock, site) = (clock(), Site::new());
     let (url, _redis) = testredis::any().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let server = server(&clock, &bundle(1, &[planned_key(0)]), config(&url));
-        let client = pki.client(TLS13);
-        assert_eq!(kind(&server.connection(&pki), &client), Full);
-        written(&server.counters, 2);
-        let resumed = tokio::spawn(async move { kind(&server.connection(&pki), &client) });
+        let server = server(&site, &clock, &bundle(1, &[planned_key(0)]), config(&url));
+        let client = site.client(TLS13, None);
+        assert_eq!(server.meet(&client, NAME), Full);
+        has_written(&server, 2);
+        let resumed = tokio::spawn(async move { server.meet(&client, NAME) });
         assert_eq!(resumed.await.unwrap(), Resumed);
     });
 }
 
 #[test]
 fn when_redis_dies_handshakes_are_full_until_it_is_back() {
-    let (clock, pki) = (clock(), Pki::new());
+    let (clock, site) = (clock(), Site::new());
     let mut redis = TestRedis::start().unwrap();
-    let server = server(&clock, &bundle(1, &[planned_key(0)]), config(&redis.url()));
-    let client = pki.client(TLS13);
-    assert_eq!(kind(&server.connection(&pki), &client), Full);
-    written(&server.counters, 2);
-    assert_eq!(kind(&server.connection(&pki), &client), Resumed);
-    written(&server.counters, 4);
+    let server = server(&site, &clock, &bundle(1, &[planned_key(0)]), config(&redis.url()));
+    let client = site.client(TLS13, None);
+    assert_eq!(server.meet(&client, NAME), Full);
+    has_written(&server, 2);
+    assert_eq!(server.meet(&client, NAME), Resumed);
+    has_written(&server, 4);
 
     redis.kill();
     let began = Instant::now();
     // Clients come with tickets of before.
     for number in 0..10 {
-        assert_eq!(server.store.for_connection().take(&[number; 32]), None);
+        assert_eq!(server.storage().take(&[number; 32]), None);
     }
-    assert_eq!(kind(&server.connection(&pki), &client), Full);
+    assert_eq!(server.meet(&client, NAME), Full);
     // Nobody waited for the deadline: there is no connection to wait on.
     assert!(began.elapsed() < PATIENT);
-    assert_eq!(server.counters.looked_up("unavailable"), 3);
+    assert_eq!(server.stored("looked_up", "unavailable"), 3);
     // Seven keys, and what the client had.
-    assert_eq!(server.counters.looked_up("breaker-open"), 8);
+    assert_eq!(server.stored("looked_up", "breaker-open"), 8);
     // No ticket promises what nobody keeps.
-    assert_eq!(server.counters.put("breaker-open"), 2);
+    assert_eq!(server.stored("put", "breaker-open"), 2);
 
     redis.start_again().unwrap();
     until("a client resumes again", || {
         clock.advance(SPAN);
-        kind(&server.connection(&pki), &client) == Resumed
+        server.meet(&client, NAME) == Resumed
     });
 }
 

@@ -5,13 +5,18 @@ mod fixture;
 use std::sync::Arc;
 
 use fixture::{
-    HOUR, Node, Pki, SKEW, START, TLS12, TLS13, Tampering, advance, at, bundle, bundle_of, clock,
-    key, kind, planned_key, policy, shake,
+    HOUR, Node, Pki, RESUMED, SKEW, TLS12, TLS13, Tampering, advance, at, bundle, bundle_of, clock,
+    key, keyset, kind, planned_key, policy,
 };
+#[cfg(feature = "tls12")]
+use fixture::{START, shake};
+use prometheus::Registry;
 use rustls::HandshakeKind::{Full, Resumed};
+#[cfg(feature = "tls12")]
 use rustls::ServerConfig;
 use rustls::server::ProducesTickets;
 use stek_core::bundle::{EndCause, EndedKey};
+use stek_rustls::{TicketMetrics, UnboundedTicketer};
 
 #[test]
 fn a_ticket_of_one_server_resumes_on_another_of_the_fleet() {
@@ -19,15 +24,33 @@ fn a_ticket_of_one_server_resumes_on_another_of_the_fleet() {
     let keys = bundle(1, &[planned_key(0), planned_key(6 * HOUR)]);
     let (a, b) = (Node::with(&clock, "web", &keys), Node::with(&clock, "web", &keys));
     let (server_a, server_b) = (a.server(&pki), b.server(&pki));
-    for version in [TLS13, TLS12] {
+    for &version in RESUMED {
         let client = pki.client(version);
         assert_eq!(kind(&server_a, &client), Full, "{version:?}");
         assert_eq!(kind(&server_b, &client), Resumed, "{version:?}");
         assert_eq!(kind(&server_a, &client), Resumed, "{version:?}");
     }
-    assert_eq!((a.count("opened", "active"), b.count("opened", "active")), (2, 2));
+    let versions = RESUMED.len() as u64;
+    assert_eq!((a.count("opened", "active"), b.count("opened", "active")), (versions, versions));
     // Two for each TLS 1.3 handshake, one for each of TLS 1.2.
-    assert_eq!((a.count("sealed", "sealed"), b.count("sealed", "sealed")), (6, 3));
+    let sealed = (a.count("sealed", "sealed"), b.count("sealed", "sealed"));
+    assert_eq!(sealed, (2 + 2 * versions, 1 + versions));
+}
+
+#[test]
+fn tls12_does_not_resume_without_the_opt_in() {
+    let (clock, pki) = (clock(), Pki::new());
+    let node = Node::with(&clock, "web", &bundle(1, &[planned_key(0)]));
+    let metrics = TicketMetrics::register(&Registry::new(), &keyset()).unwrap();
+    let strict = Arc::new(UnboundedTicketer::try_new(Arc::clone(&node.keys), metrics).unwrap());
+    let mut config = pki.server();
+    strict.use_in(&mut config);
+    let (config, client) = (Arc::new(config), pki.client(TLS12));
+    for _ in 0..3 {
+        assert_eq!(kind(&config, &client), Full);
+    }
+    let modern = pki.client(TLS13);
+    assert_eq!((kind(&config, &modern), kind(&config, &modern)), (Full, Resumed));
 }
 
 #[test]
@@ -35,12 +58,12 @@ fn no_ticket_resumes_in_another_scope() {
     let (clock, pki) = (clock(), Pki::new());
     let keys = bundle(1, &[planned_key(0)]);
     let (web, shop) = (Node::with(&clock, "web", &keys), Node::with(&clock, "shop", &keys));
-    for version in [TLS13, TLS12] {
+    for &version in RESUMED {
         let client = pki.client(version);
         assert_eq!(kind(&web.server(&pki), &client), Full);
         assert_eq!(kind(&shop.server(&pki), &client), Full, "{version:?}");
     }
-    assert_eq!(shop.count("opened", "unknown"), 2);
+    assert_eq!(shop.count("opened", "unknown"), RESUMED.len() as u64);
 }
 
 #[test]
@@ -129,7 +152,8 @@ fn without_keys_every_handshake_is_full() {
                 assert_eq!(kind(&server, &client), Full, "{version:?}");
             }
         }
-        assert_eq!(node.count("sealed", "no-active-key"), 9);
+        let asked = if cfg!(feature = "tls12") { 9 } else { 6 };
+        assert_eq!(node.count("sealed", "no-active-key"), asked);
         assert_eq!(node.count("sealed", "sealed"), 0);
     }
 }
@@ -154,7 +178,7 @@ fn tampered_tickets_make_full_handshakes() {
     let flips = [0, 15, 16, 39, 40, 100].map(|at| (at, usize::MAX));
     // No ticket at all is not for a ticketer to give: clients refuse an empty one.
     let cuts = [1, 15, 16, 40, 56, 119, 120, 183].map(|len| (usize::MAX, len));
-    for version in [TLS13, TLS12] {
+    for &version in RESUMED {
         for (flipped, len) in flips.into_iter().chain(cuts) {
             let inner = Arc::clone(&node.ticketer);
             let mut config = pki.server();
@@ -170,6 +194,7 @@ fn tampered_tickets_make_full_handshakes() {
 }
 
 /// The `NewSessionTicket` of TLS 1.2, which travels in the clear: its hint and the ticket's length.
+#[cfg(feature = "tls12")]
 fn tls12_hint(server: &Arc<ServerConfig>, pki: &Pki) -> (u32, usize) {
     let bytes = shake(server, &pki.client(TLS12)).from_server;
     let mut records = bytes.as_slice();
@@ -184,6 +209,7 @@ fn tls12_hint(server: &Arc<ServerConfig>, pki: &Pki) -> (u32, usize) {
     panic!("no ticket");
 }
 
+#[cfg(feature = "tls12")]
 #[test]
 fn the_hint_on_the_wire_is_what_is_left() {
     let (clock, pki) = (clock(), Pki::new());
@@ -213,6 +239,7 @@ fn the_hint_on_the_wire_is_what_is_left() {
     assert_eq!(clock_seconds(&clock), START + 4 * HOUR);
 }
 
+#[cfg(feature = "tls12")]
 fn clock_seconds(clock: &stek_clock::ManualClock) -> u64 {
     stek_clock::Clock::wall_millis(clock) / 1000
 }

@@ -1,9 +1,11 @@
 //! Sessions that servers keep: what is kept, what resumes, and what an attacker who owns the backend
-//! gets out of it.
+//! gets out of it. Who may resume past which check is the matter of `client_auth.rs`, for sessions
+//! kept as for tickets.
 
 #![allow(clippy::unwrap_used, reason = "only tests use it")]
 
 mod fixture;
+mod servers;
 mod sessions;
 
 use std::collections::HashMap;
@@ -11,40 +13,50 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fixture::{
-    HOUR, Node, Pki, SKEW, TLS12, TLS13, advance, at, bundle, bundle_of, clock, kind, planned_key,
-    policy, scope,
+    HOUR, SKEW, TLS12, TLS13, advance, at, bundle, bundle_of, clock, planned_key, policy, session,
 };
-use rustls::HandshakeKind::{Full, Resumed};
-use rustls::server::StoresServerSessions;
-use sessions::{Counters, Server, accepted_early, capped, eager, early_flight, memory};
-use stek_clock::FleetClock;
-use stek_core::bundle::{EndCause, EndedKey};
-use stek_core::scope::ClientAuth;
+use rustls::server::ResolvesServerCertUsingSni;
+use servers::Outcome::{Full, Resumed};
+use servers::{Counters, NAME, Server, Site};
+use sessions::{accepted_early, eager, early, early_flight, memory};
+use stek_clock::{FleetClock, ManualClock};
+use stek_core::bundle::{Bundle, EndCause, EndedKey};
+use stek_core::derive::Use;
+use stek_core::scope::{ChainRule, Scope};
 use stek_rustls::{
-    LookUpError, PutError, Resumption, ResumptionStore, SessionBackend, SessionKey, SharedBackend,
-    TicketKeys, UnfitKeys,
+    BuildError, LookUpError, PutError, Resumption, ServerBuilder, SessionBackend, SessionKey,
+    SharedBackend, TicketKeys,
 };
 
-const CANARY: &[u8; 32] = b"a canary in the place of secrets";
-
-/// As rustls 0.23 encodes one: no server name, this version, a suite, the secret with its length,
-/// then nothing but zeros where something could be.
-fn session_of(version: [u8; 2]) -> Vec<u8> {
-    [&[0][..], &version, &[0x13, 1, 32], CANARY, &[1, 0, 0, 0, 0], &[0; 12]].concat()
-}
-
-fn session() -> Vec<u8> {
-    session_of([3, 4])
+/// The secret in the session that the tests here keep: after a name of 16 bytes, version and suite.
+fn secret() -> Vec<u8> {
+    session(TLS13)[23..][..48].to_vec()
 }
 
 fn key(number: u8) -> Vec<u8> {
     vec![number; SessionKey::LEN]
 }
 
+/// A server that keeps sessions in `backend`.
+fn server(
+    site: &Site,
+    clock: &Arc<ManualClock>,
+    keys: &Bundle,
+    backend: Arc<dyn SessionBackend>,
+) -> Server {
+    site.server(clock, keys, |builder| builder.resumption(Resumption::Store(backend)))
+}
+
+/// The same, alone and with one key.
+fn lone(backend: Arc<dyn SessionBackend>) -> Server {
+    server(&Site::new(), &clock(), &bundle(1, &[planned_key(0)]), backend)
+}
+
 /// A backend in the attacker's hands: everything in it can be read and changed.
 #[derive(Debug, Default)]
 struct Owned {
     values: Mutex<HashMap<SessionKey, Vec<u8>>>,
+    lifetimes: Mutex<HashMap<SessionKey, Duration>>,
     /// Leaves what was taken where it was.
     replays: bool,
 }
@@ -52,6 +64,11 @@ struct Owned {
 impl Owned {
     fn value(&self, number: u8) -> Vec<u8> {
         self.values.lock().unwrap()[&SessionKey::parse(&key(number)).unwrap()].clone()
+    }
+
+    /// For how long the last value was to be kept.
+    fn lifetime(&self, number: u8) -> Duration {
+        self.lifetimes.lock().unwrap()[&SessionKey::parse(&key(number)).unwrap()]
     }
 
     fn set(&self, number: u8, value: Vec<u8>) {
@@ -63,6 +80,7 @@ impl SessionBackend for Owned {
     fn put(&self, key: &SessionKey, value: Vec<u8>, lifetime: Duration) -> Result<(), PutError> {
         assert!(lifetime > Duration::ZERO && lifetime <= Duration::from_secs(6 * HOUR));
         self.values.lock().unwrap().insert(*key, value);
+        self.lifetimes.lock().unwrap().insert(*key, lifetime);
         Ok(())
     }
 
@@ -91,287 +109,300 @@ impl SessionBackend for Untouchable {
 
 #[test]
 fn a_session_of_one_server_resumes_on_another_that_shares_the_backend() {
-    let (clock, pki, backend) = (clock(), Pki::new(), memory());
+    let (clock, site, backend) = (clock(), Site::new(), memory());
     let keys = bundle(1, &[planned_key(0)]);
-    let server = || Server::with(&clock, scope("web"), &keys, backend.clone());
-    let (a, b) = (server(), server());
-    let client = pki.client(TLS13);
-    assert_eq!(kind(&a.config(&pki), &client), Full);
-    assert_eq!(kind(&b.config(&pki), &client), Resumed);
-    assert_eq!(kind(&a.config(&pki), &client), Resumed);
-    assert_eq!((a.counters.looked_up("active"), b.counters.looked_up("active")), (1, 1));
+    let [a, b] = [0; 2].map(|_| server(&site, &clock, &keys, backend.clone()));
+    let client = site.client(TLS13, None);
+    assert_eq!(a.meet(&client, NAME), Full);
+    assert_eq!((b.meet(&client, NAME), a.meet(&client, NAME)), (Resumed, Resumed));
+    assert_eq!((a.stored("looked_up", "active"), b.stored("looked_up", "active")), (1, 1));
     // Two for each handshake.
-    assert_eq!((a.counters.put("accepted"), b.counters.put("accepted")), (4, 2));
+    assert_eq!((a.stored("put", "accepted"), b.stored("put", "accepted")), (4, 2));
     assert_eq!(backend.len(), 4);
+    assert_eq!((a.count("sealed", "sealed"), a.count("opened", "active")), (0, 0));
 }
 
 #[test]
 fn a_session_resumes_nowhere_else() {
-    let (clock, pki, backend) = (clock(), Pki::new(), memory());
+    let (clock, site, backend) = (clock(), Site::new(), memory());
     let keys = bundle(1, &[planned_key(0)]);
-    let web = Server::with(&clock, scope("web"), &keys, backend.clone());
-    let shop = Server::with(&clock, scope("shop"), &keys, backend.clone());
-    let other = Server::with(&clock, scope("web"), &bundle(1, &[planned_key(0)]), backend);
+    let web = server(&site, &clock, &keys, backend.clone());
+    let shop = site.server(&clock, &keys, |builder| {
+        builder.server_names(["shop"]).resumption(Resumption::Store(backend.clone()))
+    });
+    let other = server(&site, &clock, &bundle(1, &[planned_key(0)]), backend);
     for elsewhere in [shop, other] {
-        let client = pki.client(TLS13);
-        assert_eq!(kind(&web.config(&pki), &client), Full);
-        assert_eq!(kind(&elsewhere.config(&pki), &client), Full);
-        assert_eq!(elsewhere.counters.looked_up("unknown"), 1);
+        let client = site.client(TLS13, None);
+        assert_eq!(web.meet(&client, NAME), Full);
+        assert_eq!(elsewhere.meet(&client, NAME), Full);
+        assert_eq!(elsewhere.stored("looked_up", "unknown"), 1);
     }
 }
 
 #[test]
 fn tls12_is_never_kept() {
-    let (clock, pki) = (clock(), Pki::new());
-    let server =
-        Server::with(&clock, scope("web"), &bundle(1, &[planned_key(0)]), Arc::new(Untouchable));
-    let (config, client) = (server.config(&pki), pki.client(TLS12));
+    let site = Site::new();
+    let server = server(&site, &clock(), &bundle(1, &[planned_key(0)]), Arc::new(Untouchable));
+    let client = site.client(TLS12, None);
     for _ in 0..3 {
-        assert_eq!(kind(&config, &client), Full);
+        assert_eq!(server.meet(&client, NAME), Full);
     }
-    assert!(server.counters.put("not-tls13") >= 3);
+    assert!(server.stored("put", "not-allowed") >= 3);
+    assert_eq!(server.storage().get(&key(1)), None);
+    assert!(server.stored("looked_up", "not-allowed") > 0);
 }
 
 #[test]
 fn what_is_kept_is_sealed_and_comes_back_once() {
-    let (clock, backend) = (clock(), Arc::new(Owned::default()));
-    let server = Server::with(&clock, scope("web"), &bundle(1, &[planned_key(0)]), backend.clone());
-    assert!(server.store.put(key(1), session()));
+    let backend = Arc::new(Owned::default());
+    let server = lone(backend.clone());
+    assert!(server.storage().put(key(1), session(TLS13)));
     let value = backend.value(1);
-    for secret in [CANARY, &CANARY[..12], &key(1)] {
+    let secret = secret();
+    assert!(session(TLS13).windows(48).any(|window| window == secret));
+    for secret in [&secret[..], &secret[..12], &key(1), NAME.as_bytes()] {
         assert!(!value.windows(secret.len()).any(|window| window == secret));
     }
-    assert_eq!(server.store.get(&key(1)), None);
-    assert_eq!(server.store.take(&key(1)), Some(session()));
-    assert_eq!(server.store.take(&key(1)), None);
-    assert_eq!(server.counters.looked_up("absent"), 1);
-}
-
-#[test]
-fn real_sessions_are_sealed_too() {
-    let (clock, pki, backend) = (clock(), Pki::new(), Arc::new(Owned::default()));
-    let server = Server::with(&clock, scope("web"), &bundle(1, &[planned_key(0)]), backend.clone());
-    assert_eq!(kind(&server.config(&pki), &pki.client(TLS13)), Full);
-    let values = backend.values.lock().unwrap();
-    assert_eq!(values.len(), 2);
-    // The server name is part of every session.
-    assert!(values.values().all(|value| !value.windows(9).any(|window| window == b"localhost")));
+    assert_eq!(server.storage().take(&key(1)), Some(session(TLS13)));
+    assert_eq!(server.storage().take(&key(1)), None);
+    assert_eq!(server.stored("looked_up", "absent"), 1);
 }
 
 #[test]
 fn values_swapped_between_keys_are_refused() {
-    let (clock, backend) = (clock(), Arc::new(Owned::default()));
-    let server = Server::with(&clock, scope("web"), &bundle(1, &[planned_key(0)]), backend.clone());
-    assert!(server.store.put(key(1), session()) && server.store.put(key(2), session()));
+    let backend = Arc::new(Owned::default());
+    let server = lone(backend.clone());
+    let storage = server.storage();
+    assert!(storage.put(key(1), session(TLS13)) && storage.put(key(2), session(TLS13)));
     let (one, two) = (backend.value(1), backend.value(2));
     backend.set(1, two);
     backend.set(2, one);
-    assert_eq!((server.store.take(&key(1)), server.store.take(&key(2))), (None, None));
-    assert_eq!(server.counters.looked_up("swapped"), 2);
+    assert_eq!((storage.take(&key(1)), storage.take(&key(2))), (None, None));
+    assert_eq!(server.stored("looked_up", "swapped"), 2);
 }
 
 #[test]
 fn every_altered_value_is_refused() {
-    let (clock, backend) = (clock(), Arc::new(Owned::default()));
-    let server = Server::with(&clock, scope("web"), &bundle(1, &[planned_key(0)]), backend.clone());
-    assert!(server.store.put(key(1), session()));
+    let backend = Arc::new(Owned::default());
+    let server = lone(backend.clone());
+    assert!(server.storage().put(key(1), session(TLS13)));
     let value = backend.value(1);
     for bit in 0..value.len() * 8 {
         let mut altered = value.clone();
         altered[bit / 8] ^= 1 << (bit % 8);
         backend.set(1, altered);
-        assert_eq!(server.store.take(&key(1)), None, "bit {bit}");
+        assert_eq!(server.storage().take(&key(1)), None, "bit {bit}");
     }
     for len in 0..value.len() {
         backend.set(1, value[..len].to_vec());
-        assert_eq!(server.store.take(&key(1)), None, "{len} bytes");
+        assert_eq!(server.storage().take(&key(1)), None, "{len} bytes");
     }
     backend.set(1, value);
-    assert_eq!(server.store.take(&key(1)), Some(session()));
+    assert_eq!(server.storage().take(&key(1)), Some(session(TLS13)));
+}
+
+/// What a server of other rules, or none, may have kept under the keys of the fleet.
+#[test]
+fn a_ticket_is_no_stored_session() {
+    let (clock, site, backend) = (clock(), Site::new(), Arc::new(Owned::default()));
+    let keys = bundle(1, &[planned_key(0)]);
+    let stores = server(&site, &clock, &keys, backend.clone());
+    let gives = site.server(&clock, &keys, |builder| builder);
+    let ticketer = Arc::clone(&gives.acceptor.per_connection_config().ticketer);
+    backend.set(1, ticketer.encrypt(&session(TLS13)).unwrap());
+    assert_eq!(stores.storage().take(&key(1)), None);
+    assert_eq!(stores.stored("looked_up", "unknown"), 1);
+    assert!(stores.storage().put(key(2), session(TLS13)));
+    assert_eq!(ticketer.decrypt(&backend.value(2)), None);
+    assert_eq!(gives.count("opened", "unknown"), 1);
 }
 
 #[test]
 fn keys_of_another_length_never_reach_the_backend() {
-    let clock = clock();
-    let server =
-        Server::with(&clock, scope("web"), &bundle(1, &[planned_key(0)]), Arc::new(Untouchable));
-    let connection = server.store.for_connection();
+    let server = lone(Arc::new(Untouchable));
+    let storage = server.storage();
     let lengths = [0, 1, 31, 33, 64, 16_384, 65_535];
     for len in lengths {
-        assert_eq!(server.store.take(&vec![1; len]), None, "{len} bytes");
-        assert_eq!(connection.take(&vec![1; len]), None, "{len} bytes");
-        assert_eq!(server.store.get(&vec![1; len]), None);
-        assert!(!server.store.put(vec![1; len], session()));
+        assert_eq!(storage.take(&vec![1; len]), None, "{len} bytes");
+        assert_eq!(storage.get(&vec![1; len]), None);
+        assert!(!storage.put(vec![1; len], session(TLS13)));
     }
     let expected = lengths.len() as u64;
-    assert_eq!(server.counters.looked_up("key-length"), 2 * expected);
-    assert_eq!(server.counters.put("key-length"), expected);
+    assert_eq!(server.stored("looked_up", "key-length"), expected);
+    assert_eq!(server.stored("put", "key-length"), expected);
 }
 
 #[test]
 fn a_session_resumes_under_a_retired_key_and_for_its_lifetime() {
-    let (clock, pki, backend) = (clock(), Pki::new(), memory());
+    let (clock, site) = (clock(), Site::new());
     let keys = bundle(1, &[planned_key(0), planned_key(6 * HOUR)]);
-    let server = Server::with(&clock, scope("web"), &keys, backend);
-    let config = server.config(&pki);
+    let server = server(&site, &clock, &keys, memory());
     advance(&clock, 5 * HOUR);
-    let (early, late) = (pki.client(TLS13), pki.client(TLS13));
-    assert_eq!((kind(&config, &early), kind(&config, &late)), (Full, Full));
+    let (soon, late) = (site.client(TLS13, None), site.client(TLS13, None));
+    assert_eq!((server.meet(&soon, NAME), server.meet(&late, NAME)), (Full, Full));
     advance(&clock, 6 * HOUR + SKEW - 1);
-    assert_eq!(kind(&config, &early), Resumed);
-    assert_eq!(server.counters.looked_up("decrypt-only"), 1);
+    assert_eq!(server.meet(&soon, NAME), Resumed);
+    assert_eq!(server.stored("looked_up", "decrypt-only"), 1);
     advance(&clock, 1);
-    assert_eq!(kind(&config, &late), Full);
-    assert_eq!(server.counters.looked_up("expired"), 1);
+    assert_eq!(server.meet(&late, NAME), Full);
+    assert_eq!(server.stored("looked_up", "expired"), 1);
 }
 
 #[test]
 fn a_revoked_key_resumes_nothing() {
-    let (clock, pki, backend) = (clock(), Pki::new(), memory());
+    let (clock, site) = (clock(), Site::new());
     let (gone, fresh) = (planned_key(0), planned_key(0));
-    let keys = bundle(1, std::slice::from_ref(&gone));
-    let server = Server::with(&clock, scope("web"), &keys, backend);
-    let (config, client) = (server.config(&pki), pki.client(TLS13));
-    assert_eq!(kind(&config, &client), Full);
+    let server = server(&site, &clock, &bundle(1, std::slice::from_ref(&gone)), memory());
+    let client = site.client(TLS13, None);
+    assert_eq!(server.meet(&client, NAME), Full);
     let (id, kcv) = (gone.record.id, gone.record.kcv);
     let ended = EndedKey { id, kcv, cause: EndCause::Revoked, ended_at: at(1) };
     server.keys.install(&bundle_of(2, &[fresh], policy(), vec![ended]));
-    assert_eq!(kind(&config, &client), Full);
-    assert_eq!(server.counters.looked_up("revoked"), 1);
-    assert_eq!(kind(&config, &client), Resumed);
+    assert_eq!(server.meet(&client, NAME), Full);
+    assert_eq!(server.stored("looked_up", "revoked"), 1);
+    assert_eq!(server.meet(&client, NAME), Resumed);
 }
 
 #[test]
 fn without_keys_every_handshake_is_full_and_the_backend_is_left_alone() {
-    let (clock, pki) = (clock(), Pki::new());
-    let mode = Resumption::Store(Arc::new(Untouchable));
-    let server = Server::new(&clock, scope("web"), &mode, Counters::new());
-    assert!(server.store.can_cache());
-    let client = pki.client(TLS13);
+    let site = Site::new();
+    let server = server(&site, &clock(), &bundle(0, &[]), Arc::new(Untouchable));
+    server.keys.clear();
+    let client = site.client(TLS13, None);
     for _ in 0..3 {
-        assert_eq!(kind(&server.config(&pki), &client), Full);
+        assert_eq!(server.meet(&client, NAME), Full);
     }
-    assert_eq!(server.counters.put("no-active-key"), 6);
-    assert_eq!(server.store.take(&key(1)), None);
-    assert_eq!(server.counters.looked_up("no-keys"), 1);
+    assert_eq!(server.stored("put", "no-active-key"), 6);
+    assert!(server.storage().can_cache());
+    assert_eq!(server.storage().take(&key(1)), None);
+    assert_eq!(server.stored("looked_up", "no-keys"), 1);
 }
 
 #[test]
-fn only_what_is_known_to_be_tls13_without_a_client_certificate_is_kept() {
-    let server =
-        Server::with(&clock(), scope("web"), &bundle(1, &[planned_key(0)]), Arc::new(Untouchable));
-    let mut certified = session();
-    let after_secret = 6 + CANARY.len() + 1;
-    certified[after_secret] = 1;
-    certified.splice(after_secret + 1..after_secret + 1, [0, 0, 4, 0, 0, 1, b'c']);
-    let mut trailing = session();
-    trailing.push(0);
-    let sessions = [Vec::new(), session_of([3, 5]), trailing, certified];
-    for session in sessions {
-        assert!(!server.store.put(key(1), session));
+fn what_is_no_session_is_not_kept() {
+    let server = lone(Arc::new(Untouchable));
+    let trailing = [session(TLS13), vec![0]].concat();
+    for bytes in [Vec::new(), b"something else".to_vec(), trailing] {
+        assert!(!server.storage().put(key(1), bytes));
     }
-    let counted = ["unreadable", "client-certificate"].map(|why| server.counters.put(why));
-    assert_eq!(counted, [3, 1]);
+    assert_eq!(server.stored("put", "unreadable"), 3);
 }
 
 #[test]
-fn a_connection_looks_up_once() {
-    let (clock, backend) = (clock(), Arc::new(Owned::default()));
-    let server = Server::with(&clock, capped("web"), &bundle(1, &[planned_key(0)]), backend);
-    let connection = server.store.for_connection();
-    assert!(connection.put(key(1), session()));
-    // What cannot be a key does not use it up.
-    assert_eq!(connection.take(&[1; 16]), None);
-    assert_eq!(connection.take(&key(2)), None);
-    assert_eq!(connection.take(&key(1)), None);
-    assert_eq!(server.counters.looked_up("not-the-first"), 1);
-    assert_eq!(server.store.for_connection().take(&key(1)), Some(session()));
-}
-
-#[test]
-fn a_chain_of_resumptions_ends_with_the_session_lifetime() {
-    let (clock, pki, backend) = (clock(), Pki::new(), memory());
-    let keys: Vec<_> = (0..24).map(|slot| planned_key(slot * 6 * HOUR)).collect();
-    let server = Server::with(&clock, capped("web"), &bundle(1, &keys), backend);
-    let client = pki.client(TLS13);
-    let mut full = Vec::new();
-    for hour in 0..5 * 24 {
-        if kind(&server.connection(&pki), &client) == Full {
-            full.push(hour);
-        }
-        advance(&clock, HOUR);
-    }
-    assert_eq!(full, [0, 24, 48, 72, 96]);
-}
-
-#[test]
-fn where_chains_are_capped_nothing_is_kept_without_a_connection() {
-    let (clock, pki) = (clock(), Pki::new());
-    let server =
-        Server::with(&clock, capped("web"), &bundle(1, &[planned_key(0)]), Arc::new(Untouchable));
-    let client = pki.client(TLS13);
-    for _ in 0..2 {
-        assert_eq!(kind(&server.config(&pki), &client), Full);
-    }
-    assert_eq!(server.counters.put("no-connection"), 4);
-    assert_eq!(server.store.take(&key(1)), None);
-    assert_eq!(server.counters.looked_up("no-connection"), 1);
-}
-
-#[test]
-fn keys_for_something_else_are_refused() {
-    let fleet = Arc::new(FleetClock::new(clock()));
-    let store = |keys: TicketKeys| {
-        ResumptionStore::try_new(Arc::new(keys), memory(), Counters::new().metrics).map(drop)
+fn a_connection_has_as_many_look_ups_as_it_may_have_tickets_opened() {
+    let (clock, site) = (clock(), Site::new());
+    let keys = bundle(1, &[planned_key(0)]);
+    let looks = |server: &Server, misses: usize| {
+        let storage = server.storage();
+        assert!(storage.put(key(1), session(TLS13)));
+        // What cannot be a key does not use a look-up up.
+        assert_eq!(storage.take(&[1; 16]), None);
+        (0..misses).for_each(|_| assert_eq!(storage.take(&key(2)), None));
+        storage.take(&key(1)).is_some()
     };
-    let label = "web".to_owned();
-    let for_tickets = TicketKeys::new(scope("web"), fleet.clone());
-    assert_eq!(store(for_tickets), Err(UnfitKeys::ForTickets { label: label.clone() }));
-    let asks = scope("web").with_client_auth(ClientAuth::Optional, Vec::new()).unwrap();
-    let for_clients = TicketKeys::for_store(asks, fleet.clone());
-    assert_eq!(store(for_clients), Err(UnfitKeys::AsksClients { label }));
-    store(TicketKeys::for_store(scope("web"), fleet)).unwrap();
+    let four = server(&site, &clock, &keys, memory());
+    assert!(looks(&four, 3));
+    assert!(!looks(&four, 4) && !looks(&four, 1000));
+    assert_eq!(four.stored("looked_up", "too-many"), 1 + 997);
+    let one = site.server(&clock, &keys, |builder| {
+        builder
+            .resumption(Resumption::Store(memory()))
+            .max_tries_per_connection(1.try_into().unwrap())
+    });
+    assert!(looks(&one, 0) && !looks(&one, 1));
+}
+
+#[test]
+fn what_is_kept_continues_the_chain_that_was_resumed() {
+    let (clock, backend) = (clock(), Arc::new(Owned::default()));
+    let keys: Vec<_> = (0..6).map(|number| planned_key(number * 6 * HOUR)).collect();
+    let server = server(&Site::new(), &clock, &bundle(1, &keys), backend.clone());
+    assert!(server.storage().put(key(0), session(TLS13)));
+    // Six hours of lifetime, of a session of 24 h.
+    for (number, left) in [(1, 6), (2, 6), (3, 6), (4, 4)] {
+        advance(&clock, 5 * HOUR);
+        let connection = server.storage();
+        assert!(connection.take(&key(number - 1)).is_some(), "{number}");
+        assert!(connection.put(key(number), session(TLS13)));
+        assert_eq!(backend.lifetime(number).as_secs(), left * HOUR, "{number}");
+    }
+    advance(&clock, 4 * HOUR);
+    assert_eq!(server.storage().take(&key(4)), None);
+    assert_eq!(server.stored("looked_up", "session-too-old"), 1);
 }
 
 #[test]
 fn each_mode_fixes_ticketer_storage_and_early_data() {
-    let (clock, pki, backend) = (clock(), Pki::new(), Arc::new(Owned::default()));
+    let (clock, site, backend) = (clock(), Site::new(), Arc::new(Owned::default()));
     let keys = bundle(1, &[planned_key(0)]);
-    let node = Node::with(&clock, "web", &keys);
-    let tickets = Resumption::Tickets
-        .prepare(
-            || -> Result<_, UnfitKeys> { Ok(node.ticketer.clone()) },
-            |_| unreachable!("no mode with a store"),
-        )
-        .unwrap();
-    // From a mix that must not survive.
-    let mut config = pki.server();
-    config.max_early_data_size = 77;
-    tickets.apply(&mut config);
-    assert!(config.ticketer.enabled() && !config.session_storage.can_cache());
-    assert_eq!(config.max_early_data_size, 0);
-
-    let store = Server::with(&clock, scope("web"), &keys, backend.clone());
-    let early = Server::early(&clock, scope("web"), &keys, backend, Counters::new());
-    for (server, bytes) in [(store, 0), (early, 16_384)] {
-        for config in [server.config(&pki), server.connection(&pki)] {
-            assert!(!config.ticketer.enabled() && config.session_storage.can_cache());
+    let modes = [
+        (Resumption::Tickets, 0),
+        (Resumption::Store(backend.clone()), 0),
+        (early(backend), 16_384),
+    ];
+    for (mode, bytes) in modes {
+        let tickets = matches!(mode, Resumption::Tickets);
+        let built = site.server(&clock, &keys, |builder| builder.resumption(mode.clone()));
+        // From a mix that must not survive.
+        let mut config = (*built.acceptor.per_connection_config()).clone();
+        config.max_early_data_size = 77;
+        let (metrics, keys) = (Counters::new().metrics, Arc::clone(&built.keys));
+        let given = stek_rustls::Acceptor::with_unchecked_client_auth(config, keys, metrics, mode);
+        for acceptor in [&built.acceptor, &given.unwrap()] {
+            let config = acceptor.per_connection_config();
+            assert_eq!(config.ticketer.enabled(), tickets);
+            assert_eq!(config.session_storage.can_cache(), !tickets);
             assert_eq!(config.max_early_data_size, bytes);
         }
     }
 }
 
+#[test]
+fn keys_for_something_else_are_refused() {
+    let fleet = Arc::new(FleetClock::new(clock()));
+    let build = |mode: Resumption, usage: Use, label: &str| {
+        let scope = Scope::try_new(label, ChainRule::Capped).unwrap();
+        let keys = Arc::new(TicketKeys::for_use(usage, scope, fleet.clone()));
+        ServerBuilder::with_keys("web", Counters::new().metrics, |_, _| keys)
+            .certificate_resolver(Arc::new(ResolvesServerCertUsingSni::new()))
+            .resumption(mode)
+            .build()
+    };
+    let store = || Resumption::Store(memory());
+    for (mode, usage, label) in [
+        (store(), Use::Ticket, "web"),
+        (Resumption::Tickets, Use::Store, "web"),
+        (store(), Use::Store, "shop"),
+    ] {
+        let error = build(mode, usage, label).unwrap_err();
+        assert!(matches!(error, BuildError::UnfitKeys { label: l } if l == label));
+    }
+    build(store(), Use::Store, "web").unwrap();
+    build(Resumption::Tickets, Use::Ticket, "web").unwrap();
+}
+
+#[cfg(feature = "tls12")]
+#[test]
+fn a_store_does_not_go_with_tls12() {
+    let error = ServerBuilder::with_keys("web", Counters::new().metrics, |_, _| unreachable!())
+        .resumption(Resumption::Store(memory()))
+        .resume_tls12_resealing_one_master_secret()
+        .build()
+        .unwrap_err();
+    assert!(matches!(error, BuildError::StoredTls12), "{error:?}");
+}
+
 /// What the second server accepts of early data that the first has accepted.
 fn replayed(backend: &Arc<Owned>) -> Option<Vec<u8>> {
-    let (clock, pki) = (clock(), Pki::new());
+    let (clock, site) = (clock(), Site::new());
     let keys = bundle(1, &[planned_key(0)]);
-    let server = || Server::early(&clock, capped("web"), &keys, backend.clone(), Counters::new());
-    let (a, b) = (server(), server());
-    let client = eager(&pki.client(TLS13));
-    assert_eq!(kind(&a.connection(&pki), &client), Full);
+    let [a, b] = [0; 2]
+        .map(|_| site.server(&clock, &keys, |builder| builder.resumption(early(backend.clone()))));
+    let client = eager(&site.client(TLS13, None));
+    assert_eq!(a.meet(&client, NAME), Full);
     let flight = early_flight(&client, b"POST /pay").unwrap();
-    assert_eq!(accepted_early(&a.connection(&pki), &flight).as_deref(), Some(&b"POST /pay"[..]));
-    accepted_early(&b.connection(&pki), &flight)
+    assert_eq!(accepted_early(&a, &flight).as_deref(), Some(&b"POST /pay"[..]));
+    accepted_early(&b, &flight)
 }
 
 #[test]
@@ -384,9 +415,9 @@ fn replayed_early_data_is_refused_by_a_second_server() {
 
 #[test]
 fn without_the_mode_there_is_no_early_data() {
-    let (clock, pki) = (clock(), Pki::new());
-    let server = Server::with(&clock, scope("web"), &bundle(1, &[planned_key(0)]), memory());
-    let client = eager(&pki.client(TLS13));
-    assert_eq!(kind(&server.config(&pki), &client), Full);
+    let (clock, site) = (clock(), Site::new());
+    let server = server(&site, &clock, &bundle(1, &[planned_key(0)]), memory());
+    let client = eager(&site.client(TLS13, None));
+    assert_eq!(server.meet(&client, NAME), Full);
     assert_eq!(early_flight(&client, b"POST /pay"), None);
 }

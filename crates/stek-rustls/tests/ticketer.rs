@@ -4,10 +4,11 @@ mod fixture;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use fixture::{
-    HOUR, Node, SKEW, advance, at, bundle, bundle_of, clock, count, hours, key, keyset,
-    planned_key, policy, scope,
+    HOUR, Node, SKEW, TLS12, TLS13, advance, at, bundle, bundle_of, clock, count, hours, key,
+    keyset, planned_key, policy, scope, session, session_of,
 };
 use prometheus::Registry;
 use rustls::server::ProducesTickets;
@@ -22,8 +23,6 @@ use stek_rustls::{
     NoRandomness, NonceSource, TicketKeys, TicketMetrics, UnboundedTicketer, UnfitScope,
 };
 
-const SESSION: &[u8] = b"a session as rustls encodes it";
-
 fn node() -> (Arc<ManualClock>, Node) {
     let clock = clock();
     let node = Node::with(&clock, "web", &bundle(1, &[planned_key(0)]));
@@ -33,8 +32,8 @@ fn node() -> (Arc<ManualClock>, Node) {
 #[test]
 fn what_was_sealed_opens() {
     let (_, node) = node();
-    for len in [0, 1, 93, 853, MAX_PAYLOAD_LEN] {
-        let session = vec![7; len];
+    for len in [93, 853, 4096, MAX_PAYLOAD_LEN] {
+        let session = session_of(len);
         let ticket = node.ticketer.encrypt(&session).unwrap();
         assert!(ticket.len() <= MAX_TICKET_LEN);
         assert_eq!(node.ticketer.decrypt(&ticket), Some(session), "{len}");
@@ -44,7 +43,7 @@ fn what_was_sealed_opens() {
 #[test]
 fn no_flipped_bit_and_no_truncation_opens() {
     let (_, node) = node();
-    let ticket = node.ticketer.encrypt(SESSION).unwrap();
+    let ticket = node.ticketer.encrypt(&session(TLS13)).unwrap();
     for bit in 0..ticket.len() * 8 {
         let mut flipped = ticket.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
@@ -61,7 +60,7 @@ fn no_flipped_bit_and_no_truncation_opens() {
 #[test]
 fn nothing_over_the_cap_is_looked_up() {
     let (clock, node) = node();
-    let name = node.ticketer.encrypt(SESSION).unwrap()[..16].to_vec();
+    let name = node.ticketer.encrypt(&session(TLS13)).unwrap()[..16].to_vec();
     for len in [MAX_TICKET_LEN + 1, MAX_TICKET_LEN + 56, 65_535] {
         let mut ticket = vec![0; len];
         ticket[..16].copy_from_slice(&name);
@@ -80,18 +79,61 @@ fn a_fresh_node_opens_longer_tickets_than_it_ever_sealed() {
     let clock = clock();
     let keys = bundle(1, &[planned_key(0)]);
     let (old, fresh) = (Node::with(&clock, "web", &keys), Node::with(&clock, "web", &keys));
-    let session = vec![7; MAX_PAYLOAD_LEN];
+    let session = session_of(MAX_PAYLOAD_LEN);
     let long = old.ticketer.encrypt(&session).unwrap();
     assert_eq!(fresh.ticketer.decrypt(&long).as_ref(), Some(&session));
-    fresh.ticketer.encrypt(b"short").unwrap();
+    fresh.ticketer.encrypt(&session_of(93)).unwrap();
     assert_eq!(fresh.ticketer.decrypt(&long), Some(session));
 }
 
 #[test]
 fn a_session_that_does_not_fit_gets_no_ticket() {
     let (_, node) = node();
-    assert_eq!(node.ticketer.encrypt(&vec![7; MAX_PAYLOAD_LEN + 1]), None);
+    assert_eq!(node.ticketer.encrypt(&session_of(MAX_PAYLOAD_LEN + 1)), None);
     assert_eq!(node.count("sealed", "too-long"), 1);
+}
+
+#[test]
+fn what_is_no_session_gets_no_ticket() {
+    let (_, node) = node();
+    let whole = session(TLS13);
+    let (shorter, longer) = (&whole[1..], [whole.as_slice(), &[0]].concat());
+    for bytes in [&b""[..], b"a session of another library", shorter, &longer] {
+        assert_eq!(node.ticketer.encrypt(bytes), None);
+    }
+    assert_eq!((node.count("sealed", "unreadable"), node.count("sealed", "sealed")), (4, 0));
+}
+
+/// Tickets of this fleet whose contents rustls may not be shown: of another node with other rules,
+/// or of one that did not look.
+#[test]
+fn what_may_not_be_sealed_is_not_opened_either() {
+    let (clock, secret) = (clock(), planned_key(0));
+    let node = Node::with(&clock, "web", &bundle(1, std::slice::from_ref(&secret)));
+    let digest = scope("web").digest();
+    let derived = DerivedKey::derive(&secret.material, Use::Ticket, Schema::RUSTLS_0_23, &digest);
+    let stamp = Stamp { issued_at: at(0), authenticated_at: at(0) };
+    let sealed = derived.seal(stamp, b"something else", &[7; NONCE_LEN]).unwrap();
+    assert_eq!(node.ticketer.decrypt(&sealed), None);
+    let metrics = TicketMetrics::register(&Registry::new(), &keyset()).unwrap();
+    let strict = UnboundedTicketer::try_new(Arc::clone(&node.keys), metrics).unwrap();
+    let tls12 = derived.seal(stamp, &session(TLS12), &[8; NONCE_LEN]).unwrap();
+    assert_eq!(strict.decrypt(&tls12), None);
+    assert_eq!(node.ticketer.decrypt(&tls12).is_some(), cfg!(feature = "tls12"));
+    let refused = 1 + u64::from(!cfg!(feature = "tls12"));
+    assert_eq!(node.count("opened", "not-allowed"), refused);
+}
+
+#[test]
+fn tls12_is_not_sealed_without_the_opt_in() {
+    let (_, node) = node();
+    let registry = Registry::new();
+    let metrics = TicketMetrics::register(&registry, &keyset()).unwrap();
+    let strict = UnboundedTicketer::try_new(Arc::clone(&node.keys), metrics).unwrap();
+    assert_eq!(strict.encrypt(&session(TLS12)), None);
+    assert!(strict.encrypt(&session(TLS13)).is_some());
+    assert_eq!(count(&registry, "tickets_sealed", "not-allowed"), 1);
+    assert_eq!(node.ticketer.encrypt(&session(TLS12)).is_some(), cfg!(feature = "tls12"));
 }
 
 /// Gives 1, 2, 3, … and fails while it is told to.
@@ -102,7 +144,7 @@ struct Scripted {
 }
 
 impl NonceSource for Scripted {
-    fn draw(&self) -> Result<[u8; NONCE_LEN], NoRandomness> {
+    fn draw(&self, _: Duration) -> Result<[u8; NONCE_LEN], NoRandomness> {
         if self.broken.load(Ordering::Relaxed) {
             return Err(NoRandomness);
         }
@@ -120,23 +162,24 @@ fn each_ticket_has_its_nonce_and_none_without_one() {
     let ticketer =
         UnboundedTicketer::try_with_nonces(Arc::clone(&node.keys), metrics, source).unwrap();
     let nonce_of = |ticket: Vec<u8>| ticket[16..16 + NONCE_LEN].to_vec();
-    assert_eq!(nonce_of(ticketer.encrypt(SESSION).unwrap()), [1; NONCE_LEN]);
-    assert_eq!(nonce_of(ticketer.encrypt(SESSION).unwrap()), [2; NONCE_LEN]);
+    assert_eq!(nonce_of(ticketer.encrypt(&session(TLS13)).unwrap()), [1; NONCE_LEN]);
+    assert_eq!(nonce_of(ticketer.encrypt(&session(TLS13)).unwrap()), [2; NONCE_LEN]);
     nonces.broken.store(true, Ordering::Relaxed);
-    assert_eq!(ticketer.encrypt(SESSION), None);
-    assert_eq!(ticketer.encrypt(SESSION), None);
+    assert_eq!(ticketer.encrypt(&session(TLS13)), None);
+    assert_eq!(ticketer.encrypt(&session(TLS13)), None);
     assert!(ticketer.enabled());
     nonces.broken.store(false, Ordering::Relaxed);
-    assert_eq!(nonce_of(ticketer.encrypt(SESSION).unwrap()), [3; NONCE_LEN]);
-    assert_eq!(count(&registry, "sealed", "no-randomness"), 2);
-    assert_eq!(count(&registry, "sealed", "sealed"), 3);
+    assert_eq!(nonce_of(ticketer.encrypt(&session(TLS13)).unwrap()), [3; NONCE_LEN]);
+    assert_eq!(count(&registry, "tickets_sealed", "no-randomness"), 2);
+    assert_eq!(count(&registry, "tickets_sealed", "sealed"), 3);
 }
 
 #[test]
 fn tickets_of_the_system_source_share_no_nonce() {
     let (_, node) = node();
-    let mut nonces: Vec<_> =
-        (0..1000).map(|_| node.ticketer.encrypt(SESSION).unwrap()[16..40].to_vec()).collect();
+    let mut nonces: Vec<_> = (0..1000)
+        .map(|_| node.ticketer.encrypt(&session(TLS13)).unwrap()[16..40].to_vec())
+        .collect();
     nonces.sort_unstable();
     nonces.dedup();
     assert_eq!(nonces.len(), 1000);
@@ -157,7 +200,7 @@ fn every_opening_is_counted_by_outcome() {
     };
     let sealed_at = |index: usize, seconds: u64| {
         let stamp = Stamp { issued_at: at(seconds), authenticated_at: at(seconds) };
-        derived(index).seal(stamp, SESSION, &[7; NONCE_LEN]).unwrap()
+        derived(index).seal(stamp, &session(TLS13), &[7; NONCE_LEN]).unwrap()
     };
     let open = |ticket: &[u8], outcome: &str, opens: bool| {
         let before = node.count("opened", outcome);
@@ -192,7 +235,7 @@ fn every_opening_is_counted_by_outcome() {
 #[test]
 fn the_age_of_opened_tickets_is_observed() {
     let (clock, node) = node();
-    let ticket = node.ticketer.encrypt(SESSION).unwrap();
+    let ticket = node.ticketer.encrypt(&session(TLS13)).unwrap();
     advance(&clock, 100);
     node.ticketer.decrypt(&ticket).unwrap();
     advance(&clock, 900);
@@ -259,8 +302,8 @@ fn handshakes_go_on_while_keys_are_replaced() {
                 threads.spawn(|| {
                     let mut rounds = 0_u32;
                     while rounds < 100 || !done.load(Ordering::Relaxed) {
-                        let ticket = node.ticketer.encrypt(SESSION).unwrap();
-                        assert_eq!(node.ticketer.decrypt(&ticket).unwrap(), SESSION);
+                        let ticket = node.ticketer.encrypt(&session(TLS13)).unwrap();
+                        assert_eq!(node.ticketer.decrypt(&ticket).unwrap(), session(TLS13));
                         rounds += 1;
                     }
                 })
@@ -281,7 +324,7 @@ fn handshakes_go_on_while_keys_are_replaced() {
 fn keys_are_cleared_once_all_have_ended() {
     let clock = clock();
     let node = Node::with(&clock, "web", &bundle(1, &[key(0, 10, 20), key(10, 20, 30)]));
-    let ticket = node.ticketer.encrypt(SESSION).unwrap();
+    let ticket = node.ticketer.encrypt(&session(TLS13)).unwrap();
     assert!(!Node::new(&clock, "web").keys.clear_expired());
     advance(&clock, 29);
     assert!(!node.keys.clear_expired());
@@ -292,5 +335,5 @@ fn keys_are_cleared_once_all_have_ended() {
     assert_eq!(node.count("opened", "expired"), 1);
     assert_eq!(node.keys.tag(), Some(bundle(1, &[]).tag()));
     node.keys.install(&bundle_of(2, &[planned_key(30)], policy(), vec![]));
-    assert!(node.ticketer.encrypt(SESSION).is_some());
+    assert!(node.ticketer.encrypt(&session(TLS13)).is_some());
 }

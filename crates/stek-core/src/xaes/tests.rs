@@ -231,7 +231,7 @@ fn the_error_says_only_that_authentication_failed() {
 
 #[test]
 fn what_holds_a_key_is_erased_on_drop() {
-    // Does not compile without the `zeroize` feature of `aes`; that of GCM is asked beside it.
+    // Does not compile without the `zeroize` feature of `aes`; what is inside is asked beside it.
     fn assert_erased<T: ZeroizeOnDrop>() {}
     assert_erased::<Xaes256Gcm>();
     assert_erased::<Keyed>();
@@ -262,6 +262,60 @@ fn no_key_is_left_on_the_stack() {
         assert_eq!(copies, 0, "K1 or Kx, by seal_in_place");
         let copies = copies_left_by(secret, || assert!(sealed.open(&cipher).is_some()));
         assert_eq!(copies, 0, "K1 or Kx, by open");
+    }
+}
+
+/// The two implementations of what is inside, each against the other.
+#[cfg(feature = "aws-lc")]
+mod differential {
+    use proptest::prelude::*;
+
+    use super::super::{aws_lc, rust_crypto};
+    use super::*;
+
+    fn message() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..300),
+            prop::collection::vec(any::<u8>(), 4090..4110),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn both_seal_the_same_bytes_and_open_each_others(
+            key: [u8; KEY_LEN],
+            nonce: [u8; INNER_NONCE_LEN],
+            aad in prop::collection::vec(any::<u8>(), 0..80),
+            message in message(),
+            flipped: prop::sample::Index,
+        ) {
+            let (ours, reference) =
+                (aws_lc::InnerGcm::new(&key), rust_crypto::InnerGcm::new(&key));
+            let (mut one, mut two) = (message.clone(), message.clone());
+            let tags = [ours.seal(nonce, &aad, &mut one), reference.seal(nonce, &aad, &mut two)];
+            prop_assert_eq!(tags[0], tags[1]);
+            prop_assert_eq!(&one, &two);
+            let mut plain = vec![0; message.len()];
+            prop_assert!(ours.open(nonce, &aad, &two, &tags[1], &mut plain).is_ok());
+            prop_assert_eq!(&plain, &message);
+            plain.fill(0);
+            prop_assert!(reference.open(nonce, &aad, &one, &tags[0], &mut plain).is_ok());
+            prop_assert_eq!(&plain, &message);
+            let mut spoiled = [one.as_slice(), &tags[0]].concat();
+            let at = flipped.index(spoiled.len());
+            spoiled[at] ^= 1;
+            let (sealed, tag) = spoiled.split_last_chunk().unwrap();
+            prop_assert!(ours.open(nonce, &aad, sealed, tag, &mut plain).is_err());
+            prop_assert!(reference.open(nonce, &aad, sealed, tag, &mut plain).is_err());
+        }
+
+        #[test]
+        fn both_encrypt_the_same_blocks(key: [u8; KEY_LEN], blocks: [[u8; BLOCK_LEN]; 2]) {
+            let (mut one, mut two) = (blocks, blocks);
+            aws_lc::BlockCipher::new(&key).encrypt_blocks(&mut one);
+            rust_crypto::BlockCipher::new(&key).encrypt_blocks(&mut two);
+            prop_assert_eq!(one, two);
+        }
     }
 }
 

@@ -41,7 +41,7 @@ impl Answer {
 }
 
 fn router(running: &Running) -> Router {
-    let peer = Peer { addr: SocketAddr::from(([192, 0, 2, 1], 1)), channel: Channel::Tls };
+    let peer = Peer { addr: SocketAddr::from(([192, 0, 2, 1], 1)), channel: Channel::Tls(None) };
     let routes = running.manager.admin_router().merge(running.manager.page_router());
     stek_http::problem::with_fallbacks(routes).layer(Extension(peer))
 }

@@ -33,8 +33,8 @@ impl KeyMetrics {
         newest: Newest,
         clock: Arc<FleetClock>,
     ) -> Result<Self, prometheus::Error> {
-        let mut registration = Registration::new(registry);
-        registration.add(&Ages::new(keyset, newest, clock)?)?;
+        let mut registration = Registration::new(registry, keyset);
+        registration.add(Ages::new(keyset, newest, clock)?)?;
         Ok(Self(registration))
     }
 }

@@ -4,7 +4,6 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use stek_clock::{Clock, SystemClock};
 use stek_core::xaes::NONCE_LEN;
 use zeroize::Zeroizing;
 
@@ -39,14 +38,14 @@ thread_local! {
 }
 
 impl NonceSource for PooledNonces {
-    fn draw(&self) -> Result<[u8; NONCE_LEN], NoRandomness> {
+    fn draw(&self, boot: Duration) -> Result<[u8; NONCE_LEN], NoRandomness> {
         let from_pool = POOL.try_with(|pool| {
             let mut pool = pool.try_borrow_mut().ok()?;
             let pool = pool.get_or_insert_with(|| Pool::new(forkguard::new()));
-            Some(pool.draw(SystemClock.boot(), fill_from_kernel))
+            Some(pool.draw(boot, fill_from_kernel))
         });
         // A thread that is ending has no pool any more.
-        from_pool.ok().flatten().unwrap_or_else(|| SystemNonces.draw())
+        from_pool.ok().flatten().unwrap_or_else(|| SystemNonces.draw(boot))
     }
 }
 

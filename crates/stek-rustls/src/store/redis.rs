@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::backend::{LookUpError, PutError, SessionBackend, SessionKey, SharedBackend};
 use super::breaker::{Breaker, Permit};
-use super::metrics::StoreMetrics;
+use crate::metrics::TicketMetrics;
 
 mod link;
 mod worker;
@@ -146,7 +146,7 @@ pub struct RedisBackend {
     limit: NonZeroUsize,
     deadline: Duration,
     breaker: Arc<Breaker>,
-    metrics: StoreMetrics,
+    metrics: TicketMetrics,
 }
 
 impl RedisBackend {
@@ -158,7 +158,7 @@ impl RedisBackend {
     pub fn start(
         config: RedisConfig,
         clock: Arc<dyn Clock>,
-        metrics: StoreMetrics,
+        metrics: TicketMetrics,
     ) -> Result<Self, RedisStartError> {
         let (look_ups, look_ups_to_do) = mpsc::channel(config.look_ups.get());
         let (puts, puts_to_do) = mpsc::channel(config.queue.get());

@@ -14,6 +14,7 @@ use rustls::client::{
 };
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::server::StoresServerSessions;
 use rustls::time_provider::TimeProvider;
 use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, NamedGroup, RootCertStore, ServerConfig,
@@ -41,7 +42,7 @@ impl TimeProvider for AtStart {
 }
 
 /// A certification authority for clients.
-pub struct Authority(Issuer<'static, KeyPair>, CertificateDer<'static>);
+pub struct Authority(Issuer<'static, KeyPair>, rcgen::Certificate);
 
 impl Authority {
     pub fn new(name: &str) -> Self {
@@ -49,8 +50,13 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
-        let certificate = params.self_signed(&key).unwrap().der().clone();
+        let certificate = params.self_signed(&key).unwrap();
         Self(Issuer::new(params, key), certificate)
+    }
+
+    /// Its certificate as a file has it.
+    pub fn pem(&self) -> String {
+        self.1.pem()
     }
 
     /// A client certificate valid until so many seconds after the start, that second included.
@@ -61,7 +67,7 @@ impl Authority {
         params.not_after = start + std::time::Duration::from_secs(START + end);
         let key = KeyPair::generate().unwrap();
         let own = params.signed_by(&key, &self.0).unwrap().der().clone();
-        Identity { chain: vec![own, self.1.clone()], key: key.serialize_der() }
+        Identity { chain: vec![own, self.1.der().clone()], key: key.serialize_der() }
     }
 }
 
@@ -75,7 +81,7 @@ pub struct Identity {
 pub fn roots(authorities: &[&Authority]) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     for authority in authorities {
-        roots.add(authority.1.clone()).unwrap();
+        roots.add(authority.1.der().clone()).unwrap();
     }
     roots
 }
@@ -91,6 +97,18 @@ impl Site {
         Self { certified: rcgen::generate_simple_self_signed(names).unwrap() }
     }
 
+    /// Certificate and key as files have them.
+    pub fn pem(&self) -> [String; 2] {
+        [self.certified.cert.pem(), self.certified.signing_key.serialize_pem()]
+    }
+
+    /// What clients trust.
+    pub fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certified.cert.der().clone()).unwrap();
+        roots
+    }
+
     /// A server of the fleet with the keys of `bundle`, further as `more` says.
     pub fn server(
         &self,
@@ -98,12 +116,22 @@ impl Site {
         bundle: &Bundle,
         more: impl FnOnce(ServerBuilder<'_>) -> ServerBuilder<'_>,
     ) -> Server {
-        let registry = Registry::new();
-        let metrics = TicketMetrics::register(&registry, &keyset()).unwrap();
+        self.counting_server(clock, bundle, Counters::new(), more)
+    }
+
+    /// The same with counters that something else counts in, too.
+    pub fn counting_server(
+        &self,
+        clock: &Arc<ManualClock>,
+        bundle: &Bundle,
+        counters: Counters,
+        more: impl FnOnce(ServerBuilder<'_>) -> ServerBuilder<'_>,
+    ) -> Server {
+        let Counters { registry, metrics } = counters;
         let fleet = Arc::new(FleetClock::new(Arc::<ManualClock>::clone(clock)));
         let mut made = None;
-        let builder = ServerBuilder::with_keys("web", metrics, |scope| {
-            let keys = Arc::new(TicketKeys::new(scope.clone(), fleet));
+        let builder = ServerBuilder::with_keys("web", metrics, |usage, scope| {
+            let keys = Arc::new(TicketKeys::for_use(usage, scope.clone(), fleet));
             keys.install(bundle);
             Arc::clone(made.insert(keys))
         });
@@ -121,13 +149,11 @@ impl Site {
         version: &'static SupportedProtocolVersion,
         identity: Option<&Identity>,
     ) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.certified.cert.der().clone()).unwrap();
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_details(provider, Arc::new(AtStart))
             .with_protocol_versions(&[version])
             .unwrap()
-            .with_root_certificates(roots);
+            .with_root_certificates(self.roots());
         let mut config = match identity {
             Some(Identity { chain, key }) => {
                 let key = PrivatePkcs8KeyDer::from(key.clone());
@@ -147,9 +173,50 @@ pub struct Server {
     pub registry: Registry,
 }
 
+/// The metrics of a server before it is built.
+pub struct Counters {
+    pub registry: Registry,
+    pub metrics: TicketMetrics,
+}
+
+impl Counters {
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let metrics = TicketMetrics::register(&registry, &keyset()).unwrap();
+        Self { registry, metrics }
+    }
+
+    /// The counter `stek_sessions_written_total` of this outcome.
+    pub fn written(&self, outcome: &str) -> u64 {
+        count(&self.registry, "sessions_written", outcome)
+    }
+}
+
 impl Server {
+    /// The counter `stek_tickets_<which>_total` of this outcome.
     pub fn count(&self, which: &str, outcome: &str) -> u64 {
-        count(&self.registry, which, outcome)
+        count(&self.registry, &format!("tickets_{which}"), outcome)
+    }
+
+    /// The counter `stek_sessions_<which>_total` of this outcome.
+    pub fn stored(&self, which: &str, outcome: &str) -> u64 {
+        count(&self.registry, &format!("sessions_{which}"), outcome)
+    }
+
+    /// How many tickets or stored sessions were opened with this outcome.
+    pub fn opened(&self, outcome: &str) -> u64 {
+        self.count("opened", outcome) + self.stored("looked_up", outcome)
+    }
+
+    /// How many tickets or stored sessions were to be sealed with this outcome.
+    pub fn sealed(&self, outcome: &str) -> u64 {
+        let kept = if outcome == "sealed" { "accepted" } else { outcome };
+        self.count("sealed", outcome) + self.stored("put", kept)
+    }
+
+    /// What rustls asks on a new connection, if the server keeps sessions.
+    pub fn storage(&self) -> Arc<dyn StoresServerSessions> {
+        Arc::clone(&self.acceptor.per_connection_config().session_storage)
     }
 
     /// How a connection to it as `name` ends.
@@ -242,19 +309,4 @@ impl ClientSessionStore for Indiscreet {
     fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
         self.0.take_tls13_ticket(&anywhere())
     }
-}
-
-/// A session as rustls 0.23 encodes it, without a client certificate.
-pub fn session(version: u16) -> Vec<u8> {
-    let mut bytes = vec![1, 16];
-    bytes.extend_from_slice(NAME.as_bytes());
-    bytes.extend_from_slice(&version.to_be_bytes());
-    bytes.extend_from_slice(&0x1301_u16.to_be_bytes());
-    bytes.push(48);
-    bytes.extend_from_slice(&[7; 48]);
-    // Extended master secret, no chain, no ALPN, no application data; then creation and age.
-    bytes.extend_from_slice(&[1, 0, 0, 0, 0]);
-    bytes.extend_from_slice(&START.to_be_bytes());
-    bytes.extend_from_slice(&[0; 4]);
-    bytes
 }

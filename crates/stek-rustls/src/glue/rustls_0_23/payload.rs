@@ -14,7 +14,8 @@ use crate::session::{Session, TlsVersion};
 pub(crate) fn read(bytes: &[u8]) -> Option<Session<'_>> {
     let mut rest = Bytes(bytes);
     let server_name = match rest.flag()? {
-        true => Some(std::str::from_utf8(rest.long::<1>()?).ok()?),
+        // rustls keeps a DNS name.
+        true => Some(rest.long::<1>().filter(|name| name.is_ascii())?),
         false => None,
     };
     let version = match rest.number::<2>()? {

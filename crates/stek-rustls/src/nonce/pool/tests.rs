@@ -79,7 +79,7 @@ fn a_broken_source_is_seen() {
 
 #[test]
 fn threads_draw_no_nonce_twice() {
-    let draw = || (0..5_000).map(|_| PooledNonces.draw().unwrap()).collect::<Vec<_>>();
+    let draw = || (0..5_000).map(|_| PooledNonces.draw(BOOT).unwrap()).collect::<Vec<_>>();
     let all: Vec<_> = std::thread::scope(|threads| {
         let drawing: Vec<_> = (0..4).map(|_| threads.spawn(draw)).collect();
         drawing.into_iter().flat_map(|thread| thread.join().unwrap()).collect()

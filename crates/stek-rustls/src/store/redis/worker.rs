@@ -10,9 +10,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::link::{Connection, Link};
+use crate::metrics::{TicketMetrics, WriteOutcome};
 use crate::store::backend::{LookUpError, SessionKey};
 use crate::store::breaker::Permit;
-use crate::store::metrics::{StoreMetrics, WriteOutcome};
 
 /// The most values that one round trip writes.
 const BATCH: usize = 64;
@@ -43,7 +43,7 @@ pub(super) struct Worker {
     pub(super) client: Client,
     pub(super) prefix: Arc<[u8]>,
     pub(super) deadline: Duration,
-    pub(super) metrics: StoreMetrics,
+    pub(super) metrics: TicketMetrics,
 }
 
 impl Worker {

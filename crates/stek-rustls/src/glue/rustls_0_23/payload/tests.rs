@@ -1,17 +1,33 @@
-//! Sessions captured from real handshakes, one file for each version of rustls: a ticketer that
-//! writes down what `encrypt` is shown, in a program of its own that depends on exactly that
-//! version, for two versions compatible by number cannot be in one build. The newest supported is
-//! also met alive by all tests that resume.
+//! Sessions captured from real handshakes, one file for each version of rustls; `golden/capture.sh`
+//! makes them. The version in Cargo.lock is also met alive by all tests that resume.
 
 use super::*;
 use stek_core::certificate::not_after;
 
-/// The oldest 0.23, one on the way, and the one that this workspace requires at least.
-const GOLDEN: [&str; 3] = [
-    include_str!("golden/rustls-0.23.0.txt"),
-    include_str!("golden/rustls-0.23.37.txt"),
-    include_str!("golden/rustls-0.23.46.txt"),
+/// The oldest 0.23, one on the way, the lowest that this workspace takes, and the highest there is.
+const GOLDEN: [(&str, &str); 4] = [
+    ("0.23.0", include_str!("golden/rustls-0.23.0.txt")),
+    ("0.23.37", include_str!("golden/rustls-0.23.37.txt")),
+    ("0.23.45", include_str!("golden/rustls-0.23.45.txt")),
+    ("0.23.46", include_str!("golden/rustls-0.23.46.txt")),
 ];
+
+#[test]
+fn the_lowest_and_the_locked_version_are_captured() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let read = |name: &str| std::fs::read_to_string(format!("{root}/{name}")).unwrap();
+    let (manifest, lock) = (read("Cargo.toml"), read("Cargo.lock"));
+    let after = |text: &str, before: &str| {
+        let rest = text.split_once(before).unwrap().1;
+        rest.split('"').next().unwrap().to_owned()
+    };
+    let lowest = after(&manifest, "\nrustls = { version = \"");
+    let locked = after(&lock, "\nname = \"rustls\"\nversion = \"");
+    for version in [lowest, locked] {
+        let captured = GOLDEN.iter().any(|(golden, _)| *golden == version);
+        assert!(captured, "{version}: run golden/capture.sh {version} and name the file here");
+    }
+}
 
 fn bytes(hex: &str) -> Vec<u8> {
     let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
@@ -19,7 +35,8 @@ fn bytes(hex: &str) -> Vec<u8> {
 }
 
 fn payloads() -> impl Iterator<Item = ([&'static str; 4], Vec<u8>)> {
-    let lines = GOLDEN.into_iter().flat_map(str::lines).filter(|line| !line.starts_with('#'));
+    let lines = GOLDEN.into_iter().flat_map(|(_, text)| text.lines());
+    let lines = lines.filter(|line| !line.starts_with('#'));
     lines.map(|line| {
         let fields: Vec<_> = line.split(' ').collect();
         let [version, client, name, alpn, hex] = fields[..] else { panic!("{line}") };
@@ -34,7 +51,7 @@ fn captured_sessions_are_read() {
         let session = read(&payload).unwrap();
         let expected = if version == "tls13" { TlsVersion::Tls13 } else { TlsVersion::Tls12 };
         assert_eq!(session.version, expected);
-        assert_eq!(session.server_name.unwrap_or("-"), name);
+        assert_eq!(session.server_name.unwrap_or(b"-"), name.as_bytes());
         assert_eq!(session.alpn.unwrap_or(b"-"), alpn.as_bytes());
         let ended = session.client_certificate.map(|der| not_after(der).unwrap().as_unix());
         assert_eq!(ended, (client == "client").then_some(1_881_689_432));
@@ -43,7 +60,7 @@ fn captured_sessions_are_read() {
         assert_eq!(session.created_at / 100_000_000, 17, "in the year of the capture");
         number += 1;
     }
-    assert_eq!(number, 18);
+    assert_eq!(number, 24);
 }
 
 #[test]

@@ -1,0 +1,85 @@
+//! Which sessions a server lets resume, and when a chain of resumptions ends; the same for tickets
+//! and for stored sessions. Knows no TLS library and no key.
+
+use stek_core::policy::Policy;
+use stek_core::scope::ClientAuth;
+use stek_core::time::{Seconds, Timestamp};
+
+use crate::session::{Session, TlsVersion};
+use stek_core::certificate::not_after;
+
+/// How many offered tickets are tried for one connection if nothing else is said. Clients offer one
+/// or two; an attacker fits thousands into one ClientHello.
+const DEFAULT_MAX_TRIES: u32 = 4;
+
+/// Whether connections on which certificates of clients are asked may be resumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ResumeClientAuth {
+    Never,
+    UntilCertificateEnds,
+}
+
+/// Whether sessions of TLS 1.2 may be resumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ResumeTls12 {
+    Never,
+    /// At most for two rotation periods, for each renewal seals one master secret again.
+    #[cfg_attr(not(feature = "tls12"), allow(dead_code, reason = "nobody can opt in"))]
+    TwoRotations,
+}
+
+/// What a server allows; the same for all its connections.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules {
+    pub(crate) client_auth: ResumeClientAuth,
+    pub(crate) tls12: ResumeTls12,
+    pub(crate) max_tries: u32,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            client_auth: ResumeClientAuth::Never,
+            tls12: ResumeTls12::Never,
+            max_tries: DEFAULT_MAX_TRIES,
+        }
+    }
+}
+
+impl Rules {
+    /// Whether `session` may be resumed at all by a server that demands `client_auth`. That it was
+    /// sealed elsewhere under the same scope does not make it so: that server may have other rules.
+    pub(crate) fn allow(&self, session: &Session<'_>, client_auth: ClientAuth) -> bool {
+        let proven = session.client_certificate.is_some();
+        let fits = match client_auth {
+            ClientAuth::None => !proven,
+            ClientAuth::Optional => true,
+            ClientAuth::Required => proven,
+        };
+        let version = match session.version {
+            TlsVersion::Tls13 => true,
+            TlsVersion::Tls12 => self.tls12 != ResumeTls12::Never,
+        };
+        let asked = client_auth != ClientAuth::None;
+        fits && version && (!asked || self.client_auth != ResumeClientAuth::Never)
+    }
+}
+
+/// The first instant at which nothing of a chain begun at `authenticated_at` resumes any more, or
+/// `None` if the client's certificate does not tell its end.
+pub(crate) fn session_end(
+    session: &Session<'_>,
+    policy: &Policy,
+    authenticated_at: Timestamp,
+) -> Option<Timestamp> {
+    let span = match session.version {
+        TlsVersion::Tls13 => policy.session_lifetime(),
+        TlsVersion::Tls12 => policy.session_lifetime().min(policy.rotation_period().times(2)),
+    };
+    let end = authenticated_at + span;
+    match session.client_certificate {
+        // It is still valid in the second of its notAfter.
+        Some(certificate) => Some(end.min(not_after(certificate)? + Seconds::new(1))),
+        None => Some(end),
+    }
+}

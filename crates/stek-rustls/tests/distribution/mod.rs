@@ -1,0 +1,88 @@
+//! A server of bundles on loopback, for tests that fetch them.
+
+#![allow(dead_code, unreachable_pub, reason = "no test uses all of it")]
+#![allow(clippy::unwrap_used, reason = "only tests use it")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use stek_core::bundle::Bundle;
+use stek_core::id::ContentTag;
+use stek_wire::bundle::encode_bundle;
+use stek_wire::tag::{IfNoneMatch, format_etag};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::fixture::START;
+
+/// A server of bundles on loopback. Holds every poll until there is something else than what the
+/// asker has installed.
+pub struct Distribution {
+    pub url: String,
+    bundles: watch::Sender<Option<Arc<Bundle>>>,
+    installed: watch::Receiver<Option<ContentTag>>,
+}
+
+impl Distribution {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (checked_in, installed) = watch::channel(None);
+        let bundles = watch::Sender::new(None);
+        let sent = bundles.subscribe();
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(answer(stream, sent.clone(), checked_in.clone()));
+            }
+        });
+        Self { url, bundles, installed }
+    }
+
+    /// Sends `bundle` to whoever asks.
+    pub fn offer(&self, bundle: Bundle) {
+        self.bundles.send_replace(Some(Arc::new(bundle)));
+    }
+
+    /// Sends `bundle` and returns when a poll has named it as installed.
+    pub async fn publish(&mut self, bundle: Bundle) {
+        let tag = bundle.tag();
+        self.offer(bundle);
+        let checked_in = self.installed.wait_for(|installed| *installed == Some(tag));
+        tokio::time::timeout(Duration::from_secs(20), checked_in).await.unwrap().unwrap();
+    }
+}
+
+async fn answer(
+    mut stream: TcpStream,
+    mut bundles: watch::Receiver<Option<Arc<Bundle>>>,
+    checked_in: watch::Sender<Option<ContentTag>>,
+) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    assert!(head.starts_with("GET /v1/keysets/web HTTP/1.1\r\n"), "{head}");
+    let installed = head
+        .lines()
+        .find_map(|line| line.strip_prefix("if-none-match: "))
+        .and_then(|value| IfNoneMatch::parse(value)?.installed());
+    checked_in.send_replace(installed);
+    let is_other = |bundle: &Option<Arc<Bundle>>| {
+        bundle.as_ref().is_some_and(|bundle| Some(bundle.tag()) != installed)
+    };
+    let Ok(bundle) = bundles.wait_for(is_other).await.map(|bundle| bundle.clone()) else { return };
+    let bundle = bundle.unwrap();
+    let body = encode_bundle(&bundle);
+    let head = format!(
+        "HTTP/1.1 200 OK\r\netag: {}\r\nstek-time: {}\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n",
+        format_etag(bundle.tag()),
+        START * 1000,
+        body.len(),
+    );
+    // The asker may have gone.
+    let _ = stream.write_all(&[head.as_bytes(), body.as_slice()].concat()).await;
+}
