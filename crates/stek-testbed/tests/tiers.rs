@@ -62,7 +62,9 @@ async fn three_tiers_pass_on_what_is_published_and_who_holds_it() {
     let (feed_token, _) = token(&bed, "replica", Role::Distribution).await;
     let (edge_token, edge_secret) = token(&bed, "edge", Role::Terminator).await;
     let manager = format!("https://localhost:{}", bed.node.ports().admin.port());
-    let central = Tier::start(&bed, &[manager], &feed_token, "central").await.unwrap();
+    // The upstream that it prefers is not there: it follows the other, and reports to both.
+    let gone = "http://127.0.0.1:1".to_owned();
+    let central = Tier::start(&bed, &[gone, manager], &feed_token, "central").await.unwrap();
     let regional =
         Tier::start(&bed, std::slice::from_ref(&central.url), &feed_token, "regional").await;
     let regional = regional.unwrap();

@@ -176,7 +176,7 @@ async fn metrics_follow_the_conventions() {
     let replica = replica().await;
     replica.ask(&Ask::keyset("main", 1)).await;
     let families = replica.registry.gather();
-    assert_eq!(families.len(), 5);
+    assert_eq!(families.len(), 9);
     for family in &families {
         let name = family.name();
         assert!(name.starts_with("stek_distribution_"), "{name}");
