@@ -21,7 +21,7 @@ visit() { # port, options of s_client
         >"$scratch/said" 2>"$scratch/errors" || { tail -n 3 "$scratch/errors" >&2; return 1; }
     who=$(sed -n 's/^\(.*\): [a-z]* handshake.*/\1/p' "$scratch/said")
     kind=$(sed -n 's/^\(New\|Reused\), TLSv1.3.*/\1/p' "$scratch/said" | head -n 1)
-    key=$(openssl sess_id -noout -text -in "$scratch/new" |
+    key=$(openssl sess_id -noout -text -in "$scratch/new" 2>/dev/null |
         sed -n 's/^ *0000 - \([0-9a-f]*\)[ -]\([0-9a-f]*\)[ -]\([0-9a-f]*\)[ -]\([0-9a-f]*\) .*/\1\2\3\4/p')
     echo "${who:-nobody} ${kind:-?} ${key:-none}"
 }

@@ -29,7 +29,8 @@ finish() {
         fi
     fi
     if [ -n "$daemon" ]; then
-        kill "$daemon" && wait "$daemon" || true
+        kill "$daemon" 2>/dev/null || true
+        wait "$daemon" || true
         ip link delete docker0 2>/dev/null || true
         awk -v under="$scratch/" 'index($2, under) == 1 { print $2 }' /proc/mounts | sort -r | xargs -r umount
     fi
@@ -43,7 +44,7 @@ trap 'exit 130' INT TERM
 # Without rules in the firewall of this machine: containers reach each other, and nothing leaves.
 start_daemon() {
     [ "$(id -u)" = 0 ] || { say "no Docker daemon answers, and only root can start one"; exit 1; }
-    if ! command -v dockerd debootstrap >/dev/null; then
+    if ! command -v dockerd >/dev/null || ! command -v debootstrap >/dev/null; then
         say "installing docker.io and debootstrap"
         DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
             docker.io iptables debootstrap >"$scratch/apt" 2>&1 || { tail "$scratch/apt"; exit 1; }
