@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 mod dev;
-mod metrics;
+mod alerts;
 mod process;
 mod refusals;
 mod roles;
