@@ -16,7 +16,7 @@ TESTED_FEATURES = --features stek-store/contract,stek-rustls/redis,stek-rustls/t
 export SQLX_OFFLINE = true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test lint fmt doc golden sqlx-prepare bench-tickets fuzz \
+.PHONY: help demo dev test test-page lint fmt doc man golden sqlx-prepare bench-tickets bench-distribution fuzz \
 	up up-offline proof down test-compose test-deploy
 
 help: ## show the targets
@@ -32,6 +32,9 @@ test: ## run every test; brings its own PostgreSQL
 	$(WITH_POSTGRES) $(CARGO) test --workspace --exclude stek-bench $(TESTED_FEATURES)
 	$(CARGO) test -p stek-core --lib --features aws-lc # the ticket format once more, over AWS-LC
 
+test-page: ## test the status page in Chromium; installs what it needs in target/, Chromium by apt-get as root
+	browser/run.sh
+
 lint: ## rustfmt, clippy and rustdoc, warnings denied
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
@@ -44,6 +47,9 @@ fmt: ## format the code
 doc: ## build the API documentation
 	$(CARGO) doc --workspace --no-deps
 
+man: ## write the manual pages of all commands to target/man
+	$(CARGO) run -q -p stekd -- man --out target/man
+
 golden: ## write the golden files of the wire contract anew, after a change of the contract
 	STEK_GOLDEN=write $(CARGO) test -p stek-wire golden
 
@@ -51,7 +57,11 @@ sqlx-prepare: ## write the checked-in query data anew, after a change of SQL
 	$(WITH_POSTGRES) sh crates/stek-store/sqlx-prepare.sh
 
 bench-tickets: ## measure sealing, opening and accepting beside rustls' own ticketers
-	$(CARGO) run -q --release -p stek-bench
+	$(CARGO) run -q --release -p stek-bench -- tickets
+
+bench-distribution: ## measure the distribution API beside nginx; needs two cores and nginx
+	$(CARGO) build -q --release -p stekd
+	$(CARGO) run -q --release -p stek-bench -- distribution
 
 fuzz: ## fuzz each target for FUZZ_SECONDS (10); needs nightly and cargo-fuzz
 	@sh fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)

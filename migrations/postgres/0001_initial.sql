@@ -44,6 +44,8 @@ CREATE TABLE keysets (
     clock_skew_seconds bigint NOT NULL,
     lead_seconds bigint NOT NULL,
     session_lifetime_seconds bigint NOT NULL,
+    activation_quorum text NOT NULL,
+    activation_deadline_seconds bigint NOT NULL,
     had_keys boolean NOT NULL DEFAULT false,
     revision bigint NOT NULL DEFAULT 0,
     content_digest bytea NOT NULL,
@@ -63,6 +65,10 @@ CREATE TABLE keysets (
                                 AND 3 * rotation_period_seconds),
     CONSTRAINT keysets_session_lifetime_limits
         CHECK (session_lifetime_seconds BETWEEN ticket_lifetime_seconds AND 604800),
+    CONSTRAINT keysets_activation_quorum CHECK (activation_quorum IN ('all', 'off')),
+    CONSTRAINT keysets_activation_deadline_limits
+        CHECK (activation_deadline_seconds
+               BETWEEN poll_interval_seconds + clock_skew_seconds + 2 AND lead_seconds),
     CONSTRAINT keysets_planned_keys
         CHECK (lead_seconds + ticket_lifetime_seconds + clock_skew_seconds
                <= 200 * rotation_period_seconds),
@@ -90,6 +96,10 @@ COMMENT ON COLUMN keysets.clock_skew_seconds IS 'How far apart two clocks of the
 COMMENT ON COLUMN keysets.lead_seconds IS 'How long before activation a key is published.';
 COMMENT ON COLUMN keysets.session_lifetime_seconds IS
     'The longest time since a full handshake that a chain of resumptions may last.';
+COMMENT ON COLUMN keysets.activation_quorum IS
+    'Whom the activation of a key waits for: all instances that are known to lack it, or nobody.';
+COMMENT ON COLUMN keysets.activation_deadline_seconds IS
+    'How much later than planned a key may activate because instances lack it.';
 COMMENT ON COLUMN keysets.had_keys IS 'Whether it ever had a key, even if all are forgotten.';
 COMMENT ON COLUMN keysets.revision IS
     'The revision of its published content; 0 only within the transaction that creates it.';

@@ -53,6 +53,10 @@ CREATE TABLE keysets (
     lead_seconds INTEGER NOT NULL,
     -- The longest time since a full handshake that a chain of resumptions may last.
     session_lifetime_seconds INTEGER NOT NULL,
+    -- Whom the activation of a key waits for: all instances that are known to lack it, or nobody.
+    activation_quorum TEXT NOT NULL,
+    -- How much later than planned a key may activate because instances lack it.
+    activation_deadline_seconds INTEGER NOT NULL,
     -- Whether it ever had a key, even if all are forgotten.
     had_keys INTEGER NOT NULL DEFAULT 0,
     -- The revision of its published content; 0 only within the transaction that creates it.
@@ -81,6 +85,10 @@ CREATE TABLE keysets (
                                 AND 3 * rotation_period_seconds),
     CONSTRAINT keysets_session_lifetime_limits
         CHECK (session_lifetime_seconds BETWEEN ticket_lifetime_seconds AND 604800),
+    CONSTRAINT keysets_activation_quorum CHECK (activation_quorum IN ('all', 'off')),
+    CONSTRAINT keysets_activation_deadline_limits
+        CHECK (activation_deadline_seconds
+               BETWEEN poll_interval_seconds + clock_skew_seconds + 2 AND lead_seconds),
     CONSTRAINT keysets_planned_keys
         CHECK (lead_seconds + ticket_lifetime_seconds + clock_skew_seconds
                <= 200 * rotation_period_seconds),

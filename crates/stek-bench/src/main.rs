@@ -1,9 +1,10 @@
-//! Measures this project's ticketer beside those that rustls brings, in one run and interleaved, so
-//! that a busy machine disturbs all alike; prints a line per measurement and a verdict per bar.
-//! What may be concluded from it is said in the Makefile's help and nowhere enforced.
+//! Measures this project beside what it competes with, contenders interleaved in one run so that a
+//! busy machine disturbs all alike; prints a line per measurement and a verdict per bar. What may be
+//! concluded from it is said in the Makefile's help and nowhere enforced.
 
 #![allow(clippy::print_stdout, reason = "it is a program that prints a table")]
 
+mod distribution;
 mod fleet;
 mod floor;
 mod handshake;
@@ -14,19 +15,26 @@ mod tickets;
 
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use crate::report::Report;
 
 fn main() -> anyhow::Result<()> {
+    let what = std::env::args().nth(1).unwrap_or_default();
     let mut report = Report::new();
     println!("# {}", build());
-    tickets::measure(&mut report)?;
-    handshake::measure(&mut report)?;
-    hello::measure(&mut report)?;
-    report.verdicts();
-    let path = Path::new("target/bench/tickets.json");
-    report.write(path, &build()).with_context(|| format!("writing {}", path.display()))
+    match what.as_str() {
+        "tickets" => {
+            tickets::measure(&mut report)?;
+            handshake::measure(&mut report)?;
+            hello::measure(&mut report)?;
+            report.verdicts();
+        }
+        "distribution" => distribution::measure(&mut report)?,
+        _ => bail!("what to measure is {what:?}, allowed is tickets or distribution"),
+    }
+    let path = format!("target/bench/{what}.json");
+    report.write(Path::new(&path), &build()).with_context(|| format!("writing {path}"))
 }
 
 /// How this program was built, as far as it matters for what it measures.

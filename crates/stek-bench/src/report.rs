@@ -51,7 +51,7 @@ impl Report {
         value: f64,
         unit: &'static str,
     ) {
-        let digits = usize::from(unit == "us");
+        let digits = usize::from(!matches!(unit, "ns" | "req/s"));
         println!("bench {what}/{case}/{contender} {value:.digits$} {unit}");
         let (what, case) = (what.to_owned(), case.to_owned());
         self.lines.push(Line { what, case, contender, value, unit });
@@ -117,13 +117,14 @@ impl Report {
         );
     }
 
-    fn judge(&mut self, bar: String, met: bool) {
+    /// Prints whether a bar is met and keeps it.
+    pub(crate) fn judge(&mut self, bar: String, met: bool) {
         println!("verdict {}: {bar}", if met { "met" } else { "NOT MET" });
         self.verdicts.push((bar, met));
     }
 
     /// What was measured; not a number, which meets no bar, if it was not.
-    fn value(&self, what: &str, case: &str, contender: &str) -> f64 {
+    pub(crate) fn value(&self, what: &str, case: &str, contender: &str) -> f64 {
         let is_it = |line: &&Line| {
             (line.what.as_str(), line.case.as_str(), line.contender) == (what, case, contender)
         };

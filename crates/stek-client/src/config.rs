@@ -14,6 +14,7 @@ use stek_core::name::InstanceName;
 use stek_core::time::Seconds;
 use stek_wire::feed::MAX_FEED_BYTES;
 
+use crate::certificate::{CertificateError, CertificateFiles};
 use crate::token::{TokenError, read_token};
 use crate::upstream::Upstream;
 
@@ -43,8 +44,11 @@ pub struct ClientOptions {
     /// PEM files with the certificates that a server's must chain to. Pinned: no others are
     /// trusted, those of the system neither. At least one if an upstream is `https`.
     pub roots: Vec<PathBuf>,
-    /// The file with the bearer token, if a token says who asks.
+    /// The file with the bearer token, if a token says who asks. At least a token or a certificate
+    /// if an upstream is `https`; with both, servers go by the token.
     pub token: Option<PathBuf>,
+    /// The files of the client certificate, if one says who asks. Shown to `https` upstreams only.
+    pub certificate: Option<CertificateFiles>,
     /// How long a server is asked to hold a poll until something changes, 0 s to 300 s; 0 s is
     /// plain polling, once per poll interval of the policy. 55 s if left out.
     pub wait: Option<Seconds>,
@@ -61,6 +65,7 @@ pub struct ClientConfig {
     upstreams: Vec<Upstream>,
     roots: Arc<RootCertStore>,
     token: Option<PathBuf>,
+    certificate: Option<CertificateFiles>,
     wait: Seconds,
     max_body_bytes: Option<usize>,
     instance: InstanceName,
@@ -102,6 +107,9 @@ pub enum ConfigError {
     /// The token file gives no token.
     #[error("token gives no bearer token")]
     Token(#[from] TokenError),
+    /// The certificate files give no certificate.
+    #[error("certificate and private_key give no client certificate")]
+    Certificate(#[from] CertificateError),
 }
 
 impl ConfigError {
@@ -115,8 +123,8 @@ impl ConfigError {
 }
 
 impl ClientConfig {
-    /// Checks what was asked and reads the files. The token is read to see that it is one, and
-    /// again when it is first sent.
+    /// Checks what was asked and reads the files. Token and certificate are read to see that they
+    /// are such, and again when they are first sent.
     ///
     /// # Errors
     /// [`ConfigError`] with the field, its value and what is allowed.
@@ -131,6 +139,11 @@ impl ClientConfig {
             let allowed = "at least one PEM file when an upstream is https";
             return Err(ConfigError::value("roots", "empty", allowed));
         }
+        let proves = asked.token.is_some() || asked.certificate.is_some();
+        if !proves && upstreams.iter().any(Upstream::is_https) {
+            let allowed = "a token or a certificate, or both, when an upstream is https";
+            return Err(ConfigError::value("token", "absent, and so is certificate", allowed));
+        }
         let wait = asked.wait.unwrap_or(DEFAULT_WAIT);
         if wait > WAIT_MAX {
             return Err(ConfigError::value("wait", wait, "0s to 300s"));
@@ -142,10 +155,14 @@ impl ClientConfig {
         if let Some(path) = &asked.token {
             read_token(path)?;
         }
+        if let Some(files) = &asked.certificate {
+            files.read()?;
+        }
         Ok(Self {
             upstreams,
             roots: Arc::new(read_roots(&asked.roots)?),
             token: asked.token.clone(),
+            certificate: asked.certificate.clone(),
             wait,
             max_body_bytes: asked.max_body_bytes,
             instance: asked.instance.clone(),
@@ -165,6 +182,11 @@ impl ClientConfig {
     /// The file with the bearer token.
     pub fn token(&self) -> Option<&Path> {
         self.token.as_deref()
+    }
+
+    /// The files of the client certificate.
+    pub fn certificate(&self) -> Option<&CertificateFiles> {
+        self.certificate.as_ref()
     }
 
     /// How long a server is asked to hold a poll; zero for plain polling.
@@ -214,6 +236,7 @@ mod tests {
             upstreams: vec!["http://127.0.0.1:1".into()],
             roots: vec![],
             token: None,
+            certificate: None,
             wait: None,
             max_body_bytes: None,
             instance: InstanceName::try_new("edge-7").unwrap(),
@@ -254,6 +277,30 @@ mod tests {
     fn https_needs_roots() {
         let asked = ClientOptions { upstreams: vec!["https://host".into()], ..options() };
         assert!(error(&asked).starts_with("roots is empty, allowed is"), "{}", error(&asked));
+    }
+
+    #[test]
+    fn https_needs_a_token_or_a_certificate() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let made = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+        let (pem, key) = (file(&made.pem()), file(&key.serialize_pem()));
+        let token = file(&format!("stek_{}", "0a".repeat(32)));
+        let asked = ClientOptions {
+            upstreams: vec!["https://host".into()],
+            roots: vec![pem.path().into()],
+            ..options()
+        };
+        let text = error(&asked);
+        assert!(text.starts_with("token is absent, and so is certificate, allowed"), "{text}");
+        let files =
+            CertificateFiles { certificate: pem.path().into(), private_key: key.path().into() };
+        ClientConfig::try_new(&ClientOptions { certificate: Some(files.clone()), ..asked.clone() })
+            .unwrap();
+        let with_token = ClientOptions { token: Some(token.path().into()), ..asked.clone() };
+        ClientConfig::try_new(&with_token).unwrap();
+        let files = CertificateFiles { private_key: "/nowhere/edge.key".into(), ..files };
+        let asked = ClientOptions { certificate: Some(files), ..with_token };
+        assert_eq!(error(&asked), "certificate and private_key give no client certificate");
     }
 
     #[test]

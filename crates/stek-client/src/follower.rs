@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
+use crate::certificate::CertificateError;
 use crate::config::ClientConfig;
 use crate::content::{Content, Source};
 use crate::erase::erase_when_due;
@@ -30,6 +31,9 @@ pub enum StartError {
     /// The TLS library does not do what is asked of it.
     #[error("tls cannot be set up")]
     Tls(#[source] rustls::Error),
+    /// The files of the client certificate have changed since they were checked.
+    #[error("client certificate cannot be used")]
+    Certificate(#[source] CertificateError),
     /// The HTTP library does not do what is asked of it.
     #[error("http client cannot be set up")]
     Http(#[source] reqwest::Error),

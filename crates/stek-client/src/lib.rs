@@ -11,6 +11,7 @@
 //! allocator that wipes what it frees.
 
 mod backoff;
+mod certificate;
 mod config;
 mod content;
 mod erase;
@@ -21,11 +22,14 @@ mod jitter;
 mod keyset;
 mod metrics;
 mod poll;
+mod reporter;
+mod request_id;
 mod status;
 mod token;
 mod transport;
 mod upstream;
 
+pub use certificate::{CertificateError, CertificateFiles};
 pub use config::{
     ANSWER_MARGIN, CONNECT_TIMEOUT, ClientConfig, ClientOptions, ConfigError, DEFAULT_WAIT,
     MAX_BODY_LIMITS, MAX_BUNDLE_BODY_BYTES, MAX_UPSTREAMS, WAIT_MAX,
@@ -34,6 +38,8 @@ pub use content::Rejected;
 pub use feed::FeedFollower;
 pub use follower::{StartError, Stopped};
 pub use keyset::KeysetFollower;
+pub use reporter::CheckInReporter;
+pub use request_id::{RequestId, X_REQUEST_ID};
 pub use status::{Failure, Status};
 pub use token::TokenError;
 pub use transport::http_client;

@@ -14,6 +14,7 @@ use crate::backoff::{Backoff, Pace, ceiling, spacing};
 use crate::content::{Content, Rejected, Source};
 use crate::installed::Installed;
 use crate::metrics::Metrics;
+use crate::request_id::RequestId;
 use crate::status::StatusCell;
 use crate::transport::{Answer, Ask, Reading, Transport, chain};
 use crate::upstream::Upstreams;
@@ -125,12 +126,20 @@ impl<C: Content> Poller<C> {
         }
         let wants_all = refresh || self.mode == Mode::Snapshot;
         let installed = installed.map(|content| content.tag()).filter(|_| !wants_all);
+        let told = self.shared.installed.current().is_some();
         let may_wait = self.mode == Mode::LongPoll && installed.is_some();
         Ask {
             upstream: self.upstreams.current().clone(),
             installed,
             wait: if may_wait { self.wait } else { Seconds::ZERO },
+            request_id: RequestId::new(),
+            clock_offset_millis: told.then(|| self.clock_offset_millis()),
         }
+    }
+
+    fn clock_offset_millis(&self) -> i64 {
+        let signed = |millis| i64::try_from(millis).unwrap_or(i64::MAX);
+        signed(self.clock.wall_millis()) - signed(self.shared.fleet.now_millis())
     }
 
     async fn take(&mut self, ask: &Ask, answer: Answer) -> Outcome {
@@ -286,7 +295,8 @@ impl<C: Content> Poller<C> {
         let Failed { outcome, kind, cause, retry_after } = failed;
         if self.upstreams.note_failure(&format!("{outcome} {kind}")) {
             let keyset = self.shared.source.keyset();
-            tracing::warn!(keyset, upstream = %ask.upstream, outcome, cause, "poll failed");
+            let (upstream, request_id) = (&ask.upstream, ask.request_id);
+            tracing::warn!(keyset, %upstream, %request_id, outcome, cause, "poll failed");
         }
         self.shared.status.note_failure(&ask.upstream, cause, self.shared.fleet.now());
         let longest = ceiling(pace);

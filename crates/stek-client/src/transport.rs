@@ -9,16 +9,21 @@ use reqwest::header::{
     ACCEPT, AUTHORIZATION, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, RETRY_AFTER,
 };
 use reqwest::{Response, StatusCode};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use stek_clock::Clock;
 use stek_core::access::TokenSecret;
 use stek_core::id::ContentTag;
 use stek_core::time::Seconds;
-use stek_wire::headers::{STEK_INSTANCE, STEK_TIME, parse_stek_time};
+use stek_wire::headers::{
+    STEK_CLOCK_OFFSET, STEK_INSTANCE, STEK_TIME, format_clock_offset, parse_stek_time,
+};
 use stek_wire::problem::{MAX_PROBLEM_BYTES, ProblemDocument};
 use stek_wire::{MEDIA_TYPE, SecretBytes, tag};
 
+use crate::certificate::{CertificateFiles, Changing};
 use crate::config::{ANSWER_MARGIN, CONNECT_TIMEOUT, ClientConfig, MAX_BUNDLE_BODY_BYTES};
 use crate::follower::StartError;
+use crate::request_id::{RequestId, X_REQUEST_ID};
 use crate::token::{authorization, read_token};
 use crate::upstream::Upstream;
 
@@ -36,6 +41,10 @@ pub(crate) struct Ask {
     pub(crate) installed: Option<ContentTag>,
     /// How long the server may hold the request while nothing changes.
     pub(crate) wait: Seconds,
+    /// By which the request is found in the server's log.
+    pub(crate) request_id: RequestId,
+    /// How far our wall clock is ahead of fleet time, in milliseconds, once that has been told.
+    pub(crate) clock_offset_millis: Option<i64>,
 }
 
 /// What came of it.
@@ -104,6 +113,8 @@ pub(crate) enum Invalid {
 /// Asks for one path.
 pub(crate) struct Transport {
     http: reqwest::Client,
+    config: ClientConfig,
+    certificate: Option<Changing>,
     path: String,
     token: Option<TokenFile>,
     instance: HeaderValue,
@@ -126,8 +137,12 @@ impl Transport {
         default_max_body: usize,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
+        let mut certificate = config.certificate().cloned().map(Changing::new);
+        let presented = certificate.as_mut().and_then(Changing::look);
         Ok(Self {
-            http: http_client(config)?,
+            http: client_with(config, presented)?,
+            config: config.clone(),
+            certificate,
             path,
             token: config.token().map(|path| TokenFile {
                 path: path.to_owned(),
@@ -143,6 +158,7 @@ impl Transport {
 
     /// Asks, and asks once more if the token was refused and its file holds another by now.
     pub(crate) async fn fetch(&mut self, ask: &Ask) -> Answer {
+        self.renew_certificate().await;
         if self.token.as_ref().is_some_and(|token| token.read.is_none()) {
             self.reread_token().await;
         }
@@ -150,6 +166,28 @@ impl Transport {
         let is_refused =
             matches!(answer, Answer::Refused { status, .. } if status == StatusCode::UNAUTHORIZED);
         if is_refused && self.reread_token().await { self.exchange(ask).await } else { answer }
+    }
+
+    /// Presents the certificate that is in its files by now. Connections begun with another are
+    /// not used again, for they would go on in its name.
+    async fn renew_certificate(&mut self) {
+        let Some(mut certificate) = self.certificate.clone() else { return };
+        let look = move || {
+            let found = certificate.look();
+            (certificate, found)
+        };
+        let Ok((looked, found)) = tokio::task::spawn_blocking(look).await else { return };
+        self.certificate = Some(looked);
+        let Some(found) = found else { return };
+        match client_with(&self.config, Some(found)) {
+            Ok(http) => {
+                self.http = http;
+                tracing::info!("client certificate reloaded");
+            }
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "client certificate not reloaded");
+            }
+        }
     }
 
     /// Whether there is another token than before.
@@ -199,13 +237,17 @@ impl Transport {
             .http
             .get(ask.upstream.join(&self.path))
             .header(ACCEPT, MEDIA_TYPE)
-            .header(STEK_INSTANCE, self.instance.clone());
+            .header(STEK_INSTANCE, self.instance.clone())
+            .header(X_REQUEST_ID, ask.request_id.to_string());
         let token = self.token.as_ref().and_then(|token| token.read.as_ref());
         if let Some(value) = token.and_then(authorization) {
             request = request.header(AUTHORIZATION, value);
         }
         if let Some(installed) = ask.installed {
             request = request.header(IF_NONE_MATCH, tag::format_etag(installed));
+        }
+        if let Some(millis) = ask.clock_offset_millis {
+            request = request.header(STEK_CLOCK_OFFSET, format_clock_offset(millis));
         }
         if ask.wait > Seconds::ZERO {
             request = request.header(PREFER, format!("wait={}", ask.wait.as_secs()));
@@ -259,14 +301,26 @@ fn is_older(tag: ContentTag, installed: ContentTag) -> bool {
 /// have no time-out but that of connecting, so give each its own.
 ///
 /// # Errors
-/// [`StartError::Tls`] or [`StartError::Http`] if the libraries below refuse.
+/// [`StartError::Certificate`] if its files have changed to something else, [`StartError::Tls`] or
+/// [`StartError::Http`] if the libraries below refuse.
 pub fn http_client(config: &ClientConfig) -> Result<reqwest::Client, StartError> {
+    let presented = config.certificate().map(CertificateFiles::read).transpose();
+    client_with(config, presented.map_err(StartError::Certificate)?)
+}
+
+fn client_with(
+    config: &ClientConfig,
+    presented: Option<Arc<CertifiedKey>>,
+) -> Result<reqwest::Client, StartError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(StartError::Tls)?
-        .with_root_certificates(Arc::clone(config.roots()))
-        .with_no_client_auth();
+        .with_root_certificates(Arc::clone(config.roots()));
+    let mut tls = match presented {
+        Some(pair) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair))),
+        None => builder.with_no_client_auth(),
+    };
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls)

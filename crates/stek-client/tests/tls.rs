@@ -5,14 +5,18 @@
 mod common;
 
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::Version;
-use common::material::{bundle, ca, server_config};
+use common::material::{bundle, ca, server_config, server_config_for};
 use common::server::{Reply, Server};
 use common::{Bench, PATIENCE, no_wait};
+use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
 use rustls::version::{TLS12, TLS13};
-use stek_client::{ClientOptions, KeysetFollower};
+use stek_client::{CertificateFiles, ClientOptions, KeysetFollower};
 use tempfile::NamedTempFile;
 
 fn file(content: &str) -> NamedTempFile {
@@ -21,10 +25,19 @@ fn file(content: &str) -> NamedTempFile {
     file
 }
 
+fn token() -> NamedTempFile {
+    file(&format!("stek_{}", "ca".repeat(32)))
+}
+
 /// Follows one TLS server, trusting `roots`.
 async fn follow(config: rustls::ServerConfig, roots: &NamedTempFile) -> (Bench, KeysetFollower) {
     let bench = Bench::with_tls(config).await;
-    let options = ClientOptions { roots: vec![roots.path().into()], ..bench.options() };
+    let token = token();
+    let options = ClientOptions {
+        roots: vec![roots.path().into()],
+        token: Some(token.path().into()),
+        ..bench.options()
+    };
     let follower = bench.follow(&options);
     (bench, follower)
 }
@@ -77,10 +90,50 @@ async fn other_servers_are_not_asked_at_all() {
     expect_no_connection(config, &roots, "expired").await;
 }
 
+/// Writes a certificate of this authority to the files.
+fn issue(ca: &CertifiedIssuer<'static, KeyPair>, files: &CertificateFiles) {
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec!["edge.example".to_owned()]).unwrap();
+    std::fs::write(&files.certificate, params.signed_by(&key, ca).unwrap().pem()).unwrap();
+    std::fs::write(&files.private_key, key.serialize_pem()).unwrap();
+}
+
+#[tokio::test]
+async fn a_client_certificate_stands_in_for_a_token_and_is_read_again_when_it_changes() {
+    let (servers, clients, strangers) = (ca(), ca(), ca());
+    let roots = file(&servers.pem());
+    let mut of_clients = RootCertStore::empty();
+    of_clients.add(clients.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(of_clients), provider).build();
+    let verifier = verifier.unwrap();
+    let config = server_config_for(verifier, &servers, &["127.0.0.1"], &[&TLS13], |_| {});
+    let mut bench = Bench::with_tls(config).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name| folder.path().join(name);
+    let files = CertificateFiles { certificate: path("edge.pem"), private_key: path("edge.key") };
+    issue(&strangers, &files);
+    let options = ClientOptions {
+        roots: vec![roots.path().into()],
+        certificate: Some(files.clone()),
+        ..bench.options()
+    };
+    let follower = bench.follow(&options);
+    bench.metric_is("stek_client_polls_total", "unreachable", 1.0).await;
+    assert!(!bench.has_request());
+
+    issue(&clients, &files);
+    let asked = bench.next().await;
+    assert!(asked.header("authorization").is_none());
+    asked.answer(Reply::bundle(&bundle(5)));
+    tokio::time::timeout(PATIENCE, follower.ready()).await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn a_redirect_is_not_followed_and_carries_no_token_away() {
     let mut bench = Bench::new(2).await;
-    let token = file(&format!("stek_{}", "ca".repeat(32)));
+    let token = token();
     let options = ClientOptions {
         upstreams: vec![bench.servers[0].url.clone()],
         token: Some(token.path().into()),

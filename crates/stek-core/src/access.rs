@@ -1,5 +1,6 @@
 //! Who may do what with which keyset: tokens, grants and the rule that nothing is allowed unless
-//! granted. How a principal proves who it is, is decided at the listeners.
+//! granted. Whom a grant means is [`crate::principal`]'s, and how somebody proves who he is, that of
+//! the listeners.
 
 use std::fmt;
 
@@ -9,6 +10,7 @@ use zeroize::Zeroize;
 
 use crate::id::{ContentDigest, KeyId, parse_hex};
 use crate::name::{KeysetName, NameError, PrincipalName};
+use crate::principal::{PrincipalPattern, Principals};
 use crate::time::Timestamp;
 
 /// What a principal may do.
@@ -81,11 +83,11 @@ impl fmt::Display for KeysetSelector {
     }
 }
 
-/// Lets one principal act in one role on some keysets.
+/// Lets some principals act in one role on some keysets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Grant {
     /// Who.
-    pub principal: PrincipalName,
+    pub principal: PrincipalPattern,
     /// On which keysets.
     pub keysets: KeysetSelector,
     /// In which role.
@@ -251,25 +253,29 @@ impl Access {
         (now < token.expires_at).then_some(&token.principal)
     }
 
-    /// Whether `principal` may act as `role` on `keyset`.
-    pub fn allows(&self, principal: &PrincipalName, role: Role, keyset: &KeysetName) -> bool {
-        self.grants
-            .iter()
-            .any(|g| g.role == role && &g.principal == principal && g.keysets.covers(keyset))
+    /// The grants that `who` has in `role`.
+    pub fn granted<'a>(
+        &'a self,
+        who: &'a Principals,
+        role: Role,
+    ) -> impl Iterator<Item = &'a KeysetSelector> {
+        let mine = self.grants.iter().filter(move |g| g.role == role && who.fit(&g.principal));
+        mine.map(|grant| &grant.keysets)
     }
 
-    /// Whether `principal` may act as `role` on any keyset at all.
-    pub fn has_role(&self, principal: &PrincipalName, role: Role) -> bool {
-        self.grants.iter().any(|grant| grant.role == role && &grant.principal == principal)
+    /// Whether `who` may act as `role` on `keyset`.
+    pub fn allows(&self, who: &Principals, role: Role, keyset: &KeysetName) -> bool {
+        self.granted(who, role).any(|keysets| keysets.covers(keyset))
     }
 
-    /// Whether `principal` may act as `role` on every keyset, also on those made later.
-    pub fn allows_all(&self, principal: &PrincipalName, role: Role) -> bool {
-        self.grants.iter().any(|grant| {
-            grant.role == role
-                && &grant.principal == principal
-                && grant.keysets == KeysetSelector::All
-        })
+    /// Whether `who` may act as `role` on any keyset at all.
+    pub fn has_role(&self, who: &Principals, role: Role) -> bool {
+        self.granted(who, role).next().is_some()
+    }
+
+    /// Whether `who` may act as `role` on every keyset, also on those made later.
+    pub fn allows_all(&self, who: &Principals, role: Role) -> bool {
+        self.granted(who, role).any(|keysets| *keysets == KeysetSelector::All)
     }
 
     /// What tells these tokens and grants from others, whatever their order.
@@ -303,7 +309,8 @@ mod tests {
     }
 
     fn grant(who: &str, keysets: &str, role: Role) -> Grant {
-        Grant { principal: principal(who), keysets: KeysetSelector::parse(keysets).unwrap(), role }
+        let principal = PrincipalPattern::try_new(who).unwrap();
+        Grant { principal, keysets: KeysetSelector::parse(keysets).unwrap(), role }
     }
 
     #[test]
@@ -321,13 +328,13 @@ mod tests {
                     let expected =
                         (who == "token:edge" && name == "main" && role == Role::Terminator)
                             || (who == "token:root" && role == Role::Operator);
-                    let allowed = access.allows(&principal(who), role, &keyset(name));
+                    let allowed = access.allows(&principal(who).into(), role, &keyset(name));
                     assert_eq!(allowed, expected, "{who} {role:?} {name}");
                 }
             }
         }
-        assert!(access.allows_all(&principal("token:root"), Role::Operator));
-        assert!(!access.allows_all(&principal("token:edge"), Role::Terminator));
+        assert!(access.allows_all(&principal("token:root").into(), Role::Operator));
+        assert!(!access.allows_all(&principal("token:edge").into(), Role::Terminator));
     }
 
     #[test]

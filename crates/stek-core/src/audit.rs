@@ -27,6 +27,8 @@ pub enum AuditAction {
     KeyDestroyed,
     /// A key was forbidden at once.
     KeyRevoked,
+    /// A key activates though instances are known to lack it.
+    ActivationForced,
     /// Nothing seals for a time.
     Gap,
     /// A token was made.
@@ -42,7 +44,7 @@ pub enum AuditAction {
 }
 
 impl AuditAction {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::KeysetCreated,
         Self::PolicyChanged,
         Self::KeysetDeleted,
@@ -50,6 +52,7 @@ impl AuditAction {
         Self::KeyRescheduled,
         Self::KeyDestroyed,
         Self::KeyRevoked,
+        Self::ActivationForced,
         Self::Gap,
         Self::TokenCreated,
         Self::TokenRevoked,
@@ -68,6 +71,7 @@ impl AuditAction {
             Self::KeyRescheduled => "key-rescheduled",
             Self::KeyDestroyed => "key-destroyed",
             Self::KeyRevoked => "key-revoked",
+            Self::ActivationForced => "activation-forced",
             Self::Gap => "gap",
             Self::TokenCreated => "token-created",
             Self::TokenRevoked => "token-revoked",

@@ -5,6 +5,8 @@
 pub mod access;
 pub mod audit;
 pub mod bundle;
+pub mod certificate;
+pub mod check_in;
 pub mod derive;
 pub mod feed;
 pub mod health;
@@ -13,6 +15,7 @@ pub mod keyset;
 pub mod name;
 pub mod planner;
 pub mod policy;
+pub mod principal;
 pub mod schedule;
 pub mod scope;
 pub mod secret;

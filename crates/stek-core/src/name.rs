@@ -24,7 +24,7 @@ pub struct NameError {
 }
 
 impl NameError {
-    fn new(field: &'static str, value: &str, allowed: &'static str) -> Self {
+    pub(crate) fn new(field: &'static str, value: &str, allowed: &'static str) -> Self {
         Self { field, value: value.chars().take(80).collect(), allowed }
     }
 }

@@ -7,6 +7,7 @@ mod draft;
 use crate::bundle::EndCause;
 use crate::id::KeyId;
 use crate::keyset::{History, KeyRecord, Keyset, KeysetError, MAX_LIVE_KEYS};
+use crate::policy::ActivationQuorum;
 use crate::schedule::{KeyState, MoveDestroy, Schedule, ScheduleError};
 use crate::time::{Seconds, Timestamp};
 use draft::Draft;
@@ -231,16 +232,41 @@ fn rotate_urgently(
     Ok(())
 }
 
-/// Moves the next boundary, and all after it, if an instance that counts lacks the key that
-/// activates there and there is still time to tell everybody. Never past an envelope.
-fn postpone(keyset: &Keyset, convergence: &Convergence, now: Timestamp, draft: &mut Draft) {
-    let Some(active) = keyset.active(now) else { return };
+/// The boundary about which must be decided now, for instances lack the key that activates there.
+struct Doubt<'a> {
+    active: &'a KeyRecord,
+    next: &'a KeyRecord,
+    /// By how much it may be moved; none if that would be no help, or too much.
+    by: Option<Seconds>,
+}
+
+fn doubt<'a>(keyset: &'a Keyset, convergence: &Convergence, now: Timestamp) -> Option<Doubt<'a>> {
+    let policy = keyset.policy();
+    let active = keyset.active(now)?;
     let boundary = active.schedule.retire_at();
-    let by = keyset.policy().postpone_margin();
-    let next = keyset.keys().iter().find(|key| key.schedule.activate_at() == boundary);
-    if next.is_none_or(|key| convergence.is_ready(key.id)) || now + by < boundary {
-        return;
+    let margin = policy.postpone_margin();
+    let next = keyset.keys().iter().find(|key| key.schedule.activate_at() == boundary)?;
+    let waits = policy.activation_quorum() == ActivationQuorum::All;
+    if !waits || convergence.is_ready(next.id) || now + margin < boundary {
+        return None;
     }
+    // The envelope is one lead longer than what was planned; what is gone of it was postponed.
+    let left = |key: &KeyRecord| key.schedule.destroy_by().since(key.schedule.destroy_at());
+    let gone = Seconds::new(policy.lead().as_secs().saturating_sub(left(next).as_secs()));
+    let deadline = policy.activation_deadline().as_secs().saturating_sub(gone.as_secs());
+    let later = keyset.keys().iter().filter(|key| key.schedule.activate_at() >= boundary);
+    let room = later.map(left).fold(left(active), Seconds::min).min(Seconds::new(deadline));
+    // As long again each time, so that a fleet which never gets there costs a few revisions.
+    let by = margin.max(gone).min(room);
+    Some(Doubt { active, next, by: (by >= margin).then_some(by) })
+}
+
+/// Moves the next boundary, and all after it, if an instance that counts lacks the key that
+/// activates there and there is still time to tell everybody. Never past the deadline or an
+/// envelope.
+fn postpone(keyset: &Keyset, convergence: &Convergence, now: Timestamp, draft: &mut Draft) {
+    let Some(Doubt { active, by: Some(by), .. }) = doubt(keyset, convergence, now) else { return };
+    let boundary = active.schedule.retire_at();
     let later = keyset.keys().iter().filter(|key| key.schedule.activate_at() >= boundary);
     let shifted = later.map(|key| {
         let (activate, retire) = (key.schedule.activate_at() + by, key.schedule.retire_at() + by);
@@ -254,6 +280,17 @@ fn postpone(keyset: &Keyset, convergence: &Convergence, now: Timestamp, draft: &
             draft.reschedule(id, schedule, MoveReason::Postponed { by });
         }
     }
+}
+
+/// The key that activates next though instances are known to lack it, and since when that could
+/// be decided: its activation cannot be postponed any further. Rotation never stops.
+pub fn forced(
+    keyset: &Keyset,
+    convergence: &Convergence,
+    now: Timestamp,
+) -> Option<(KeyId, Timestamp)> {
+    let Doubt { active, next, by: None } = doubt(keyset, convergence, now)? else { return None };
+    Some((next.id, active.schedule.retire_at() - keyset.policy().postpone_margin()))
 }
 
 /// Mints whatever is missing for some key to seal at every instant up to `now + lead`. A hole that

@@ -17,6 +17,32 @@ pub const CLOCK_SKEW_LIMITS: (Seconds, Seconds) = (Seconds::new(1), Seconds::fro
 /// The longest session lifetime.
 pub const SESSION_LIFETIME_MAX: Seconds = Seconds::from_days(7);
 
+/// Whom the activation of a key waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ActivationQuorum {
+    /// All instances that have polled twice since the key was published and still lack it; until
+    /// the activation deadline.
+    #[default]
+    All,
+    /// Nobody: a key that has been out for its lead activates.
+    Off,
+}
+
+impl ActivationQuorum {
+    /// The quorum as it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Off => "off",
+        }
+    }
+
+    /// The quorum of this name, if there is one.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::All, Self::Off].into_iter().find(|quorum| quorum.as_str() == text)
+    }
+}
+
 /// What was asked for; a field left out takes its default from the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PolicyRequest {
@@ -34,6 +60,11 @@ pub struct PolicyRequest {
     /// The longest time since a full handshake that any chain of resumptions may last; 24 h, or
     /// the ticket lifetime if that is longer, if left out.
     pub session_lifetime: Option<Seconds>,
+    /// Whom the activation of a key waits for; all if left out.
+    pub activation_quorum: Option<ActivationQuorum>,
+    /// How much later than planned a key may activate because instances lack it;
+    /// `poll_interval + clock_skew + 2 s` to one lead, the lead if left out.
+    pub activation_deadline: Option<Seconds>,
 }
 
 /// A policy whose relations hold.
@@ -45,6 +76,8 @@ pub struct Policy {
     clock_skew: Seconds,
     lead: Seconds,
     session_lifetime: Seconds,
+    activation_quorum: ActivationQuorum,
+    activation_deadline: Seconds,
 }
 
 /// A relation that the asked policy breaks; names the fields, their values and what is allowed.
@@ -162,13 +195,16 @@ impl Policy {
         let tenth = Seconds::new(rotation_period.as_secs() / 10);
         let tenth = tenth.clamp(Seconds::new(1), Seconds::new(60));
         let session_default = Seconds::from_hours(24).max(ticket_lifetime);
+        let lead = asked.lead.unwrap_or(rotation_period);
         let policy = Self {
             rotation_period,
             ticket_lifetime,
             poll_interval: asked.poll_interval.unwrap_or(tenth),
             clock_skew: asked.clock_skew.unwrap_or(tenth),
-            lead: asked.lead.unwrap_or(rotation_period),
+            lead,
             session_lifetime: asked.session_lifetime.unwrap_or(session_default),
+            activation_quorum: asked.activation_quorum.unwrap_or_default(),
+            activation_deadline: asked.activation_deadline.unwrap_or(lead),
         };
         policy.check_limits()?;
         policy.check_relations()?;
@@ -212,6 +248,12 @@ impl Policy {
                 keys,
             });
         }
+        // After the relations, for the limits are made of what they bound.
+        let (field, value) = ("activation_deadline", self.activation_deadline);
+        let (min, max) = (self.postpone_margin(), lead);
+        if value < min || value > max {
+            return Err(PolicyError::OutOfLimits { field, value, min, max });
+        }
         Ok(())
     }
 
@@ -243,6 +285,17 @@ impl Policy {
     /// The longest time since a full handshake that any chain of resumptions may last.
     pub fn session_lifetime(&self) -> Seconds {
         self.session_lifetime
+    }
+
+    /// Whom the activation of a key waits for.
+    pub fn activation_quorum(&self) -> ActivationQuorum {
+        self.activation_quorum
+    }
+
+    /// How much later than planned a key may activate because instances lack it. A deadline of one
+    /// lead is all that the envelope of a key allows.
+    pub fn activation_deadline(&self) -> Seconds {
+        self.activation_deadline
     }
 
     /// How long a key must have been out before it seals when there was no time for the lead:

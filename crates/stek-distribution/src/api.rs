@@ -15,15 +15,18 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use stek_core::access::Role;
 use stek_core::bundle::Bundle;
 use stek_core::feed::FeedState;
-use stek_core::id::ContentTag;
-use stek_core::name::{InstanceName, KeysetName};
-use stek_http::{Problem, prefer};
+use stek_core::id::{ContentTag, Revision};
+use stek_core::name::{InstanceName, KeysetName, PrincipalName};
+use stek_http::{Problem, Proof, prefer};
 use stek_wire::SecretBytes;
 use stek_wire::feed::{AccessPart, encode_feed};
-use stek_wire::headers::{STEK_INSTANCE, STEK_TIME, format_stek_time};
+use stek_wire::headers::{
+    STEK_CLOCK_OFFSET, STEK_INSTANCE, STEK_TIME, format_stek_time, parse_clock_offset,
+};
 use stek_wire::tag::{IfNoneMatch, format_etag};
 use tokio::sync::watch;
 
+use crate::check_ins::CheckIn;
 use crate::metrics::Answers;
 use crate::shelf::Rendered;
 use crate::visitor::Visitor;
@@ -39,17 +42,23 @@ pub(crate) fn feed_router(shared: Arc<Shared>) -> Router {
 
 async fn bundle(
     State(shared): State<Arc<Shared>>,
+    proof: Proof,
     keyset: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let visitor = Visitor::from_headers(&headers)?;
-    visitor.principal(&shared)?;
-    check_instance(&headers)?;
+    let mut visitor = Visitor::arrive(&shared, proof)?;
+    let instance = instance(&headers)?;
     // A name that no keyset can have is answered like one that none has.
     let name = keyset.ok().and_then(|Path(text)| KeysetName::try_new(&text).ok());
     let name = name.ok_or_else(Problem::not_found)?;
     visitor.must(&shared, Role::Terminator, &name)?;
     let asked = Asked::new(&headers);
+    if let Some(instance) = instance {
+        let (who, feed) = visitor.principals(&shared)?;
+        let offset = clock_offset(&headers)?;
+        let instance = (who.shown().clone(), instance);
+        check_in(&shared, &feed, name.clone(), instance, asked.installed, offset);
+    }
     let deadline = asked.deadline(&shared);
     let Some(mut content) = shared.shelf.watch(&name) else {
         let rendered = not_on_the_shelf(&shared, &name)?;
@@ -61,6 +70,7 @@ async fn bundle(
             return Ok(offer.send(&shared.metrics.bundles));
         }
         drop(offer);
+        visitor.stay(&shared)?;
         if !wait(&shared, deadline, shelf::changed(&mut content)).await {
             let offer = offer_bundle(&shared, &visitor, &name, &asked, &mut content)?;
             return Ok(offer.send(&shared.metrics.bundles));
@@ -105,10 +115,13 @@ fn not_on_the_shelf(shared: &Shared, name: &KeysetName) -> Result<Rendered, Prob
     Ok(Rendered::new(&Bundle::tombstone(state.incarnation, name.clone(), *deleted), now))
 }
 
-async fn feed(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<Response, Problem> {
-    let visitor = Visitor::from_headers(&headers)?;
-    visitor.principal(&shared)?;
-    check_instance(&headers)?;
+async fn feed(
+    State(shared): State<Arc<Shared>>,
+    proof: Proof,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let mut visitor = Visitor::arrive(&shared, proof)?;
+    instance(&headers)?;
     let asked = Asked::new(&headers);
     let deadline = asked.deadline(&shared);
     let mut published = shared.feed.clone();
@@ -119,6 +132,7 @@ async fn feed(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<R
             return Ok(offer.send(&shared.metrics.feeds));
         }
         drop(offer);
+        visitor.stay(&shared)?;
         if !wait(&shared, deadline, shelf::changed(&mut published)).await {
             return Ok(offer_feed(&shared, &visitor, &asked)?.send(&shared.metrics.feeds));
         }
@@ -127,11 +141,11 @@ async fn feed(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<R
 
 /// What the visitor may have of the feed as it is now.
 fn offer_feed(shared: &Shared, visitor: &Visitor, asked: &Asked) -> Result<Offer, Problem> {
-    let (principal, state) = visitor.principal(shared)?;
-    if !state.access.has_role(&principal, Role::Distribution) {
+    let (who, state) = visitor.principals(shared)?;
+    if !state.access.has_role(&who, Role::Distribution) {
         return Err(Problem::not_found());
     }
-    let view = feed_view::view(&state, &principal);
+    let view = feed_view::view(&state, &who);
     let tag = view.tag();
     if asked.has(tag) {
         return Ok(Offer::Unchanged(unchanged(shared, tag)));
@@ -239,12 +253,40 @@ async fn wait(shared: &Shared, deadline: Duration, change: impl Future<Output = 
 }
 
 /// `Stek-Instance`, if it is there, must be a name.
-fn check_instance(headers: &HeaderMap) -> Result<(), Problem> {
-    let Some(value) = headers.get(STEK_INSTANCE) else { return Ok(()) };
-    let text = value.to_str().unwrap_or("");
-    InstanceName::try_new(text)
-        .map(|_| ())
+fn instance(headers: &HeaderMap) -> Result<Option<InstanceName>, Problem> {
+    let Some(value) = headers.get(STEK_INSTANCE) else { return Ok(None) };
+    InstanceName::try_new(value.to_str().unwrap_or(""))
+        .map(Some)
         .map_err(|error| Problem::invalid_field(STEK_INSTANCE, error.value, error.allowed))
+}
+
+/// `Stek-Clock-Offset`, if it is there, must be one.
+fn clock_offset(headers: &HeaderMap) -> Result<Option<i32>, Problem> {
+    let Some(value) = headers.get(STEK_CLOCK_OFFSET) else { return Ok(None) };
+    let text = value.to_str().unwrap_or("");
+    let allowed = "a whole number of milliseconds from -86400000 to 86400000";
+    let shown: String = text.chars().take(80).collect();
+    parse_clock_offset(text)
+        .map(Some)
+        .ok_or_else(|| Problem::invalid_field(STEK_CLOCK_OFFSET, shown, allowed))
+}
+
+/// Notes what the poll says of its instance. What is of another lineage is worth nothing in this.
+fn check_in(
+    shared: &Shared,
+    feed: &FeedState,
+    keyset: KeysetName,
+    (principal, instance): (PrincipalName, InstanceName),
+    installed: Option<ContentTag>,
+    clock_offset_millis: Option<i32>,
+) {
+    let installed = installed.filter(|tag| tag.incarnation == feed.incarnation);
+    let revision = installed.map_or(Revision::ZERO, |tag| tag.revision);
+    let (now, boot) = (shared.fleet.now(), shared.fleet.clock().boot());
+    let noted = CheckIn { keyset, principal, instance, revision, clock_offset_millis, now, boot };
+    if shared.check_ins.note(noted) {
+        shared.news.checked_in(boot);
+    }
 }
 
 fn changed(shared: &Shared, tag: ContentTag, body: Bytes) -> Response {

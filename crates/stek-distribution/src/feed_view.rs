@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use stek_core::access::{Access, Grant, KeysetSelector, Role};
+use stek_core::access::{Access, Grant, KeysetSelector, Role, Token};
 use stek_core::feed::FeedState;
-use stek_core::name::{KeysetName, PrincipalName};
+use stek_core::name::KeysetName;
+use stek_core::principal::{PrincipalPattern, Principals};
 
 /// The roles that a follower decides about.
 const SERVED: [Role; 2] = [Role::Terminator, Role::Distribution];
@@ -14,7 +15,7 @@ const SERVED: [Role; 2] = [Role::Terminator, Role::Distribution];
 ///
 /// Else a grant on all keysets becomes one on each keyset that the follower may see, so that neither
 /// what it holds nor what it passes on reaches further.
-pub(crate) fn view(feed: &Arc<FeedState>, follower: &PrincipalName) -> Arc<FeedState> {
+pub(crate) fn view(feed: &Arc<FeedState>, follower: &Principals) -> Arc<FeedState> {
     if feed.access.allows_all(follower, Role::Distribution) {
         return Arc::clone(feed);
     }
@@ -32,10 +33,8 @@ pub(crate) fn view(feed: &Arc<FeedState>, follower: &PrincipalName) -> Arc<FeedS
     })
 }
 
-fn keysets_of<'a>(access: &'a Access, follower: &PrincipalName) -> BTreeSet<&'a KeysetName> {
-    let grants = access.grants.iter();
-    let mine = grants.filter(|g| g.role == Role::Distribution && &g.principal == follower);
-    let named = mine.filter_map(|grant| match &grant.keysets {
+fn keysets_of<'a>(access: &'a Access, follower: &'a Principals) -> BTreeSet<&'a KeysetName> {
+    let named = access.granted(follower, Role::Distribution).filter_map(|keysets| match keysets {
         KeysetSelector::All => None,
         KeysetSelector::Named(name) => Some(name),
     });
@@ -50,7 +49,19 @@ fn access_to(access: &Access, seen: &BTreeSet<&KeysetName>) -> Access {
             grants.insert(Grant { principal: grant.principal.clone(), keysets, role: grant.role });
         }
     }
-    let principals: BTreeSet<&PrincipalName> = grants.iter().map(|g| &g.principal).collect();
-    let tokens = access.tokens.iter().filter(|token| principals.contains(&token.principal));
-    Access { tokens: tokens.cloned().collect(), grants: grants.into_iter().collect() }
+    let of_someone: Vec<_> = tokens_of(access, &grants).cloned().collect();
+    Access { tokens: of_someone, grants: grants.into_iter().collect() }
+}
+
+/// The tokens of those whom `grants` mean. Grants to one principal, which is what tokens have as a
+/// rule, are looked up: ten thousand of each must not cost a hundred million comparisons.
+fn tokens_of<'a>(access: &'a Access, grants: &BTreeSet<Grant>) -> impl Iterator<Item = &'a Token> {
+    let patterns: BTreeSet<_> = grants.iter().map(|grant| grant.principal.clone()).collect();
+    let (named, wide): (BTreeSet<_>, BTreeSet<_>) =
+        patterns.into_iter().partition(PrincipalPattern::is_literal);
+    access.tokens.iter().filter(move |token| {
+        let exactly = PrincipalPattern::exactly(&token.principal);
+        exactly.is_ok_and(|exactly| named.contains(&exactly))
+            || wide.iter().any(|pattern| pattern.covers(&token.principal))
+    })
 }

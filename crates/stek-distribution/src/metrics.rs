@@ -1,8 +1,13 @@
 //! The metrics of a distribution replica. Refusals are counted with the other answers by status.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use prometheus::core::Collector;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use stek_core::check_in::KeysetTally;
 use stek_core::feed::FeedState;
+use stek_core::name::KeysetName;
 
 /// Answers of one endpoint to those who may have them.
 pub(crate) struct Answers {
@@ -13,9 +18,13 @@ pub(crate) struct Answers {
 pub(crate) struct DistributionMetrics {
     pub(crate) bundles: Answers,
     pub(crate) feeds: Answers,
+    pub(crate) reports: IntCounter,
+    instances: IntGauge,
+    lagging: IntGauge,
     waiting: IntGauge,
     keysets: IntGauge,
     revision: IntGauge,
+    access_read_at: IntGauge,
 }
 
 impl DistributionMetrics {
@@ -30,6 +39,27 @@ impl DistributionMetrics {
                 registry,
                 "stek_distribution_feeds_total",
                 "Feeds asked for, by outcome.",
+            )?,
+            reports: add(
+                registry,
+                IntCounter::new(
+                    "stek_distribution_reports_total",
+                    "Reports of other replicas that were taken up.",
+                )?,
+            )?,
+            instances: add(
+                registry,
+                IntGauge::new(
+                    "stek_distribution_instances",
+                    "Instances that poll here and count, over all keysets.",
+                )?,
+            )?,
+            lagging: add(
+                registry,
+                IntGauge::new(
+                    "stek_distribution_lagging_instances",
+                    "Instances that hold less than the newest revision, over all keysets.",
+                )?,
             )?,
             waiting: add(
                 registry,
@@ -46,6 +76,13 @@ impl DistributionMetrics {
                 registry,
                 IntGauge::new("stek_distribution_revision", "Newest revision that is served.")?,
             )?,
+            access_read_at: add(
+                registry,
+                IntGauge::new(
+                    "stek_distribution_access_read_timestamp_seconds",
+                    "When the manager last read the tokens and grants that are in force here.",
+                )?,
+            )?,
         })
     }
 
@@ -55,9 +92,23 @@ impl DistributionMetrics {
         Waiting(self.waiting.clone())
     }
 
+    pub(crate) fn observe_instances(&self, keysets: &BTreeMap<KeysetName, Arc<KeysetTally>>) {
+        let standings = keysets.values().map(|tally| tally.standing(tally.newest));
+        let (mut instances, mut lagging) = (0, 0);
+        for standing in standings {
+            instances += standing.instances;
+            lagging += standing.lagging();
+        }
+        let uncounted: u64 = keysets.values().map(|tally| u64::from(tally.uncounted)).sum();
+        self.instances.set(i64::try_from(instances).unwrap_or(i64::MAX));
+        self.lagging.set(i64::try_from(lagging + uncounted).unwrap_or(i64::MAX));
+    }
+
     pub(crate) fn observe(&self, feed: &FeedState) {
         self.keysets.set(i64::try_from(feed.keysets.len()).unwrap_or(i64::MAX));
         self.revision.set(i64::try_from(feed.revision.as_u64()).unwrap_or(i64::MAX));
+        let read_at = feed.access_read_at.as_unix();
+        self.access_read_at.set(i64::try_from(read_at).unwrap_or(i64::MAX));
     }
 }
 

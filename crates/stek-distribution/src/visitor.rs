@@ -1,15 +1,15 @@
-//! Who asks, proven by a bearer token, and whether he may. Nothing is allowed unless granted, and
+//! Who asks, and whether he may. Nothing is allowed unless granted, and
 //! grants that nobody has confirmed for a day grant nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderMap;
-use stek_core::access::{Role, TokenSecret};
+use stek_core::access::Role;
 use stek_core::feed::FeedState;
-use stek_core::name::{KeysetName, PrincipalName};
+use stek_core::name::KeysetName;
+use stek_core::principal::Principals;
 use stek_core::time::Seconds;
-use stek_http::{Problem, bearer};
+use stek_http::{Problem, Proof, Waiting};
 
 use crate::Shared;
 
@@ -22,22 +22,33 @@ const RETRY: Duration = Duration::from_secs(2);
 /// The proof that a request carries; judged again after every wait, for it may have been revoked
 /// meanwhile.
 pub(crate) struct Visitor {
-    secret: TokenSecret,
+    proof: Proof,
+    waiting: Option<Waiting>,
 }
 
 impl Visitor {
-    /// The proof in `headers`.
-    pub(crate) fn from_headers(headers: &HeaderMap) -> Result<Self, Problem> {
-        let token = bearer::from_headers(headers).ok().flatten();
-        let secret = token.and_then(|token| TokenSecret::parse(token.expose_secret()));
-        secret.map(|secret| Self { secret }).ok_or_else(Problem::unauthenticated)
+    /// Somebody who brings this proof, and has not asked more than the listener allows.
+    pub(crate) fn arrive(shared: &Shared, proof: Proof) -> Result<Self, Problem> {
+        let this = Self { proof, waiting: None };
+        let (who, _) = this.principals(shared)?;
+        this.proof.admit(&who)?;
+        Ok(this)
     }
 
-    /// The principal, by what is published now.
-    pub(crate) fn principal(
+    /// Counts as one who waits from now on, unless too many of the same principal do.
+    pub(crate) fn stay(&mut self, shared: &Shared) -> Result<(), Problem> {
+        if self.waiting.is_none() {
+            let (who, _) = self.principals(shared)?;
+            self.waiting = Some(self.proof.wait(&who)?);
+        }
+        Ok(())
+    }
+
+    /// Who it is, by what is published now.
+    pub(crate) fn principals(
         &self,
         shared: &Shared,
-    ) -> Result<(PrincipalName, Arc<FeedState>), Problem> {
+    ) -> Result<(Principals, Arc<FeedState>), Problem> {
         let Some(feed) = shared.feed.borrow().clone() else {
             return Err(Problem::unavailable("nothing is published here yet", RETRY));
         };
@@ -46,9 +57,7 @@ impl Visitor {
             let detail = "tokens and grants have not been confirmed for a day";
             return Err(Problem::unavailable(detail, RETRY));
         }
-        let principal = feed.access.authenticate(&self.secret, now);
-        let principal = principal.ok_or_else(Problem::unauthenticated)?.clone();
-        Ok((principal, feed))
+        Ok((self.proof.principals(&feed.access, now)?, feed))
     }
 
     /// Refuses whoever may not act as `role` on `keyset`, with the answer for a keyset that does
@@ -59,11 +68,7 @@ impl Visitor {
         role: Role,
         keyset: &KeysetName,
     ) -> Result<(), Problem> {
-        let (principal, feed) = self.principal(shared)?;
-        if feed.access.allows(&principal, role, keyset) {
-            Ok(())
-        } else {
-            Err(Problem::not_found())
-        }
+        let (who, feed) = self.principals(shared)?;
+        if feed.access.allows(&who, role, keyset) { Ok(()) } else { Err(Problem::not_found()) }
     }
 }

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
@@ -21,10 +22,13 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
+use tracing::Instrument;
 
 use crate::body::TimedBody;
+use crate::quota::Quotas;
+use crate::request_id::{RequestId, X_REQUEST_ID};
 use crate::tasks::Tasks;
-use crate::{Channel, Limits, Peer, Problem, TlsFiles, Transport};
+use crate::{Channel, ClientCertificate, Limits, Peer, Problem, TlsFiles, Transport};
 
 /// HTTP/2 flow-control window of one stream, in bytes. With the window of a connection, this bounds
 /// what a client can make the server hold of bodies that no handler reads.
@@ -36,6 +40,7 @@ pub(crate) struct Connections {
     transport: Transport,
     limits: Limits,
     router: Router,
+    quotas: Arc<Quotas>,
     http: auto::Builder<Tasks>,
     shutdown: CancellationToken,
 }
@@ -49,7 +54,8 @@ impl Connections {
         shutdown: CancellationToken,
     ) -> Self {
         let http = http_builder(&limits, tasks);
-        Self { transport, limits, router, http, shutdown }
+        let quotas = Arc::new(Quotas::new(&limits));
+        Self { transport, limits, router, quotas, http, shutdown }
     }
 
     /// Serves one connection until it ends. Failures of one client are the client's affair and are
@@ -63,7 +69,8 @@ impl Connections {
             Transport::Plain(_) => self.serve(stream, Peer { addr, channel: Channel::Plain }).await,
             Transport::Tls(files) => {
                 let Some(stream) = self.handshake(files, stream, addr).await else { return };
-                self.serve(stream, Peer { addr, channel: Channel::Tls }).await;
+                let client = client_certificate(stream.get_ref().1, addr);
+                self.serve(stream, Peer { addr, channel: Channel::Tls(client) }).await;
             }
         }
     }
@@ -100,9 +107,11 @@ impl Connections {
         let traffic = watch::Sender::new(Traffic::default());
         let service = {
             let (router, traffic) = (self.router.clone(), traffic.clone());
+            let quotas = Arc::clone(&self.quotas);
             let body_limit = self.limits.body_read_timeout;
             service_fn(move |request: Request<Incoming>| {
-                let request = request.map(|body| Body::new(TimedBody::new(body, body_limit)));
+                let mut request = request.map(|body| Body::new(TimedBody::new(body, body_limit)));
+                request.extensions_mut().insert(Arc::clone(&quotas));
                 answer(router.clone(), request, peer.clone(), InFlight::begin(traffic.clone()))
             })
         };
@@ -126,6 +135,20 @@ impl Connections {
             }
             finishing = Finishing::Yes;
             connection.as_mut().graceful_shutdown();
+        }
+    }
+}
+
+/// Whose certificate the client has shown, if it has shown one and it names somebody.
+fn client_certificate(
+    connection: &rustls::ServerConnection,
+    addr: SocketAddr,
+) -> Option<Arc<ClientCertificate>> {
+    match ClientCertificate::read(connection.peer_certificates()?.first()?) {
+        Ok(certificate) => Some(Arc::new(certificate)),
+        Err(error) => {
+            tracing::debug!(peer = %addr, error = %error, "client certificate names nobody");
+            None
         }
     }
 }
@@ -172,16 +195,32 @@ async fn answer(
         }
     }
     request.extensions_mut().insert(peer);
-    let response = match unless_panicked(router.oneshot(request)).await {
-        Ok(response) => response?,
+    let name = RequestId::of(request.headers());
+    // Also where only errors are logged, their lines say of which request they are.
+    let span = tracing::error_span!("request", request_id = %name);
+    let answering = name.clone().scope(respond(router, request)).instrument(span.clone());
+    let mut response = answering.await?;
+    if response.status().is_client_error() {
+        // What fails on our side is logged where it does.
+        let status = response.status().as_u16();
+        span.in_scope(|| tracing::info!(status, "request refused"));
+    }
+    if let Some(value) = name.header() {
+        response.headers_mut().insert(X_REQUEST_ID, value);
+    }
+    drop(in_flight);
+    Ok(response)
+}
+
+async fn respond(router: Router, request: Request<Body>) -> Result<Response, Infallible> {
+    match unless_panicked(router.oneshot(request)).await {
+        Ok(response) => response,
         Err(Panicked) => {
             // The panic hook has said what and where.
             tracing::error!("a request handler panicked");
-            Problem::internal().into_response()
+            Ok(Problem::internal().into_response())
         }
-    };
-    drop(in_flight);
-    Ok(response)
+    }
 }
 
 struct Panicked;

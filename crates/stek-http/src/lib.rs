@@ -1,7 +1,7 @@
 //! The server chassis: listeners, limits, problem documents, health, metrics and drain
 //!
 //! A server crate brings an [`axum::Router`]; this crate brings everything around it. It knows
-//! nothing of keys, keysets or principals.
+//! nothing of keys or keysets, and of principals only how one proves to be one.
 //!
 //! Put a router together in this order, so that every answer is a problem document where it fails
 //! and is counted whatever it is:
@@ -26,10 +26,13 @@
 
 mod accept;
 mod body;
+mod client_certificate;
 mod connection;
 mod limits;
 mod listen;
 mod peer;
+mod proof;
+mod quota;
 mod serve;
 mod tasks;
 mod tls;
@@ -39,13 +42,18 @@ pub mod health;
 pub mod metrics;
 pub mod prefer;
 pub mod problem;
+pub mod request_id;
 pub mod signals;
 
+pub use client_certificate::ClientCertificate;
 pub use limits::{LimitError, Limits};
 pub use listen::{BindError, Plaintext, Server, Transport};
 pub use peer::{Channel, Peer};
 pub use problem::Problem;
+pub use proof::Proof;
+pub use quota::Waiting;
 pub use serve::Drained;
+pub use tls::reload::{LOOK_EVERY, TlsMetrics, TlsReload};
 pub use tls::{TlsError, TlsFiles, TlsPaths};
 
 #[cfg(test)]

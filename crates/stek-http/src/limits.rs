@@ -33,6 +33,16 @@ pub struct Limits {
     pub max_body_bytes: usize,
     /// HTTP/2 streams that a client may have open on one connection. Default 128; 1 – 10,000.
     pub max_concurrent_streams: usize,
+    /// Requests of one principal in a second, evenly. Default 1,000: ten thousand terminators behind
+    /// one principal ask about 180 times a second when nothing changes (each once in 55 s), and a
+    /// change or a restart is what the burst is for. 1 – 1,000,000.
+    pub requests_per_second: u32,
+    /// Requests that one principal may be ahead of that. Default 20,000: ten thousand terminators
+    /// that are answered all at once and ask again. 1 – 10,000,000.
+    pub request_burst: u32,
+    /// Requests of one principal that wait for a change. Default 16,384, which is also the default
+    /// of connections; 1 – 1,000,000.
+    pub max_waiting: usize,
     /// Time between HTTP/2 PING frames, which find dead peers under long-polls. Default 20 s;
     /// 1 ms – 1 h.
     pub keep_alive_interval: Duration,
@@ -54,6 +64,9 @@ impl Default for Limits {
             max_header_bytes: 16 * KIB,
             max_body_bytes: 256 * KIB,
             max_concurrent_streams: 128,
+            requests_per_second: 1_000,
+            request_burst: 20_000,
+            max_waiting: 16_384,
             keep_alive_interval: Duration::from_secs(20),
             keep_alive_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(20),
@@ -74,11 +87,21 @@ pub struct LimitError {
 }
 
 impl Limits {
-    pub(crate) fn check(&self) -> Result<(), LimitError> {
+    /// Whether every limit is in its range.
+    ///
+    /// # Errors
+    ///
+    /// [`LimitError`] for the first that is not.
+    pub fn check(&self) -> Result<(), LimitError> {
         check_count("max_connections", self.max_connections, 1, 1_000_000)?;
         check_count("max_header_bytes", self.max_header_bytes, 8 * KIB, MIB)?;
         check_count("max_body_bytes", self.max_body_bytes, 0, 64 * MIB)?;
         check_count("max_concurrent_streams", self.max_concurrent_streams, 1, 10_000)?;
+        let [per_second, burst] =
+            [self.requests_per_second, self.request_burst].map(|n| usize::try_from(n));
+        check_count("requests_per_second", per_second.unwrap_or(usize::MAX), 1, 1_000_000)?;
+        check_count("request_burst", burst.unwrap_or(usize::MAX), 1, 10_000_000)?;
+        check_count("max_waiting", self.max_waiting, 1, 1_000_000)?;
         check_time("handshake_timeout", self.handshake_timeout, SHORTEST)?;
         check_time("header_read_timeout", self.header_read_timeout, SHORTEST)?;
         check_time("body_read_timeout", self.body_read_timeout, SHORTEST)?;

@@ -1,6 +1,9 @@
 //! Who is at the other end of a connection, as far as the transport can tell.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::ClientCertificate;
 
 /// The other end of the connection on which a request came. Every request of a
 /// [`Server`](crate::Server) carries one in its extensions: take it in a handler as
@@ -19,6 +22,6 @@ pub struct Peer {
 pub enum Channel {
     /// Plain HTTP: anyone on the path can read and change it.
     Plain,
-    /// TLS 1.3. The server has proved who it is, the client has not.
-    Tls,
+    /// TLS 1.3. The server has proved who it is; so has the client if its certificate is there.
+    Tls(Option<Arc<ClientCertificate>>),
 }

@@ -11,10 +11,15 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
+use crate::request_id::RequestId;
+
 /// Media type of a problem document (RFC 9457, section 3).
 pub const MEDIA_TYPE: &str = "application/problem+json";
 
 const TYPE_PREFIX: &str = "urn:stekd:problem:";
+
+/// What comes before the name of a request in `instance`.
+const INSTANCE_PREFIX: &str = "urn:stekd:request:";
 
 /// Characters of a refused value that are repeated to the client.
 const LONGEST_VALUE: usize = 128;
@@ -39,7 +44,8 @@ struct Parts {
     retry_after: Option<Duration>,
 }
 
-/// The document as RFC 9457 lays it out; `field`, `value` and `allowed` are extension members.
+/// The document as RFC 9457 lays it out; `instance` names the request, by which it is found in the
+/// server's log; `field`, `value` and `allowed` are extension members.
 #[derive(Serialize)]
 struct Document<'a> {
     r#type: String,
@@ -53,6 +59,8 @@ struct Document<'a> {
     value: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     allowed: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance: Option<String>,
 }
 
 impl Problem {
@@ -223,6 +231,7 @@ impl IntoResponse for Problem {
             field: parts.field.as_deref(),
             value: parts.value.as_deref(),
             allowed: parts.allowed.as_deref(),
+            instance: RequestId::current().map(|name| format!("{INSTANCE_PREFIX}{name}")),
         };
         let mut response = (parts.status, axum::Json(document)).into_response();
         let headers = response.headers_mut();

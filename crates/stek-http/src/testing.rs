@@ -47,6 +47,7 @@ impl Identity {
         TlsPaths {
             certificate_chain: self.dir.path().join("chain.pem"),
             private_key: self.dir.path().join("key.pem"),
+            client_authorities: None,
         }
     }
 

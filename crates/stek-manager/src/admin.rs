@@ -3,6 +3,8 @@
 
 mod caller;
 mod failure;
+mod grants;
+mod terminators;
 
 use std::sync::Arc;
 
@@ -17,6 +19,7 @@ use http::header::{CACHE_CONTROL, LOCATION};
 use stek_core::access::Role;
 use stek_core::id::KeyId;
 use stek_core::name::KeysetName;
+use stek_core::principal::RESERVED;
 use stek_core::time::{Seconds, Timestamp};
 use stek_http::Problem;
 use stek_wire::admin::{
@@ -24,7 +27,7 @@ use stek_wire::admin::{
     KeysetList, MAX_REQUEST_BYTES, PlanDocument, TokenDocument, TokenList,
 };
 
-use crate::admin::caller::Caller;
+pub(crate) use crate::admin::caller::Caller;
 use crate::admin::failure::Failure;
 use crate::operations::{NewToken, Operations, TokenRow};
 
@@ -35,11 +38,8 @@ const LONGEST_FORECAST: Seconds = Seconds::from_days(31);
 /// How long a token may be valid.
 const LONGEST_TOKEN: Seconds = Seconds::from_days(3650);
 
-/// What the audit trail calls the planner; no token may speak in that name.
-const PLANNER: &str = "manager";
-
 /// Who may look at a keyset.
-const READERS: [Role; 2] = [Role::Operator, Role::Auditor];
+pub(crate) const READERS: [Role; 2] = [Role::Operator, Role::Auditor];
 
 type Shared = State<Arc<Operations>>;
 type Keyset = Result<Path<String>, PathRejection>;
@@ -55,8 +55,10 @@ pub(crate) fn router(operations: Arc<Operations>) -> Router {
         .route("/admin/v1/keysets/{keyset}/policy", put(change_policy))
         .route("/admin/v1/keysets/{keyset}/rotate", post(rotate))
         .route("/admin/v1/keysets/{keyset}/plan", get(plan))
+        .route("/admin/v1/keysets/{keyset}/terminators", get(terminators::show))
         .route("/admin/v1/tokens", get(tokens).post(create_token))
         .route("/admin/v1/tokens/{id}", delete(revoke_token))
+        .merge(grants::router())
         .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
         .layer(axum::middleware::map_response(no_store))
         .with_state(operations)
@@ -183,9 +185,9 @@ async fn create_token(
 ) -> Result<Response, Failure> {
     caller.must_have_all(&[Role::Operator])?;
     let asked = CreateToken::decode(&body?)?;
-    if asked.principal.as_str() == PLANNER {
-        let allowed = "any name but that of the planner in the audit trail";
-        return Err(Problem::invalid_field("principal", PLANNER, allowed).into());
+    if RESERVED.contains(&asked.principal.as_str()) {
+        let allowed = "any name but those that the audit trail gives to itself";
+        return Err(Problem::invalid_field("principal", asked.principal.as_str(), allowed).into());
     }
     let now = operations.engine().fleet().now();
     if asked.expires_at <= now || asked.expires_at > now + LONGEST_TOKEN {

@@ -127,7 +127,7 @@ async fn claim(
     let row = SeedRow { seed, check: custody.check_value(), claimed_at: now };
     let event = AuditEvent {
         at: now,
-        actor: "manager".into(),
+        actor: stek_core::principal::PLANNER.into(),
         action: AuditAction::SeedClaimed,
         keyset: None,
         key: None,

@@ -8,7 +8,7 @@ use stek_core::id::{KeyId, Revision};
 use stek_core::keyset::{KeyRecord, Keyset, KeysetError, TicketFormat};
 use stek_core::name::KeysetName;
 use stek_core::planner::{self, Convergence, MintReason, Op};
-use stek_core::policy::Policy;
+use stek_core::policy::{ActivationQuorum, Policy};
 use stek_core::schedule::Schedule;
 use stek_core::time::Timestamp;
 use stek_custody::custody::{MintError, WrapError};
@@ -93,7 +93,12 @@ impl Draft {
         }
         let records: Vec<KeyRecord> = minted.iter().map(|key| key.record).collect();
         let keyset = planner::apply(keyset, ops, &records)?;
-        let next_due = planner::next_due(&keyset, &Convergence::confirmed(), time.now);
+        // Looked at before each activation, for who lacks a key is known only then.
+        let watched = match keyset.policy().activation_quorum() {
+            ActivationQuorum::All => keyset.keys().iter().map(|key| key.id).collect(),
+            ActivationQuorum::Off => Vec::new(),
+        };
+        let next_due = planner::next_due(&keyset, &Convergence::lacking(watched), time.now);
         Ok(Self { keyset, steps, events, next_due, publishes: planner::publishes(ops) })
     }
 

@@ -1,22 +1,27 @@
 //! The key-manager: keeps every keyset supplied with keys by the planner's rules, publishes what
-//! distribution serves, and answers operators. The only part with database credentials and
-//! key-encryption secrets. Rules are `stek-core`'s, rows `stek-store`'s, wrapping `stek-custody`'s.
+//! distribution serves, answers operators and shows them how it goes. The only part with database
+//! credentials and key-encryption secrets. Rules are `stek-core`'s, rows `stek-store`'s, wrapping `stek-custody`'s.
 
 mod admin;
 mod bootstrap;
+mod confirmations;
 mod draft;
 mod engine;
 mod forecast;
+mod listen;
 mod metrics;
 mod operations;
+mod page;
 mod publisher;
 mod readiness;
 mod reconcile;
 
 pub use bootstrap::{BootstrapError, claim_ratchet};
+pub use confirmations::{Confirmations, REPORT_LIFE};
 pub use engine::{ClockError, DatabaseBehind, Engine, EngineParts};
 pub use operations::{
-    MAX_TOKENS, NewToken, OperationError, Operations, TokenRow, add_token_offline,
+    MAX_GRANTS, MAX_TOKENS, NewToken, OperationError, Operations, TokenRow, add_grant_offline,
+    add_token_offline,
 };
 
 use std::sync::Arc;
@@ -38,6 +43,7 @@ pub struct Manager {
     operations: Arc<Operations>,
     feed: watch::Receiver<Option<Arc<FeedState>>>,
     readiness: Arc<readiness::ManagerReadiness>,
+    page: Arc<page::Page>,
     task: JoinHandle<()>,
 }
 
@@ -51,14 +57,21 @@ impl Manager {
         registry: &Registry,
         shutdown: CancellationToken,
     ) -> Result<Self, prometheus::Error> {
-        let metrics = ManagerMetrics::register(registry)?;
+        let metrics = Arc::new(ManagerMetrics::register(registry)?);
         let engine = Arc::new(Engine::new(parts));
         let readiness = Arc::new(readiness::ManagerReadiness::default());
         let (sender, feed) = watch::channel(None);
         let operations = Arc::new(Operations::new(Arc::clone(&engine), feed.clone()));
+        let page = page::Page::new(
+            Arc::clone(&operations),
+            Arc::clone(&metrics),
+            Arc::clone(&readiness),
+            shutdown.clone(),
+        );
+        tokio::spawn(listen::run(Arc::clone(&engine), feed.clone(), shutdown.clone()));
         let reconciler = Reconciler::new(engine, sender, metrics, Arc::clone(&readiness));
         let task = tokio::spawn(reconciler.run(shutdown));
-        Ok(Self { operations, feed, readiness, task })
+        Ok(Self { operations, feed, readiness, page: Arc::new(page), task })
     }
 
     /// What is published; `None` until the first pass.
@@ -71,6 +84,11 @@ impl Manager {
         Arc::clone(self.operations.engine().fleet())
     }
 
+    /// What the fleet has confirmed; whoever hears of it puts it there.
+    pub fn confirmations(&self) -> Arc<Confirmations> {
+        Arc::clone(&self.operations.engine().confirmations)
+    }
+
     /// What operators ask for, as methods.
     pub fn operations(&self) -> &Arc<Operations> {
         &self.operations
@@ -79,6 +97,11 @@ impl Manager {
     /// The admin API, below `/admin/v1`.
     pub fn admin_router(&self) -> Router {
         admin::router(Arc::clone(&self.operations))
+    }
+
+    /// The status page at `/status`, for the same listener.
+    pub fn page_router(&self) -> Router {
+        page::router(Arc::clone(&self.page))
     }
 
     /// Whether this manager should be sent traffic.

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use stek_core::audit::AuditAction;
 use stek_core::feed::FeedState;
 use stek_core::planner;
 use stek_core::schedule::KeyState;
@@ -54,6 +55,8 @@ pub(crate) struct ManagerMetrics {
     pub(crate) ratchet_failures: IntCounter,
     pub(crate) unpublishable: IntCounter,
     pub(crate) unwrap_failures: IntCounter,
+    forced_activations: IntCounter,
+    rescheduled: IntCounter,
     passes: IntCounterVec,
     last_pass: IntGauge,
     next_due: IntGauge,
@@ -76,8 +79,12 @@ impl ManagerMetrics {
             // A counter that appears with its first failure hides that one from `rate`.
             passes.with_label_values(&[outcome.as_str()]);
         }
-        let disagreement = "How far the database's clock and ours lay apart when last read.";
         let keys = Opts::new("stek_manager_keys", "Live keys by state.");
+        let keys = add(registry, IntGaugeVec::new(keys, &["state"])?)?;
+        for state in STATES {
+            keys.with_label_values(&[state.as_str()]);
+        }
+        let disagreement = "How far the database's clock and ours lay apart when last read.";
         Ok(Self {
             forged_rows: gauge(
                 "stek_manager_forged_rows",
@@ -99,6 +106,14 @@ impl ManagerMetrics {
                 "stek_manager_unwrap_failures_total",
                 "Times a stored key could not be unwrapped.",
             )?,
+            forced_activations: counter(
+                "stek_manager_forced_activations_total",
+                "Keys that activated though instances were known to lack them.",
+            )?,
+            rescheduled: counter(
+                "stek_manager_rescheduled_keys_total",
+                "Keys that the planner rescheduled, as when an activation is postponed.",
+            )?,
             passes,
             last_pass: gauge(
                 "stek_manager_last_pass_timestamp_seconds",
@@ -116,7 +131,7 @@ impl ManagerMetrics {
                 registry,
                 Gauge::new("stek_manager_clock_disagreement_seconds", disagreement)?,
             )?,
-            keys: add(registry, IntGaugeVec::new(keys, &["state"])?)?,
+            keys,
             keysets: gauge("stek_manager_keysets", "Keysets that are published.")?,
             unsealed: gauge(
                 "stek_manager_unsealed_keysets",
@@ -128,6 +143,25 @@ impl ManagerMetrics {
             )?,
             revision: gauge("stek_manager_revision", "Newest published revision.")?,
         })
+    }
+
+    /// When a pass last succeeded.
+    pub(crate) fn succeeded_at(&self) -> Option<Timestamp> {
+        u64::try_from(self.last_pass.get()).ok().filter(|at| *at > 0).map(Timestamp::from_unix)
+    }
+
+    /// How far the clocks lay apart when last read.
+    pub(crate) fn clocks_apart(&self) -> Duration {
+        Duration::try_from_secs_f64(self.clock_disagreement.get()).unwrap_or_default()
+    }
+
+    /// Counts what the planner did that an operator may want to hear of.
+    pub(crate) fn observe_event(&self, action: AuditAction) {
+        match action {
+            AuditAction::ActivationForced => self.forced_activations.inc(),
+            AuditAction::KeyRescheduled => self.rescheduled.inc(),
+            _ => {}
+        }
     }
 
     pub(crate) fn passes(&self, outcome: Outcome) -> IntCounter {

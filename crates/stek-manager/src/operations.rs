@@ -1,7 +1,9 @@
 //! What operators ask for: each operation reads the keyset, lets the planner decide, commits, and
 //! says what it did. Who may ask is decided in [`crate::admin`].
 
+mod grants;
 mod outcome;
+mod terminators;
 mod tokens;
 
 use std::collections::BTreeSet;
@@ -23,6 +25,7 @@ use crate::draft::{Draft, DraftError};
 use crate::engine::{ClockError, ClusterError, DatabaseBehind, Engine, PassTime};
 use crate::forecast;
 
+pub use grants::{MAX_GRANTS, add_grant_offline};
 pub use tokens::{MAX_TOKENS, NewToken, TokenRow, add_token_offline};
 
 /// How often an operation is tried again when the keyset moved under it.
@@ -67,6 +70,9 @@ pub enum OperationError {
     /// There is no room for another token.
     #[error("there are {MAX_TOKENS} tokens, which is the most; revoke one first")]
     TooManyTokens,
+    /// There is no room for another grant.
+    #[error("there are {MAX_GRANTS} grants, which is the most; remove one first")]
+    TooManyGrants,
     /// The decision cannot be carried out: no randomness, no wrapping, a broken rule.
     #[error("the change cannot be carried out")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -122,6 +128,13 @@ impl Operations {
 
     pub(crate) fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// What is published, and word of the next change.
+    pub(crate) fn feeds(&self) -> watch::Receiver<Option<Arc<FeedState>>> {
+        let mut feed = self.feed.clone();
+        feed.mark_unchanged();
+        feed
     }
 
     pub(crate) fn feed(&self) -> Option<Arc<FeedState>> {

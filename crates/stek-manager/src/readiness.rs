@@ -5,11 +5,13 @@ use std::sync::{Mutex, PoisonError};
 use stek_http::health::{Check, Readiness};
 
 /// How the last pass ended, in words that anyone may read.
-#[derive(Debug, Clone, Default)]
-enum LastPass {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum LastPass {
+    /// There was none yet.
     #[default]
     None,
     Succeeded,
+    /// Why it failed.
     Failed(&'static str),
 }
 
@@ -25,6 +27,10 @@ impl ManagerReadiness {
         self.set(LastPass::Failed(why));
     }
 
+    pub(crate) fn last_pass(&self) -> LastPass {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn set(&self, pass: LastPass) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = pass;
     }
@@ -32,8 +38,7 @@ impl ManagerReadiness {
 
 impl Readiness for ManagerReadiness {
     fn checks(&self) -> Vec<Check> {
-        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        vec![match last {
+        vec![match self.last_pass() {
             LastPass::None => Check::failed("reconcile", "no pass yet"),
             LastPass::Succeeded => Check::passed("reconcile", "last pass succeeded"),
             LastPass::Failed(why) => Check::failed("reconcile", why),

@@ -101,7 +101,7 @@ impl Reconciler {
     pub(crate) fn new(
         engine: Arc<Engine>,
         feed: watch::Sender<Option<Arc<FeedState>>>,
-        metrics: ManagerMetrics,
+        metrics: Arc<ManagerMetrics>,
         readiness: Arc<ManagerReadiness>,
     ) -> Self {
         let state = State {
@@ -109,8 +109,7 @@ impl Reconciler {
             resting: Resting::default(),
             purged_at: Timestamp::EPOCH,
         };
-        let (metrics, state) = (Arc::new(metrics), Arc::new(Mutex::new(state)));
-        Self { engine, metrics, readiness, state }
+        Self { engine, metrics, readiness, state: Arc::new(Mutex::new(state)) }
     }
 
     pub(crate) async fn run(self, shutdown: CancellationToken) {

@@ -23,6 +23,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         upstreams: vec![url.clone()],
         roots: vec![ca.into()],
         token: Some(token.into()),
+        certificate: None,
         wait: None,
         max_body_bytes: None,
         instance: InstanceName::try_new(name)?,

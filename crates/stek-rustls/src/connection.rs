@@ -6,12 +6,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use stek_core::certificate::not_after;
 use stek_core::policy::Policy;
 use stek_core::scope::ClientAuth;
 use stek_core::snapshot::{OpenMiss, Opened, SealMiss};
 use stek_core::time::{Seconds, Timestamp};
 
-use crate::certificate::not_after;
 use crate::keys::TicketKeys;
 use crate::metrics::{OpenOutcome, SealOutcome, TicketMetrics};
 use crate::nonce::NonceSource;

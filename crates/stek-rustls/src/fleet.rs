@@ -14,6 +14,7 @@ use crate::acceptor::Acceptor;
 use crate::builder::{BuildError, ServerBuilder, check_capped};
 use crate::installer::Installer;
 use crate::metrics::TicketMetrics;
+use crate::metrics::ages::KeyMetrics;
 use crate::store::{ResumptionStore, SessionBackend, StoreMetrics, UnfitKeys};
 use crate::ticketer::{UnboundedTicketer, UnfitScope, check_scope};
 
@@ -27,6 +28,7 @@ pub struct Fleet {
     installer: Installer,
     follower: KeysetFollower,
     metrics: TicketMetrics,
+    keys: KeyMetrics,
 }
 
 /// Why a keyset is not followed.
@@ -72,10 +74,14 @@ impl Fleet {
         registry: &Registry,
     ) -> Result<Self, FleetError> {
         let metrics = TicketMetrics::register(registry, &keyset).map_err(FleetError::Metrics)?;
+        let label = keyset.clone();
         let follower =
             KeysetFollower::start(config, keyset, clock, registry).map_err(FleetError::Start)?;
         let installer = Installer::start(follower.bundles(), follower.fleet());
-        Ok(Self { installer, follower, metrics })
+        let (newest, fleet) = (installer.newest(), follower.fleet());
+        let keys =
+            KeyMetrics::register(registry, &label, newest, fleet).map_err(FleetError::Metrics)?;
+        Ok(Self { installer, follower, metrics, keys })
     }
 
     /// Returns when the first keys are here and every ticketer made until then has them. That may
@@ -166,7 +172,7 @@ impl Fleet {
 
     /// Erases the keys of all ticketers and returns when the poller has ended.
     pub async fn shutdown(self) {
-        drop(self.installer);
+        drop((self.installer, self.keys));
         self.follower.shutdown().await;
     }
 }

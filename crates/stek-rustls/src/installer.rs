@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::keys::TicketKeys;
+use crate::metrics::ages::Newest;
 
 type Bundles = watch::Receiver<Option<Arc<Bundle>>>;
 
@@ -74,6 +75,12 @@ impl Installer {
         }
         state.keys.push(Arc::downgrade(&keys));
         keys
+    }
+
+    /// The newest bundle whenever it is asked for, until the installer ends.
+    pub(crate) fn newest(&self) -> Newest {
+        let shared = Arc::downgrade(&self.shared);
+        Arc::new(move || shared.upgrade()?.lock().newest())
     }
 
     /// Installs the newest bundle everywhere, without waiting for the task.

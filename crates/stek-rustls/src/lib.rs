@@ -71,7 +71,6 @@
 
 mod acceptor;
 mod builder;
-mod certificate;
 mod connection;
 #[cfg(feature = "client")]
 mod fleet;

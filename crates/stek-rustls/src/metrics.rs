@@ -1,6 +1,9 @@
 //! Counts what became of each ticket. Labels are fixed and resolved at registration, so that a
 //! handshake only increments; which key was concerned is left to logs of the manager.
 
+#[cfg(feature = "client")]
+pub(crate) mod ages;
+
 use std::fmt;
 use std::sync::Arc;
 

@@ -201,6 +201,7 @@ async fn keys_leave_memory_when_their_time_has_come() {
         upstreams: vec![server.url.clone()],
         roots: vec![],
         token: None,
+        certificate: None,
         wait: None,
         max_body_bytes: None,
         instance: InstanceName::try_new("edge-7").unwrap(),

@@ -55,6 +55,7 @@ impl Distribution {
             upstreams: vec![self.url.clone()],
             roots: vec![],
             token: None,
+            certificate: None,
             wait: None,
             max_body_bytes: None,
             instance: InstanceName::try_new("edge-7").unwrap(),

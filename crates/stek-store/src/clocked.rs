@@ -100,6 +100,10 @@ impl<S: KeyStore> KeyStore for WithClock<S> {
         self.store.audit(after, limit).await
     }
 
+    async fn notified(&self) -> Result<Option<Revision>, StoreError> {
+        self.store.notified().await
+    }
+
     async fn purge(&self, before: Timestamp) -> Result<u64, StoreError> {
         self.store.purge(before).await
     }

@@ -101,6 +101,17 @@ pub trait KeyStore: Send + Sync + 'static {
     /// The audit trail after link `after`, oldest first, at most `limit`.
     async fn audit(&self, after: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError>;
 
+    /// Waits for word that somebody has committed, and returns the revision, or none if word may
+    /// have been missed: on a new connection, and after one was lost. The only method without a
+    /// time-out; one that must not wait asks for [`KeyStore::cluster`]. Never returns where a
+    /// database has no way to send word.
+    ///
+    /// # Errors
+    /// [`StoreError`] if there is no connection; wait a while before asking again.
+    async fn notified(&self) -> Result<Option<Revision>, StoreError> {
+        std::future::pending().await
+    }
+
     /// Forgets ended keys and tombstones that ended before `before`; returns how many.
     async fn purge(&self, before: Timestamp) -> Result<u64, StoreError>;
 }

@@ -2,12 +2,14 @@
 //! the commits; an exclusion constraint holds what no two managers may do to one keyset.
 
 mod commit;
+mod listen;
 mod options;
 mod read;
 mod seed;
 mod write;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,6 +21,7 @@ use stek_core::name::KeysetName;
 use stek_core::time::Timestamp;
 use uuid::Uuid;
 
+use self::listen::Listener;
 pub use options::PostgresOptions;
 
 use crate::sql::{as_unsigned, bounded, check_schema, migration_error, reading, writing};
@@ -39,6 +42,7 @@ pub struct PostgresStore {
     pool: PgPool,
     time_out: Duration,
     place: String,
+    listener: Arc<Listener>,
 }
 
 impl fmt::Debug for PostgresStore {
@@ -66,7 +70,8 @@ impl PostgresStore {
             .max_connections(options.max_connections)
             .acquire_timeout(options.time_out)
             .connect_lazy_with(connect);
-        Ok(Self { pool, time_out: options.time_out, place: options.place() })
+        let (time_out, place) = (options.time_out, options.place());
+        Ok(Self { pool, time_out, place, listener: Arc::default() })
     }
 
     /// Brings the schema up to this program's, in a new database as the lineage `incarnation`; one
@@ -111,6 +116,7 @@ impl PostgresStore {
 
     /// Closes the connections; what still asks gets [`StoreError::Unreachable`].
     pub async fn close(&self) {
+        self.listener.close();
         self.pool.close().await;
     }
 }
@@ -214,6 +220,10 @@ impl KeyStore for PostgresStore {
 
     async fn audit(&self, after: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
         bounded(self.time_out, read::audit(&self.pool, after, limit)).await
+    }
+
+    async fn notified(&self) -> Result<Option<Revision>, StoreError> {
+        self.listener.notified(&self.pool, self.time_out).await
     }
 
     async fn purge(&self, before: Timestamp) -> Result<u64, StoreError> {

@@ -2,8 +2,10 @@
 //! servers, talking to each other over TLS on loopback, on SQLite or a real PostgreSQL.
 
 mod openssl;
+mod tier;
 
 pub use openssl::{Answer, OpenSsl};
+pub use tier::{Tier, client};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,11 +71,33 @@ impl Bed {
             }
             Database::Postgres => {
                 let made = stek_testpg::create_database().await?;
-                let options = PostgresOptions::new(made.url())?;
-                PostgresStore::migrate(&options, lineage).await?;
-                (on_clock(PostgresStore::connect(&options).await?, &clock), Some(made))
+                (postgres(made.url(), lineage, &clock).await?, Some(made))
             }
         };
+        Self::run(dir, site, clock, store, database, policy).await
+    }
+
+    /// The same on the PostgreSQL database at `url`, which the test may take away and give back.
+    ///
+    /// # Errors
+    /// Whatever part does not start.
+    pub async fn start_on(url: &str, policy: PolicyDocument) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let site = Site::open_or_create(dir.path())?;
+        let clock = Arc::new(ManualClock::at_unix_millis(SystemClock.wall_millis()));
+        let lineage = Incarnation::new(clock.wall_millis(), &[7; 10]);
+        let store = postgres(url, lineage, &clock).await?;
+        Self::run(dir, site, clock, store, None, policy).await
+    }
+
+    async fn run(
+        dir: tempfile::TempDir,
+        site: Site,
+        clock: Arc<ManualClock>,
+        store: Arc<dyn KeyStore>,
+        database: Option<stek_testpg::TestDatabase>,
+        policy: PolicyDocument,
+    ) -> Result<Self> {
         let custody = site.custody();
         let cluster = Arc::new(ClusterSecret::read(&custody.cluster_secret_file)?);
         let random = SystemRandom;
@@ -183,6 +207,16 @@ impl Bed {
 
 fn name() -> Result<KeysetName> {
     Ok(KeysetName::try_new(KEYSET)?)
+}
+
+async fn postgres(
+    url: &str,
+    lineage: Incarnation,
+    clock: &Arc<ManualClock>,
+) -> Result<Arc<dyn KeyStore>> {
+    let options = PostgresOptions::new(url)?;
+    PostgresStore::migrate(&options, lineage).await?;
+    Ok(on_clock(PostgresStore::connect(&options).await?, clock))
 }
 
 fn on_clock<S: KeyStore>(store: S, clock: &Arc<ManualClock>) -> Arc<dyn KeyStore> {

@@ -2,17 +2,21 @@
 //! secret. Requests are read strictly, for an operator's slip must not be passed over in silence;
 //! answers are read leniently, so that an older command line understands a newer manager.
 
+mod grant;
 mod request;
+mod terminators;
 mod token;
 
 use serde::{Deserialize, Serialize};
 use stek_core::bundle::EndedKey;
 use stek_core::id::ContentTag;
 use stek_core::keyset::{KeyRecord, Keyset};
-use stek_core::policy::{Policy, PolicyRequest};
+use stek_core::policy::{ActivationQuorum, Policy, PolicyRequest};
 use stek_core::time::{Seconds, Timestamp};
 
+pub use grant::{GrantEntry, GrantList};
 pub use request::{ChangePolicy, CreateKeyset, MAX_REQUEST_BYTES};
+pub use terminators::{InstanceList, LaggardDocument, ReplicaDocument, TerminatorsDocument};
 pub use token::{CreateToken, GrantDocument, MAX_GRANTS, TokenDocument, TokenList};
 
 /// A policy in seconds; a field left out takes its default, or keeps its value.
@@ -36,6 +40,32 @@ pub struct PolicyDocument {
     /// See [`PolicyRequest::session_lifetime`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_lifetime_seconds: Option<u64>,
+    /// See [`PolicyRequest::activation_quorum`]; `all` or `off`.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "quorum")]
+    pub activation_quorum: Option<ActivationQuorum>,
+    /// See [`PolicyRequest::activation_deadline`]. A deadline of one lead follows the lead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation_deadline_seconds: Option<u64>,
+}
+
+/// A quorum as its name. An answer of a newer manager may have a name that is not known here.
+mod quorum {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use stek_core::policy::ActivationQuorum;
+
+    pub(super) fn serialize<S: Serializer>(
+        quorum: &Option<ActivationQuorum>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        quorum.map(ActivationQuorum::as_str).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<ActivationQuorum>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        Ok(text.and_then(|text| ActivationQuorum::parse(&text)))
+    }
 }
 
 impl PolicyDocument {
@@ -48,6 +78,8 @@ impl PolicyDocument {
             clock_skew: self.clock_skew_seconds.map(Seconds::new),
             lead: self.lead_seconds.map(Seconds::new),
             session_lifetime: self.session_lifetime_seconds.map(Seconds::new),
+            activation_quorum: self.activation_quorum,
+            activation_deadline: self.activation_deadline_seconds.map(Seconds::new),
         }
     }
 
@@ -68,6 +100,11 @@ impl PolicyDocument {
             session_lifetime_seconds: self
                 .session_lifetime_seconds
                 .or(present.session_lifetime_seconds),
+            activation_quorum: self.activation_quorum.or(present.activation_quorum),
+            activation_deadline_seconds: self.activation_deadline_seconds.or_else(|| {
+                let deadline = present.activation_deadline_seconds;
+                deadline.filter(|_| deadline != present.lead_seconds)
+            }),
         }
         .to_request()
     }
@@ -82,6 +119,8 @@ impl From<&Policy> for PolicyDocument {
             clock_skew_seconds: Some(policy.clock_skew().as_secs()),
             lead_seconds: Some(policy.lead().as_secs()),
             session_lifetime_seconds: Some(policy.session_lifetime().as_secs()),
+            activation_quorum: Some(policy.activation_quorum()),
+            activation_deadline_seconds: Some(policy.activation_deadline().as_secs()),
         }
     }
 }

@@ -138,6 +138,9 @@ fn read_policy(at: &At<'_, '_>) -> Result<Policy, DecodeError> {
         clock_skew: span("clock_skew_seconds")?,
         lead: span("lead_seconds")?,
         session_lifetime: span("session_lifetime_seconds")?,
+        // The manager's business alone; not sent.
+        activation_quorum: None,
+        activation_deadline: None,
     };
     Policy::try_new(&asked).map_err(|source| DecodeError::Policy { field: at.path(), source })
 }

@@ -5,6 +5,7 @@ use base64ct::{Base64, Encoding};
 use stek_core::access::TokenSecret;
 use stek_core::id::{ContentDigest, Incarnation, Kcv, KeyId, Revision};
 use stek_core::name::{KeysetName, NameError, PrincipalName};
+use stek_core::principal::PrincipalPattern;
 use stek_core::secret::{KEY_LEN, KeyMaterial};
 use stek_core::time::{Seconds, Timestamp};
 
@@ -94,6 +95,15 @@ impl<'a, 'de> At<'a, 'de> {
         }
     }
 
+    /// This number, below zero or not, if it is whole and fits.
+    pub(crate) fn signed(&self) -> Option<i64> {
+        match self.node {
+            Node::Whole(value) => i64::try_from(*value).ok(),
+            Node::Negative(value) => Some(*value),
+            _ => None,
+        }
+    }
+
     /// This span.
     pub(crate) fn seconds(&self) -> Result<Seconds, DecodeError> {
         match self.node {
@@ -150,6 +160,11 @@ impl<'a, 'de> At<'a, 'de> {
     /// This principal.
     pub(crate) fn principal(&self) -> Result<PrincipalName, DecodeError> {
         self.named(PrincipalName::try_new)
+    }
+
+    /// This pattern of principals.
+    pub(crate) fn pattern(&self) -> Result<PrincipalPattern, DecodeError> {
+        self.named(PrincipalPattern::try_new)
     }
 
     /// This name. The domain's error is not passed on, for it repeats the value.
@@ -238,7 +253,7 @@ impl<'a, 'de> At<'a, 'de> {
             Node::Null => Found::Null,
             Node::Bool(value) => Found::Bool(*value),
             Node::Whole(value) => Found::Whole(*value),
-            Node::Number => Found::Number,
+            Node::Number | Node::Negative(_) => Found::Number,
             Node::Text(text) => self.found_text(text),
             Node::Escaped(text) => self.found_text(text),
             Node::Array(_) => Found::Array,

@@ -1,11 +1,20 @@
 //! The command line as clap reads it. What a command does is in the module of its name.
 
+mod grant;
+pub mod help;
+pub mod probe;
+pub mod shell;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use stek_core::name::{KeysetName, PrincipalName};
+use stek_core::policy::ActivationQuorum;
 use stek_core::time::Seconds;
 
+pub use self::grant::{GrantArg, GrantArgs, GrantCommand};
+use self::probe::ProbeArgs;
+use self::shell::{CompletionsArgs, ManArgs};
 use crate::logging::LogFormat;
 
 /// Generates, rotates and distributes TLS session-ticket keys for a fleet.
@@ -39,6 +48,8 @@ pub enum Command {
     Keyset(KeysetArgs),
     /// Make, list and revoke bearer tokens.
     Token(TokenArgs),
+    /// Let principals act in a role on keysets, list what is granted and take it away.
+    Grant(GrantArgs),
     /// Make a cluster secret.
     Secret(SecretArgs),
     /// Make certificates for trying things out: an authority that is forgotten at once, and one
@@ -46,6 +57,12 @@ pub enum Command {
     DevCa(DevCaArgs),
     /// Ask a running role whether it is ready; for container health checks.
     Healthcheck(HealthcheckArgs),
+    /// See where the tickets of TLS servers, of any make, resume, and for how long.
+    Probe(ProbeArgs),
+    /// Print a completion script for a shell.
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write those of all commands.
+    Man(ManArgs),
 }
 
 impl Command {
@@ -173,6 +190,8 @@ pub enum KeysetCommand {
         #[arg(long, value_name = "WHEN", default_value = "24h")]
         until: String,
     },
+    /// Show who holds its keys, and who lags.
+    Terminators(TerminatorsArgs),
     /// Delete a keyset and revoke its keys: its sessions need a full handshake from then on.
     Delete {
         /// Its name.
@@ -189,7 +208,8 @@ impl KeysetCommand {
     pub fn keyset(&self) -> Option<&KeysetName> {
         match self {
             Self::List => None,
-            Self::Create { keyset, .. }
+            Self::Terminators(TerminatorsArgs { keyset, .. })
+            | Self::Create { keyset, .. }
             | Self::Show { keyset }
             | Self::Policy { keyset, .. }
             | Self::Rotate { keyset }
@@ -197,6 +217,21 @@ impl KeysetCommand {
             | Self::Delete { keyset, .. } => Some(keyset),
         }
     }
+}
+
+/// `stekd keyset terminators`.
+#[derive(Debug, Args)]
+pub struct TerminatorsArgs {
+    /// Its name.
+    #[arg(value_parser = KeysetName::try_new)]
+    pub keyset: KeysetName,
+    /// The revision that is asked about; the newest if left out.
+    #[arg(long, value_name = "N")]
+    pub revision: Option<u64>,
+    /// List all that poll this distribution replica instead; its address, such as
+    /// https://stek-1.example.org:8443. With --revision, only those that hold less.
+    #[arg(long, value_name = "URL")]
+    pub distribution: Option<String>,
 }
 
 /// A policy; what is left out takes its default, or stays as it is.
@@ -221,6 +256,17 @@ pub struct PolicyArgs {
     /// The longest that any chain of resumptions may last: the ticket lifetime to 7d.
     #[arg(long, value_name = "SPAN", value_parser = Seconds::parse)]
     pub session_lifetime: Option<Seconds>,
+    /// Whom the activation of a key waits for: all instances that are known to lack it, or nobody.
+    #[arg(long, value_name = "all|off", value_parser = activation_quorum)]
+    pub activation_quorum: Option<ActivationQuorum>,
+    /// How much later than planned a key may activate because instances lack it: poll interval +
+    /// clock skew + 2s to the lead.
+    #[arg(long, value_name = "SPAN", value_parser = Seconds::parse)]
+    pub activation_deadline: Option<Seconds>,
+}
+
+fn activation_quorum(text: &str) -> Result<ActivationQuorum, &'static str> {
+    ActivationQuorum::parse(text).ok_or("all or off is allowed")
 }
 
 /// `stekd token …`.

@@ -1,6 +1,8 @@
 //! Configuration files: what may stand in them, read strictly. One section to a type; secrets are
 //! named by file and never stand in the configuration itself.
 
+mod limits;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +11,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::Refused;
+
+pub use limits::LimitsSection;
 
 /// `stekd manager`.
 #[derive(Debug, Deserialize)]
@@ -47,7 +51,7 @@ pub struct TerminatorConfig {
     /// Where keys come from.
     pub upstream: UpstreamSection,
     /// Where TLS clients are answered.
-    pub listen: ListenSection,
+    pub listen: TlsListenSection,
     /// Where metrics and health are shown.
     pub metrics: MetricsSection,
 }
@@ -82,6 +86,26 @@ pub struct ListenSection {
     pub certificate_file: Option<PathBuf>,
     /// The private key, PEM.
     pub private_key_file: Option<PathBuf>,
+    /// The authorities of client certificates, PEM; without it no client presents one.
+    pub client_ca_file: Option<PathBuf>,
+    /// Lets plain HTTP be spoken off loopback: whoever is on the path reads keys and tokens.
+    #[serde(default)]
+    pub insecure_plain_http_anywhere: bool,
+    /// What clients are granted.
+    #[serde(default)]
+    pub limits: LimitsSection,
+}
+
+/// `[listen]` of a terminator.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsListenSection {
+    /// The address and port; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// The certificate chain, PEM.
+    pub certificate_file: PathBuf,
+    /// The private key, PEM.
+    pub private_key_file: PathBuf,
 }
 
 /// `[metrics]`.
@@ -102,8 +126,12 @@ pub struct UpstreamSection {
     /// The certificate authorities to trust, PEM; no others are.
     #[serde(default)]
     pub roots_files: Vec<PathBuf>,
-    /// The file with the bearer token.
-    pub token_file: PathBuf,
+    /// The file with the bearer token; this, a certificate, or both.
+    pub token_file: Option<PathBuf>,
+    /// The client certificate and its intermediates, PEM.
+    pub certificate_file: Option<PathBuf>,
+    /// Its private key, PEM.
+    pub private_key_file: Option<PathBuf>,
     /// How long to wait for a change in one request, 0 to 300 seconds; 55 if left out.
     pub wait_seconds: Option<u64>,
 }
@@ -117,8 +145,12 @@ pub struct Profile {
     /// The certificate authorities to trust, PEM.
     #[serde(default)]
     pub roots_files: Vec<PathBuf>,
-    /// The file with the bearer token.
-    pub token_file: PathBuf,
+    /// The file with the bearer token; this, a certificate, or both.
+    pub token_file: Option<PathBuf>,
+    /// The client certificate and its intermediates, PEM.
+    pub certificate_file: Option<PathBuf>,
+    /// Its private key, PEM.
+    pub private_key_file: Option<PathBuf>,
 }
 
 /// Reads a configuration file. Relative paths in it are relative to its folder.
@@ -177,20 +209,30 @@ impl Anchored for ListenSection {
     fn anchor(&mut self, folder: &Path) {
         self.certificate_file.iter_mut().for_each(|path| anchor_path(path, folder));
         self.private_key_file.iter_mut().for_each(|path| anchor_path(path, folder));
+        self.client_ca_file.iter_mut().for_each(|path| anchor_path(path, folder));
+    }
+}
+
+impl Anchored for TlsListenSection {
+    fn anchor(&mut self, folder: &Path) {
+        anchor_path(&mut self.certificate_file, folder);
+        anchor_path(&mut self.private_key_file, folder);
     }
 }
 
 impl Anchored for UpstreamSection {
     fn anchor(&mut self, folder: &Path) {
         self.roots_files.iter_mut().for_each(|path| anchor_path(path, folder));
-        anchor_path(&mut self.token_file, folder);
+        let proofs = [&mut self.token_file, &mut self.certificate_file, &mut self.private_key_file];
+        proofs.into_iter().flatten().for_each(|path| anchor_path(path, folder));
     }
 }
 
 impl Anchored for Profile {
     fn anchor(&mut self, folder: &Path) {
         self.roots_files.iter_mut().for_each(|path| anchor_path(path, folder));
-        anchor_path(&mut self.token_file, folder);
+        let proofs = [&mut self.token_file, &mut self.certificate_file, &mut self.private_key_file];
+        proofs.into_iter().flatten().for_each(|path| anchor_path(path, folder));
     }
 }
 

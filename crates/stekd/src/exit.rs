@@ -5,15 +5,35 @@
 #[error("{0}")]
 pub struct Refused(pub String);
 
+/// What was to be examined was, and is not as it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Faulty(pub(crate) String);
+
+/// Nobody answered whom a command needs.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Unanswered(pub(crate) String);
+
+/// Status of everything that has no other.
+const FAILURE: u8 = 1;
+/// Status of a finding.
+const FAULTY: u8 = 2;
 /// Status of a refused configuration or argument, `EX_USAGE` of sysexits.
 pub const USAGE: u8 = 64;
 /// Status when something that is needed does not answer, `EX_UNAVAILABLE`.
 const UNAVAILABLE: u8 = 69;
-/// Status of everything else.
-const FAILURE: u8 = 1;
 
-/// The exit status for `error`: 64 if configuration or arguments were refused, 69 if a database or
-/// server did not answer, 1 for anything else.
+/// Every status with what it means; docs/COMMANDS.md and the help show the same.
+pub const CODES: [(u8, &str); 5] = [
+    (0, "it went well"),
+    (FAILURE, "it failed; standard error says why"),
+    (FAULTY, "what was examined has faults, such as servers that do not resume"),
+    (USAGE, "configuration or arguments are not allowed; nothing was begun"),
+    (UNAVAILABLE, "a database or server that is needed does not answer"),
+];
+
+/// The exit status for `error`, one of [`CODES`].
 pub fn exit_code(error: &anyhow::Error) -> u8 {
     let refused = error.chain().any(|cause| cause.is::<Refused>());
     let unreachable = error.chain().any(|cause| {
@@ -21,10 +41,13 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
             cause.downcast_ref::<stek_store::StoreError>(),
             Some(stek_store::StoreError::Unreachable(_))
         ) || cause.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_connect)
+            || cause.is::<Unanswered>()
     });
-    match (refused, unreachable) {
-        (true, _) => USAGE,
-        (_, true) => UNAVAILABLE,
+    let faulty = error.chain().any(|cause| cause.is::<Faulty>());
+    match (refused, unreachable, faulty) {
+        (true, _, _) => USAGE,
+        (_, true, _) => UNAVAILABLE,
+        (_, _, true) => FAULTY,
         _ => FAILURE,
     }
 }
@@ -35,11 +58,24 @@ mod tests {
     use anyhow::Context;
 
     #[test]
+    fn the_document_shows_every_status() {
+        let document = include_str!("../../../docs/COMMANDS.md");
+        let rows = document.lines().filter_map(|line| {
+            let (status, meaning) =
+                line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | ")?;
+            Some((status.parse().ok()?, meaning))
+        });
+        assert_eq!(rows.collect::<Vec<(u8, &str)>>(), CODES);
+    }
+
+    #[test]
     fn the_status_tells_the_cause() {
         let refused = anyhow::Error::new(Refused("no".into())).context("manager.toml");
         assert_eq!(exit_code(&refused), 64);
         let away = stek_store::StoreError::Unreachable("refused".into());
         assert_eq!(exit_code(&Err::<(), _>(away).context("database").unwrap_err()), 69);
+        assert_eq!(exit_code(&Unanswered("nobody".into()).into()), 69);
+        assert_eq!(exit_code(&Faulty("no".into()).into()), 2);
         assert_eq!(exit_code(&anyhow::anyhow!("else")), 1);
     }
 }

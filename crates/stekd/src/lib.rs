@@ -7,9 +7,10 @@ pub mod config;
 pub mod dev;
 mod exit;
 mod logging;
+pub mod probe;
 pub mod roles;
 
-pub use exit::{Refused, USAGE, exit_code};
+pub use exit::{CODES, Refused, USAGE, exit_code};
 pub use logging::{LogFormat, init as init_logging};
 
 use anyhow::Result;
@@ -30,8 +31,12 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Migrate(asked) => commands::migrate::run(&asked.config).await,
         Command::Keyset(asked) => commands::keyset::run(asked).await,
         Command::Token(asked) => commands::token::run(asked).await,
+        Command::Grant(asked) => commands::grant::run(asked).await,
         Command::Secret(asked) => commands::secret::run(&asked),
         Command::DevCa(asked) => commands::dev_ca::run(&asked),
         Command::Healthcheck(asked) => commands::healthcheck::run(&asked).await,
+        Command::Probe(asked) => commands::probe::run(&asked).await,
+        Command::Completions(asked) => commands::shell::completions(&asked),
+        Command::Man(asked) => commands::shell::man(&asked),
     }
 }

@@ -1,8 +1,8 @@
 //! Structured logs on standard error.
 
-use std::io::IsTerminal;
-
 use tracing_subscriber::EnvFilter;
+
+use crate::commands::table::colours_wanted;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -20,7 +20,7 @@ pub fn init(format: LogFormat, otherwise: &str) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_ansi(colours_wanted(&std::io::stderr()));
     // A second call, as in tests, leaves the first in place.
     let _ = match format {
         LogFormat::Human => builder.try_init(),

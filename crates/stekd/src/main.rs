@@ -2,11 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use stekd::cli::Cli;
+use stekd::cli::help;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match help::try_parse() {
         Ok(cli) => cli,
         Err(shown) => return show(&shown),
     };

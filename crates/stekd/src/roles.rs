@@ -1,7 +1,9 @@
 //! The roles that a process can have: each puts its parts together and runs until it is told to
 //! stop.
 
+pub(crate) mod confirmations;
 pub(crate) mod database;
+mod descriptors;
 pub(crate) mod distribution;
 pub(crate) mod listener;
 pub(crate) mod manager;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use sha2::{Digest, Sha256};
 use stek_core::access::{Access, Grant, KeysetSelector, Role};
 use stek_core::bundle::{Bundle, BundleKey};
@@ -12,8 +14,9 @@ use stek_core::derive;
 use stek_core::feed::FeedState;
 use stek_core::id::{ContentDigest, ContentTag, Incarnation, KeyId, Revision};
 use stek_core::keyset::{KeyRecord, TicketFormat};
-use stek_core::name::{KeysetName, PrincipalName};
+use stek_core::name::KeysetName;
 use stek_core::policy::{Policy, PolicyRequest};
+use stek_core::principal::PrincipalPattern;
 use stek_core::schedule::Schedule;
 use stek_core::secret::KeyMaterial;
 use stek_core::time::{Seconds, Timestamp};
@@ -31,6 +34,7 @@ pub fn policy() -> Policy {
         clock_skew: seconds(10),
         lead: seconds(100),
         session_lifetime: seconds(300),
+        ..PolicyRequest::default()
     })
     .unwrap()
 }
@@ -80,7 +84,7 @@ pub fn bundle(revision: u64) -> Bundle {
 /// A feed at `revision` with these bundles and one grant.
 pub fn feed(incarnation: u64, revision: u64, bundles: Vec<Bundle>) -> FeedState {
     let grants = vec![Grant {
-        principal: PrincipalName::try_new("token:edge").unwrap(),
+        principal: PrincipalPattern::try_new("token:edge").unwrap(),
         keysets: KeysetSelector::All,
         role: Role::Terminator,
     }];
@@ -108,6 +112,17 @@ pub fn server_config(
     versions: &[&'static rustls::SupportedProtocolVersion],
     change: impl FnOnce(&mut CertificateParams),
 ) -> rustls::ServerConfig {
+    server_config_for(WebPkiClientVerifier::no_client_auth(), ca, names, versions, change)
+}
+
+/// The same for such clients.
+pub fn server_config_for(
+    clients: Arc<dyn ClientCertVerifier>,
+    ca: &CertifiedIssuer<'static, KeyPair>,
+    names: &[&str],
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    change: impl FnOnce(&mut CertificateParams),
+) -> rustls::ServerConfig {
     let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut params = CertificateParams::new(names).unwrap();
     change(&mut params);
@@ -118,7 +133,7 @@ pub fn server_config(
     rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
         .unwrap()
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_single_cert(vec![certificate.der().clone()], key)
         .unwrap()
 }

@@ -57,6 +57,7 @@ impl Bench {
             upstreams: self.servers.iter().map(|server| server.url.clone()).collect(),
             roots: vec![],
             token: None,
+            certificate: None,
             wait: None,
             max_body_bytes: None,
             instance: InstanceName::try_new("edge-7").unwrap(),

@@ -43,6 +43,7 @@ pub(crate) fn policy() -> Policy {
         clock_skew: second(10),
         lead: None,
         session_lifetime: second(300),
+        ..PolicyRequest::default()
     })
     .unwrap()
 }

@@ -23,6 +23,8 @@ fn requests() -> impl Strategy<Value = PolicyRequest> {
                     _ => Some(Seconds::new(rotation * leads)),
                 },
                 session_lifetime: None,
+                activation_quorum: None,
+                activation_deadline: None,
             };
             Policy::try_new(&asked).ok().map(|_| asked)
         },

@@ -210,9 +210,55 @@ fn postponing_ends_with_the_envelope_and_rotation_goes_on() {
         world.apply(&ops);
     }
     let schedule = world.keyset.keys().iter().find(|key| key.id == pending).unwrap().schedule;
-    // Eleven steps of 9 s fit into the lead of 100 s.
-    assert_eq!(schedule.activate_at(), at(1199));
-    assert!(schedule.destroy_at() <= schedule.destroy_by());
+    // 9, 9, 18, 36 and what is left of the lead of 100 s.
+    assert_eq!(schedule.activate_at(), at(1200));
+    assert_eq!(schedule.destroy_at(), schedule.destroy_by());
+}
+
+/// World with a pending key that instances lack, under this quorum and deadline.
+fn doubtful(quorum: ActivationQuorum, deadline: u64) -> (World, KeyId, Convergence) {
+    let mut world = world();
+    let policy = world.keyset.policy();
+    let asked = PolicyRequest {
+        rotation_period: Some(policy.rotation_period()),
+        ticket_lifetime: Some(policy.ticket_lifetime()),
+        poll_interval: Some(policy.poll_interval()),
+        clock_skew: Some(policy.clock_skew()),
+        activation_quorum: Some(quorum),
+        activation_deadline: Some(Seconds::new(deadline)),
+        ..PolicyRequest::default()
+    };
+    world = World::new(&asked);
+    world.pass(at(1000));
+    let pending = world.keyset.keys()[1].id;
+    (world, pending, Convergence::lacking(vec![pending]))
+}
+
+#[test]
+fn postponing_ends_with_the_deadline_and_says_so_once() {
+    let (mut world, pending, lacking) = doubtful(ActivationQuorum::All, 20);
+    let mut said = Vec::new();
+    for now in 1000..1400 {
+        let ops = plan(&world.keyset, &lacking, at(now));
+        said.extend(forced(&world.keyset, &lacking, at(now)).map(|(key, since)| (key, since, now)));
+        world.apply(&ops);
+    }
+    let activated = world.keyset.keys().iter().find(|key| key.id == pending).unwrap().schedule;
+    assert_eq!(activated.activate_at(), at(1118), "two steps of 9 s fit into 20 s");
+    // From the decision to the activation; only the first has what the keyset was due for.
+    assert_eq!(said.first(), Some(&(pending, at(1109), 1109)));
+    assert!(
+        said.iter().all(|(key, since, now)| (*key, *since) == (pending, at(1109)) && *now < 1118)
+    );
+}
+
+#[test]
+fn without_a_quorum_nothing_waits() {
+    let (mut world, _, lacking) = doubtful(ActivationQuorum::Off, 100);
+    assert!(plan(&world.keyset, &lacking, at(1095)).is_empty());
+    assert_eq!(forced(&world.keyset, &lacking, at(1095)), None);
+    world.pass(at(1100));
+    assert_eq!(world.periods()[..2], [(1000, 1100), (1100, 1200)]);
 }
 
 #[test]

@@ -108,3 +108,25 @@ fn every_error_says_field_value_and_what_is_allowed() {
         assert!(error.allowed().starts_with(allowed), "{}", error.allowed());
     }
 }
+
+#[test]
+fn an_activation_waits_for_all_and_a_lead_at_most() {
+    let policy = Policy::default();
+    assert_eq!(policy.activation_quorum(), ActivationQuorum::All);
+    assert_eq!(policy.activation_deadline(), policy.lead());
+    let asked = |seconds| PolicyRequest {
+        activation_deadline: Some(Seconds::new(seconds)),
+        ..PolicyRequest::default()
+    };
+    for good in [122, 21_600] {
+        assert_eq!(
+            Policy::try_new(&asked(good)).unwrap().activation_deadline(),
+            Seconds::new(good)
+        );
+    }
+    for bad in [121, 21_601] {
+        let error = Policy::try_new(&asked(bad)).unwrap_err();
+        assert_eq!(error.field(), "activation_deadline");
+        assert_eq!(error.allowed(), "122s to 6h");
+    }
+}

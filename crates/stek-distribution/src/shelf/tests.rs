@@ -12,6 +12,7 @@ use stek_core::id::{ContentDigest, Incarnation, Revision};
 use stek_core::keyset::{KeyRecord, TicketFormat};
 use stek_core::name::PrincipalName;
 use stek_core::policy::{Policy, PolicyRequest};
+use stek_core::principal::PrincipalPattern;
 use stek_core::schedule::Schedule;
 use stek_core::secret::KeyMaterial;
 use tokio_util::sync::CancellationToken;
@@ -60,6 +61,7 @@ fn feed(bundle: Arc<Bundle>) -> FeedState {
     let hash = TokenSecret::take_from(&mut [1; 32]).hash();
     let (id, expires_at) = (KeyId::from_bytes([1; 16]), Timestamp::MAX);
     let token = Token { id, principal: principal.clone(), hash, expires_at };
+    let principal = PrincipalPattern::exactly(&principal).unwrap();
     let grants = vec![Grant { principal, keysets, role: Role::Terminator }];
     FeedState {
         incarnation: bundle.tag().incarnation,

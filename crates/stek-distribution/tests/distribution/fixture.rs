@@ -19,6 +19,7 @@ use stek_core::id::{ContentTag, Incarnation, KeyId, Revision};
 use stek_core::keyset::{History, KeyRecord, Keyset, TicketFormat};
 use stek_core::name::{KeysetName, PrincipalName};
 use stek_core::policy::{Policy, PolicyRequest};
+use stek_core::principal::PrincipalPattern;
 use stek_core::schedule::Schedule;
 use stek_core::secret::KeyMaterial;
 use stek_core::time::{Seconds, Timestamp};
@@ -105,7 +106,7 @@ pub(crate) fn access(grants: &[(u8, Role, &str)]) -> Access {
         expires_at: at(1_000_000),
     };
     let grant = |(number, role, keysets): &(u8, Role, &str)| Grant {
-        principal: principal(number),
+        principal: PrincipalPattern::exactly(&principal(number)).unwrap(),
         keysets: KeysetSelector::parse(keysets).unwrap(),
         role: *role,
     };

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a broken expectation is a panic")]
 
 mod bundles;
+mod check_ins;
 mod erasure;
 mod feeds;
 mod fixture;

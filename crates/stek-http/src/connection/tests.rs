@@ -69,7 +69,7 @@ async fn tls_serves_both_versions_of_http_and_hands_out_no_tickets() {
     let mut stream = server.connect_tls(identity.client(&[&TLS13], "http/1.1")).await.unwrap();
     let local = stream.get_ref().0.local_addr().unwrap();
     let (_, body) = testing::get(&mut stream, "/peer").await;
-    assert_eq!(body, format!("{:?}", Peer { addr: local, channel: Channel::Tls }));
+    assert_eq!(body, format!("{:?}", Peer { addr: local, channel: Channel::Tls(None) }));
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
     assert_eq!(stream.get_ref().1.tls13_tickets_received(), 0);
 
@@ -77,6 +77,23 @@ async fn tls_serves_both_versions_of_http_and_hands_out_no_tickets() {
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
     let (mut client, _connection) = http2_over(stream).await;
     assert_eq!(get_http2(&mut client, "/").await, (StatusCode::OK, "hello".into()));
+}
+
+#[tokio::test]
+async fn a_request_keeps_its_name() {
+    let router = crate::problem::with_fallbacks(router());
+    let server = Running::plain(unreached(), router).await;
+    let mut stream = server.connect().await;
+    send(&mut stream, "GET /nowhere HTTP/1.1\r\nhost: x\r\nx-request-id: edge-1.7\r\n\r\n").await;
+    let (head, body) = soon(testing::response(&mut stream)).await;
+    assert!(head.contains("x-request-id: edge-1.7\r\n"), "{head}");
+    assert!(body.contains("\"instance\":\"urn:stekd:request:edge-1.7\""), "{body}");
+    // What is not allowed is not repeated.
+    send(&mut stream, "GET /panic HTTP/1.1\r\nhost: x\r\nx-request-id: a b\r\n\r\n").await;
+    let (head, body) = soon(testing::response(&mut stream)).await;
+    let name = head.split("x-request-id: ").nth(1).unwrap().split("\r\n").next().unwrap();
+    assert_eq!(name.len(), 16, "{head}");
+    assert!(body.contains(&format!("urn:stekd:request:{name}")), "{body}");
 }
 
 #[tokio::test]

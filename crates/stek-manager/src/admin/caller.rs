@@ -1,4 +1,4 @@
-//! Who is asking, proven by a bearer token, and what that principal may do. Deny by default; a
+//! Who is asking, and what that principal may do. Deny by default; a
 //! keyset that is not granted answers like one that does not exist.
 
 use std::collections::BTreeSet;
@@ -8,8 +8,11 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 use stek_core::access::{Access, KeysetSelector, Role, TokenSecret};
-use stek_core::name::{KeysetName, PrincipalName};
-use stek_http::{Problem, bearer};
+use stek_core::id::KeyId;
+use stek_core::name::KeysetName;
+use stek_core::principal::Principals;
+use stek_core::time::Timestamp;
+use stek_http::{Problem, Proof};
 
 use crate::operations::Operations;
 
@@ -17,25 +20,45 @@ use crate::operations::Operations;
 const STARTING_RETRY: Duration = Duration::from_secs(1);
 
 /// A principal that has proven who it is.
-pub(super) struct Caller {
-    principal: PrincipalName,
+pub(crate) struct Caller {
+    principals: Principals,
     access: Arc<Access>,
 }
 
 impl Caller {
-    pub(super) fn name(&self) -> &str {
-        self.principal.as_str()
+    /// Whoever holds `secret`, and the token that it is.
+    pub(crate) fn with_secret(
+        access: &Arc<Access>,
+        secret: &TokenSecret,
+        now: Timestamp,
+    ) -> Option<(KeyId, Self)> {
+        let principals = access.authenticate(secret, now)?.clone().into();
+        let hash = secret.hash();
+        let id = access.tokens.iter().find(|token| token.hash == hash)?.id;
+        Some((id, Self { principals, access: Arc::clone(access) }))
+    }
+
+    /// Whoever was given the token `id`, while that is valid.
+    pub(crate) fn with_token(access: &Arc<Access>, id: KeyId, now: Timestamp) -> Option<Self> {
+        let mut tokens = access.tokens.iter();
+        let token = tokens.find(|token| token.id == id && now < token.expires_at)?;
+        Some(Self { principals: token.principal.clone().into(), access: Arc::clone(access) })
+    }
+
+    /// The name for the audit trail.
+    pub(crate) fn name(&self) -> &str {
+        self.principals.shown().as_str()
     }
 
     /// Whether the caller has one of `roles` on `keyset`.
-    pub(super) fn may(&self, roles: &[Role], keyset: &KeysetName) -> bool {
-        roles.iter().any(|role| self.access.allows(&self.principal, *role, keyset))
+    pub(crate) fn may(&self, roles: &[Role], keyset: &KeysetName) -> bool {
+        roles.iter().any(|role| self.access.allows(&self.principals, *role, keyset))
     }
 
     /// The keysets on which the caller has one of `roles`; none if it has one on all.
-    pub(super) fn named(&self, roles: &[Role]) -> Option<BTreeSet<KeysetName>> {
-        let grants = self.access.grants.iter().filter(|grant| grant.principal == self.principal);
-        let names = grants.filter(|grant| roles.contains(&grant.role)).map(|grant| &grant.keysets);
+    pub(crate) fn named(&self, roles: &[Role]) -> Option<BTreeSet<KeysetName>> {
+        let granted = |role: &Role| self.access.granted(&self.principals, *role);
+        let names = roles.iter().flat_map(granted);
         names
             .map(|selector| match selector {
                 KeysetSelector::All => None,
@@ -45,19 +68,19 @@ impl Caller {
     }
 
     /// Refuses a caller without any of `roles` anywhere.
-    pub(super) fn must_have_role(&self, roles: &[Role]) -> Result<(), Problem> {
-        let has = roles.iter().any(|role| self.access.has_role(&self.principal, *role));
+    pub(crate) fn must_have_role(&self, roles: &[Role]) -> Result<(), Problem> {
+        let has = roles.iter().any(|role| self.access.has_role(&self.principals, *role));
         if has { Ok(()) } else { Err(Problem::forbidden()) }
     }
 
     /// Refuses a caller without any of `roles` on every keyset.
-    pub(super) fn must_have_all(&self, roles: &[Role]) -> Result<(), Problem> {
-        let has = roles.iter().any(|role| self.access.allows_all(&self.principal, *role));
+    pub(crate) fn must_have_all(&self, roles: &[Role]) -> Result<(), Problem> {
+        let has = roles.iter().any(|role| self.access.allows_all(&self.principals, *role));
         if has { Ok(()) } else { Err(Problem::forbidden()) }
     }
 
     /// The keyset of this name, if the caller has one of `roles` on it.
-    pub(super) fn keyset(&self, name: &str, roles: &[Role]) -> Result<KeysetName, Problem> {
+    pub(crate) fn keyset(&self, name: &str, roles: &[Role]) -> Result<KeysetName, Problem> {
         self.must_have_role(roles)?;
         let name = KeysetName::try_new(name)
             .map_err(|error| Problem::invalid_field("keyset", error.value, error.allowed))?;
@@ -75,12 +98,9 @@ impl FromRequestParts<Arc<Operations>> for Caller {
         let Some(feed) = operations.feed() else {
             return Err(Problem::unavailable("the manager is starting", STARTING_RETRY));
         };
-        let token = bearer::from_headers(&parts.headers).ok().flatten();
-        let secret = token.and_then(|token| TokenSecret::parse(token.expose_secret()));
-        let secret = secret.ok_or_else(Problem::unauthenticated)?;
-        let now = operations.engine().fleet().now();
-        let principal = feed.access.authenticate(&secret, now);
-        let principal = principal.ok_or_else(Problem::unauthenticated)?.clone();
-        Ok(Self { principal, access: Arc::clone(&feed.access) })
+        let proof = Proof::from_request_parts(parts, operations).await?;
+        let principals = proof.principals(&feed.access, operations.engine().fleet().now())?;
+        proof.admit(&principals)?;
+        Ok(Self { principals, access: Arc::clone(&feed.access) })
     }
 }

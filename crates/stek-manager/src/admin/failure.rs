@@ -75,7 +75,8 @@ impl From<OperationError> for Failure {
             | OperationError::Busy(_)
             | OperationError::Rotate(_)
             | OperationError::TokenExists
-            | OperationError::TooManyTokens => Problem::conflict(error.to_string()),
+            | OperationError::TooManyTokens
+            | OperationError::TooManyGrants => Problem::conflict(error.to_string()),
             OperationError::Policy(broken) => invalid_policy(broken),
             OperationError::Clock(_) | OperationError::Store(_) | OperationError::Behind(_) => {
                 log(&error);

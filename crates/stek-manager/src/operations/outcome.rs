@@ -22,13 +22,16 @@ pub(super) fn document(
 
 pub(super) fn describe(policy: &Policy) -> String {
     format!(
-        "rotation {}, ticket lifetime {}, poll {}, skew {}, lead {}, session lifetime {}",
+        "rotation {}, ticket lifetime {}, poll {}, skew {}, lead {}, session lifetime {}, \
+         activation quorum {} within {}",
         policy.rotation_period(),
         policy.ticket_lifetime(),
         policy.poll_interval(),
         policy.clock_skew(),
         policy.lead(),
         policy.session_lifetime(),
+        policy.activation_quorum().as_str(),
+        policy.activation_deadline(),
     )
 }
 

@@ -13,6 +13,7 @@ use stek_custody::cluster_secret::{ClusterSecret, RowSealer};
 use stek_custody::random::RandomSource;
 use stek_store::{Change, Commit, KeyStore, MAX_BATCH, SealedGrant, SealedToken, StoredAccess};
 
+use super::grants::MAX_GRANTS;
 use super::{OperationError, Operations, event};
 use crate::draft::new_id;
 use crate::engine::{ClockError, PassTime};
@@ -21,7 +22,7 @@ use crate::engine::{ClockError, PassTime};
 pub const MAX_TOKENS: usize = 10_000;
 
 /// Who is written down as the maker of a token that was made without a manager.
-const OFFLINE_ACTOR: &str = "offline";
+pub(super) const OFFLINE_ACTOR: &str = "offline";
 
 /// A token to store. Its secret stays with whoever made it.
 #[derive(Debug, Clone)]
@@ -49,7 +50,8 @@ impl Operations {
     /// Stores a token and the grants of its principal.
     ///
     /// # Errors
-    /// [`OperationError::TokenExists`], [`OperationError::TooManyTokens`], or the parts below.
+    /// [`OperationError::TokenExists`], [`OperationError::TooManyTokens`],
+    /// [`OperationError::TooManyGrants`], or the parts below.
     pub async fn add_token(&self, new: NewToken, actor: &str) -> Result<Token, OperationError> {
         let (time, _) = self.begin().await?;
         check_new(&self.engine.store.access().await?, &new)?;
@@ -72,7 +74,7 @@ impl Operations {
         let tokens = stored.tokens.into_iter();
         let tokens = tokens.filter(|row| sealer.verify(&row.token.canonical(), &row.seal));
         let rows = tokens.map(|row| {
-            let mine = grants.iter().filter(|grant| grant.principal == row.token.principal);
+            let mine = grants.iter().filter(|grant| grant.principal.covers(&row.token.principal));
             TokenRow { grants: mine.cloned().collect(), token: row.token }
         });
         Ok(rows.collect())
@@ -147,11 +149,7 @@ pub async fn add_token_offline(
     clock: &dyn Clock,
     new: NewToken,
 ) -> Result<Token, OperationError> {
-    let millis = store.now_millis().await?;
-    let ours = clock.wall_millis();
-    clock_rules::agree(millis, ours).map_err(ClockError::from)?;
-    let now = Timestamp::from_unix(millis / 1000);
-    let time = PassTime { now, millis, apart_millis: millis.abs_diff(ours) };
+    let time = offline_time(store, clock).await?;
     check_new(&store.access().await?, &new)?;
     let id = new_id(random, time)?;
     let (token, changes, events) = creation(new, id, &cluster.row_sealer(), time, OFFLINE_ACTOR);
@@ -160,12 +158,27 @@ pub async fn add_token_offline(
     Ok(token)
 }
 
+/// The database's time, if ours agrees.
+pub(super) async fn offline_time(
+    store: &dyn KeyStore,
+    clock: &dyn Clock,
+) -> Result<PassTime, OperationError> {
+    let millis = store.now_millis().await?;
+    let ours = clock.wall_millis();
+    clock_rules::agree(millis, ours).map_err(ClockError::from)?;
+    let now = Timestamp::from_unix(millis / 1000);
+    Ok(PassTime { now, millis, apart_millis: millis.abs_diff(ours) })
+}
+
 fn check_new(stored: &StoredAccess, new: &NewToken) -> Result<(), OperationError> {
     if stored.tokens.iter().any(|row| row.token.hash == new.hash) {
         return Err(OperationError::TokenExists);
     }
     if stored.tokens.len() >= MAX_TOKENS {
         return Err(OperationError::TooManyTokens);
+    }
+    if stored.grants.len() + new.grants.len() > MAX_GRANTS {
+        return Err(OperationError::TooManyGrants);
     }
     Ok(())
 }
@@ -196,13 +209,15 @@ fn grants_of<'a>(
     stored: &'a StoredAccess,
     principal: &'a PrincipalName,
 ) -> impl Iterator<Item = &'a Grant> {
-    stored.grants.iter().map(|row| &row.grant).filter(move |grant| &grant.principal == principal)
+    // One to a pattern is also that of others.
+    let exactly = move |grant: &&Grant| grant.principal.as_str() == principal.as_str();
+    stored.grants.iter().map(|row| &row.grant).filter(exactly)
 }
 
 fn removal(time: PassTime, actor: &str, grant: &Grant) -> AuditEvent {
     event(time, actor, AuditAction::GrantRemoved, None, describe(grant))
 }
 
-fn describe(grant: &Grant) -> String {
+pub(super) fn describe(grant: &Grant) -> String {
     format!("{} as {} on {}", grant.principal, grant.role.as_str(), grant.keysets)
 }

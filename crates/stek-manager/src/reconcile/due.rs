@@ -4,8 +4,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use stek_core::audit::{AuditAction, AuditEvent};
 use stek_core::name::KeysetName;
 use stek_core::planner::{self, Convergence};
+use stek_core::principal::PLANNER;
 use stek_core::time::Timestamp;
 use stek_store::{Change, Commit, CommitError, MAX_BATCH, MAX_PAGE, StoreError, StoredKeyset};
 
@@ -95,7 +97,7 @@ pub(super) async fn carry_out(
         }
         // One transaction for all; if that is refused, one for each, so that one does not hold up
         // the others.
-        match commit(engine, &batch, time).await {
+        match commit(engine, metrics, &batch, time).await {
             Ok(()) => continue,
             // Read again, once, rather than do in small what another manager has just done.
             Err(failure) if failure.is_conflict() && conflicts == 0 => {
@@ -123,7 +125,7 @@ async fn one_by_one(
     let mut failed = 0;
     for keyset in batch {
         let name = keyset.keyset.name();
-        let Err(failure) = commit(engine, std::slice::from_ref(keyset), time).await else {
+        let Err(failure) = commit(engine, metrics, std::slice::from_ref(keyset), time).await else {
             continue;
         };
         if failure.is_conflict() {
@@ -176,21 +178,44 @@ async fn next_batch(
     }
 }
 
+/// The event of a key that activates though instances lack it, in the first pass after that could
+/// be decided: the keyset was due for it.
+fn forced(stored: &StoredKeyset, convergence: &Convergence, now: Timestamp) -> Option<AuditEvent> {
+    let (key, decided_at) = planner::forced(&stored.keyset, convergence, now)?;
+    (stored.next_due <= decided_at).then(|| AuditEvent {
+        at: now,
+        actor: PLANNER.into(),
+        action: AuditAction::ActivationForced,
+        keyset: Some(stored.keyset.name().clone()),
+        key: Some(key),
+        reason: "instances lack it, and its activation cannot be postponed any further".into(),
+    })
+}
+
 async fn commit(
     engine: &Engine,
+    metrics: &ManagerMetrics,
     keysets: &[StoredKeyset],
     time: PassTime,
 ) -> Result<(), KeysetFailure> {
     let mut commit = Commit { at: time.now, changes: Vec::new(), events: Vec::new() };
+    let census = engine.confirmations.current();
     for stored in keysets {
-        let ops = planner::plan(&stored.keyset, &Convergence::confirmed(), time.now);
-        let draft = Draft::new(engine, &stored.keyset, &ops, "manager", time)?;
+        let convergence = engine.confirmations.convergence(&census, &stored.keyset, time.now);
+        let ops = planner::plan(&stored.keyset, &convergence, time.now);
+        let draft = Draft::new(engine, &stored.keyset, &ops, PLANNER, time)?;
         let (update, events) = draft.into_update(stored.revision, None);
+        commit.events.extend(forced(stored, &convergence, time.now));
         commit.changes.push(Change::UpdateKeyset(update));
         commit.events.extend(events);
     }
     let committed = engine.store.commit(&commit, &engine.audit).await?;
     for event in &commit.events {
+        metrics.observe_event(event.action);
+        if event.action == AuditAction::ActivationForced {
+            let (keyset, reason) = (event.keyset.as_ref().map(KeysetName::as_str), &event.reason);
+            tracing::error!(keyset, reason, "key activates though instances lack it");
+        }
         tracing::info!(
             keyset = event.keyset.as_ref().map(KeysetName::as_str),
             key = event.key.map(|key| key.to_string()),

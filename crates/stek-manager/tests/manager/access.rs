@@ -5,6 +5,7 @@ use std::time::Duration;
 use stek_core::access::{Grant, KeysetSelector, Role, Token, TokenHash};
 use stek_core::id::{Kcv, KeyId};
 use stek_core::keyset::{KeyRecord, TicketFormat};
+use stek_core::principal::PrincipalPattern;
 use stek_core::schedule::Schedule;
 use stek_core::time::Seconds;
 use stek_core::wrapped::{Epoch, SeedId, WrappedKey};
@@ -21,7 +22,7 @@ use crate::store::Fault;
 
 fn grant(who: &str, role: Role, keysets: &str) -> Grant {
     let keysets = KeysetSelector::parse(keysets).unwrap();
-    Grant { principal: principal(who), keysets, role }
+    Grant { principal: PrincipalPattern::try_new(who).unwrap(), keysets, role }
 }
 
 /// Writes to the database past every manager.

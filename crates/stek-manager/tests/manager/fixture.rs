@@ -13,6 +13,7 @@ use stek_core::feed::FeedState;
 use stek_core::id::{Incarnation, Revision};
 use stek_core::keyset::Keyset;
 use stek_core::name::{KeysetName, PrincipalName};
+use stek_core::principal::PrincipalPattern;
 use stek_core::time::{Seconds, Timestamp};
 use stek_custody::cluster_secret::ClusterSecret;
 use stek_custody::custody::Custody;
@@ -40,6 +41,8 @@ pub(crate) const FAST: PolicyDocument = PolicyDocument {
     clock_skew_seconds: Some(1),
     lead_seconds: Some(10),
     session_lifetime_seconds: Some(60),
+    activation_quorum: None,
+    activation_deadline_seconds: None,
 };
 
 pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
@@ -265,7 +268,7 @@ impl Running {
         SystemRandom.fill(&mut bytes).unwrap();
         let secret = TokenSecret::take_from(&mut bytes);
         let grants = grants.iter().map(|(role, keysets)| Grant {
-            principal: principal(who),
+            principal: PrincipalPattern::exactly(&principal(who)).unwrap(),
             keysets: KeysetSelector::parse(keysets).unwrap(),
             role: *role,
         });

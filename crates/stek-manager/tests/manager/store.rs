@@ -13,6 +13,7 @@ use stek_store::{
     AuditRow, Change, Changes, ClusterState, Commit, CommitError, Committed, KeyStore, MemoryStore,
     SeedRow, StoreError, StoredAccess, StoredKeyset,
 };
+use tokio::sync::watch;
 
 /// What a method does instead of its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,12 +45,15 @@ pub(crate) struct FaultyStore {
     faults: Mutex<HashMap<&'static str, (Fault, u64)>>,
     refused: Mutex<HashMap<KeysetName, Refusal>>,
     pub(crate) commits: AtomicU64,
+    /// Word of commits, as the test sends it.
+    pub(crate) word: watch::Sender<Option<Revision>>,
 }
 
 impl FaultyStore {
     pub(crate) fn new(inner: MemoryStore) -> Self {
         let (faults, refused, tampering) = Default::default();
-        Self { inner, tampering, faults, refused, commits: AtomicU64::new(0) }
+        let word = watch::Sender::new(None);
+        Self { inner, tampering, faults, refused, commits: AtomicU64::new(0), word }
     }
 
     /// Makes the next `times` calls of `method` fail.
@@ -216,6 +220,12 @@ impl KeyStore for FaultyStore {
 
     async fn audit(&self, after: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
         self.inner.audit(after, limit).await
+    }
+
+    async fn notified(&self) -> Result<Option<Revision>, StoreError> {
+        let mut word = self.word.subscribe();
+        word.changed().await.unwrap();
+        Ok(*word.borrow_and_update())
     }
 
     async fn purge(&self, before: Timestamp) -> Result<u64, StoreError> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use stek_core::access::{Grant, KeysetSelector, Role, Token, TokenHash};
 use stek_core::id::Revision;
 use stek_core::name::PrincipalName;
+use stek_core::principal::PrincipalPattern;
 
 use super::fixture::{assert_broken, at, commit, create, id};
 use crate::{Change, KeyStore, SealedGrant, SealedToken, StoredAccess};
@@ -27,7 +28,8 @@ fn token(number: u8) -> SealedToken {
 
 fn grant(who: &str, keysets: &str, role: Role) -> SealedGrant {
     let keysets = KeysetSelector::parse(keysets).unwrap();
-    SealedGrant { grant: Grant { principal: principal(who), keysets, role }, seal: [9; 32] }
+    let principal = PrincipalPattern::try_new(who).unwrap();
+    SealedGrant { grant: Grant { principal, keysets, role }, seal: [9; 32] }
 }
 
 async fn access_revision(store: &Arc<dyn KeyStore>) -> Revision {
@@ -63,7 +65,13 @@ pub async fn tokens_come_and_go(store: Arc<dyn KeyStore>) {
 pub async fn grants_come_and_go(store: Arc<dyn KeyStore>) {
     let all: Vec<_> = Role::ALL
         .into_iter()
-        .flat_map(|role| [grant("a", "*", role), grant("a", "main", role), grant("b", "*", role)])
+        .flat_map(|role| {
+            [
+                grant("a", "*", role),
+                grant("a", "main", role),
+                grant("spiffe://td/edge/*", "*", role),
+            ]
+        })
         .collect();
     let add = |row: &SealedGrant| Change::AddGrant(row.clone());
     let added = commit(&store, all.iter().map(add).collect()).await.unwrap();

@@ -59,6 +59,8 @@ pub fn other_policy() -> Policy {
         clock_skew: seconds(11),
         lead: seconds(3607),
         session_lifetime: seconds(86_413),
+        activation_quorum: Some(stek_core::policy::ActivationQuorum::Off),
+        activation_deadline: seconds(1234),
     })
     .unwrap()
 }

@@ -44,7 +44,7 @@ pub(super) async fn due(
         KeysetRecord,
         r#"SELECT id, name, rotation_period_seconds, ticket_lifetime_seconds,
                poll_interval_seconds, clock_skew_seconds, lead_seconds, session_lifetime_seconds,
-               had_keys, revision, content_digest, next_due AS "next_due: SqlTime",
+             activation_quorum, activation_deadline_seconds, had_keys, revision, content_digest, next_due AS "next_due: SqlTime",
                created_at AS "created_at: SqlTime"
            FROM keysets WHERE deleted_at IS NULL AND next_due <= $1
            ORDER BY next_due, id LIMIT $2"#,
@@ -79,7 +79,7 @@ pub(super) async fn keyset(
         KeysetRecord,
         r#"SELECT id, name, rotation_period_seconds, ticket_lifetime_seconds,
                poll_interval_seconds, clock_skew_seconds, lead_seconds, session_lifetime_seconds,
-               had_keys, revision, content_digest, next_due AS "next_due: SqlTime",
+             activation_quorum, activation_deadline_seconds, had_keys, revision, content_digest, next_due AS "next_due: SqlTime",
                created_at AS "created_at: SqlTime"
            FROM keysets WHERE deleted_at IS NULL AND name = $1"#,
         name.as_str(),
@@ -102,7 +102,7 @@ pub(super) async fn keysets(
         KeysetRecord,
         r#"SELECT id, name, rotation_period_seconds, ticket_lifetime_seconds,
                poll_interval_seconds, clock_skew_seconds, lead_seconds, session_lifetime_seconds,
-               had_keys, revision, content_digest, next_due AS "next_due: SqlTime",
+             activation_quorum, activation_deadline_seconds, had_keys, revision, content_digest, next_due AS "next_due: SqlTime",
                created_at AS "created_at: SqlTime"
            FROM keysets WHERE deleted_at IS NULL AND name > $1
            ORDER BY name LIMIT $2"#,
@@ -126,7 +126,7 @@ pub(super) async fn changed_since(pool: &PgPool, since: Revision) -> Result<Chan
         KeysetRecord,
         r#"SELECT id, name, rotation_period_seconds, ticket_lifetime_seconds,
                poll_interval_seconds, clock_skew_seconds, lead_seconds, session_lifetime_seconds,
-               had_keys, revision, content_digest, next_due AS "next_due: SqlTime",
+             activation_quorum, activation_deadline_seconds, had_keys, revision, content_digest, next_due AS "next_due: SqlTime",
                created_at AS "created_at: SqlTime"
            FROM keysets WHERE deleted_at IS NULL AND revision > $1
            ORDER BY name"#,

@@ -28,8 +28,8 @@ pub(super) async fn create(
     sqlx::query_scalar!(
         "INSERT INTO keysets (name, rotation_period_seconds, ticket_lifetime_seconds,
              poll_interval_seconds, clock_skew_seconds, lead_seconds, session_lifetime_seconds,
-             content_digest, next_due, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING id",
+             activation_quorum, activation_deadline_seconds, content_digest, next_due, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING id",
         create.name.as_str(),
         seconds(policy.rotation_period()),
         seconds(policy.ticket_lifetime()),
@@ -37,6 +37,8 @@ pub(super) async fn create(
         seconds(policy.clock_skew()),
         seconds(policy.lead()),
         seconds(policy.session_lifetime()),
+        policy.activation_quorum().as_str(),
+        seconds(policy.activation_deadline()),
         create.digest.as_bytes(),
         SqlTime::to_postgres(create.next_due),
         SqlTime::to_postgres(at),
@@ -59,7 +61,8 @@ pub(super) async fn policy(
     sqlx::query!(
         "UPDATE keysets SET rotation_period_seconds = $2, ticket_lifetime_seconds = $3,
              poll_interval_seconds = $4, clock_skew_seconds = $5, lead_seconds = $6,
-             session_lifetime_seconds = $7
+             session_lifetime_seconds = $7, activation_quorum = $8,
+             activation_deadline_seconds = $9
          WHERE id = $1",
         keyset_id,
         seconds(policy.rotation_period()),
@@ -68,6 +71,8 @@ pub(super) async fn policy(
         seconds(policy.clock_skew()),
         seconds(policy.lead()),
         seconds(policy.session_lifetime()),
+        policy.activation_quorum().as_str(),
+        seconds(policy.activation_deadline()),
     )
     .execute(connection)
     .await?;

@@ -10,7 +10,8 @@ use stek_core::bundle::{EndCause, EndedKey};
 use stek_core::id::{ContentDigest, Incarnation, Kcv, Revision};
 use stek_core::keyset::{History, KeyRecord, Keyset, TicketFormat};
 use stek_core::name::{KeysetName, PrincipalName};
-use stek_core::policy::{Policy, PolicyRequest};
+use stek_core::policy::{ActivationQuorum, Policy, PolicyRequest};
+use stek_core::principal::PrincipalPattern;
 use stek_core::schedule::Schedule;
 use stek_core::time::Seconds;
 use stek_core::wrapped::{Epoch, SeedId, WrappedKey};
@@ -61,6 +62,8 @@ pub(crate) struct KeysetRecord {
     pub(crate) clock_skew_seconds: i64,
     pub(crate) lead_seconds: i64,
     pub(crate) session_lifetime_seconds: i64,
+    pub(crate) activation_quorum: String,
+    pub(crate) activation_deadline_seconds: i64,
     pub(crate) had_keys: bool,
     pub(crate) revision: i64,
     pub(crate) content_digest: Vec<u8>,
@@ -80,8 +83,20 @@ impl KeysetRecord {
             clock_skew: span("clock_skew_seconds", self.clock_skew_seconds)?,
             lead: span("lead_seconds", self.lead_seconds)?,
             session_lifetime: span("session_lifetime_seconds", self.session_lifetime_seconds)?,
+            activation_quorum: Some(self.quorum()?),
+            activation_deadline: span(
+                "activation_deadline_seconds",
+                self.activation_deadline_seconds,
+            )?,
         };
         Policy::try_new(&asked).map_err(|error| corrupt("keysets", &error))
+    }
+
+    fn quorum(&self) -> Result<ActivationQuorum, StoreError> {
+        ActivationQuorum::parse(&self.activation_quorum).ok_or_else(|| StoreError::Corrupt {
+            table: "keysets",
+            what: format!("activation_quorum is {:?}", self.activation_quorum),
+        })
     }
 
     fn try_into_stored(
@@ -296,7 +311,7 @@ impl TryFrom<GrantRecord> for SealedGrant {
         let name_error = |error| corrupt("grants", &error);
         Ok(Self {
             grant: Grant {
-                principal: PrincipalName::try_new(&row.principal).map_err(name_error)?,
+                principal: PrincipalPattern::try_new(&row.principal).map_err(name_error)?,
                 keysets: KeysetSelector::parse(&row.keysets).map_err(name_error)?,
                 role: Role::parse(&row.role).ok_or_else(|| corrupt("grants", "unknown role"))?,
             },

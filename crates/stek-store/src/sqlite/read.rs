@@ -46,7 +46,8 @@ pub(super) async fn due(
     let mut snapshot = snapshot(pool).await?;
     let rows = sqlx::query_as::<_, KeysetRecord>(
         "SELECT id, name, rotation_period_seconds, ticket_lifetime_seconds, poll_interval_seconds,
-             clock_skew_seconds, lead_seconds, session_lifetime_seconds, had_keys, revision,
+             clock_skew_seconds, lead_seconds, session_lifetime_seconds,
+             activation_quorum, activation_deadline_seconds, had_keys, revision,
              content_digest, next_due, created_at
          FROM keysets WHERE deleted_at IS NULL AND next_due <= ? ORDER BY next_due, id LIMIT ?",
     )
@@ -77,7 +78,8 @@ pub(super) async fn keyset(
     let mut snapshot = snapshot(pool).await?;
     let rows = sqlx::query_as::<_, KeysetRecord>(
         "SELECT id, name, rotation_period_seconds, ticket_lifetime_seconds, poll_interval_seconds,
-             clock_skew_seconds, lead_seconds, session_lifetime_seconds, had_keys, revision,
+             clock_skew_seconds, lead_seconds, session_lifetime_seconds,
+             activation_quorum, activation_deadline_seconds, had_keys, revision,
              content_digest, next_due, created_at
          FROM keysets WHERE deleted_at IS NULL AND name = ?",
     )
@@ -98,7 +100,8 @@ pub(super) async fn keysets(
     let mut snapshot = snapshot(pool).await?;
     let rows = sqlx::query_as::<_, KeysetRecord>(
         "SELECT id, name, rotation_period_seconds, ticket_lifetime_seconds, poll_interval_seconds,
-             clock_skew_seconds, lead_seconds, session_lifetime_seconds, had_keys, revision,
+             clock_skew_seconds, lead_seconds, session_lifetime_seconds,
+             activation_quorum, activation_deadline_seconds, had_keys, revision,
              content_digest, next_due, created_at
          FROM keysets WHERE deleted_at IS NULL AND name > ? ORDER BY name LIMIT ?",
     )
@@ -122,7 +125,8 @@ pub(super) async fn changed_since(
     let cluster = cluster(&mut snapshot).await?;
     let rows = sqlx::query_as::<_, KeysetRecord>(
         "SELECT id, name, rotation_period_seconds, ticket_lifetime_seconds, poll_interval_seconds,
-             clock_skew_seconds, lead_seconds, session_lifetime_seconds, had_keys, revision,
+             clock_skew_seconds, lead_seconds, session_lifetime_seconds,
+             activation_quorum, activation_deadline_seconds, had_keys, revision,
              content_digest, next_due, created_at
          FROM keysets WHERE deleted_at IS NULL AND revision > ? ORDER BY name",
     )

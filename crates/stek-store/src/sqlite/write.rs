@@ -28,8 +28,8 @@ pub(super) async fn create(
     sqlx::query_scalar(
         "INSERT INTO keysets (name, rotation_period_seconds, ticket_lifetime_seconds,
              poll_interval_seconds, clock_skew_seconds, lead_seconds, session_lifetime_seconds,
-             content_digest, next_due, created_at)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+             activation_quorum, activation_deadline_seconds, content_digest, next_due, created_at)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
     )
     .bind(create.name.as_str())
     .bind(seconds(policy.rotation_period()))
@@ -38,6 +38,8 @@ pub(super) async fn create(
     .bind(seconds(policy.clock_skew()))
     .bind(seconds(policy.lead()))
     .bind(seconds(policy.session_lifetime()))
+    .bind(policy.activation_quorum().as_str())
+    .bind(seconds(policy.activation_deadline()))
     .bind(create.digest.as_bytes().as_slice())
     .bind(SqlTime(create.next_due))
     .bind(SqlTime(at))
@@ -59,7 +61,8 @@ pub(super) async fn policy(
     sqlx::query(
         "UPDATE keysets SET rotation_period_seconds = ?, ticket_lifetime_seconds = ?,
              poll_interval_seconds = ?, clock_skew_seconds = ?, lead_seconds = ?,
-             session_lifetime_seconds = ?
+             session_lifetime_seconds = ?, activation_quorum = ?,
+             activation_deadline_seconds = ?
          WHERE id = ?",
     )
     .bind(seconds(policy.rotation_period()))
@@ -68,6 +71,8 @@ pub(super) async fn policy(
     .bind(seconds(policy.clock_skew()))
     .bind(seconds(policy.lead()))
     .bind(seconds(policy.session_lifetime()))
+    .bind(policy.activation_quorum().as_str())
+    .bind(seconds(policy.activation_deadline()))
     .bind(id)
     .execute(connection)
     .await?;

@@ -50,3 +50,35 @@ async fn two_programs_share_a_file() {
     let other = SqliteStore::open(directory.path().join("stek.db")).await.unwrap();
     compete([Arc::new(one), Arc::new(other)]).await;
 }
+
+/// How long word may take before the test fails.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
+async fn word(store: &PostgresStore) -> Option<stek_core::id::Revision> {
+    tokio::time::timeout(PATIENCE, store.notified()).await.unwrap().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_manager_hears_of_the_commits_of_another() {
+    let (one, database) = postgres_store().await;
+    let options = PostgresOptions::new(database.url()).unwrap();
+    let other: Arc<dyn KeyStore> = Arc::new(PostgresStore::connect(&options).await.unwrap());
+    assert_eq!(word(&one).await, None, "what was sent before is not known");
+    let first = commit(&other, vec![create("first", vec![])]).await.unwrap();
+    assert_eq!(word(&one).await, Some(first.revision));
+
+    // The connection is lost: that is said, and after that there is word again.
+    let raw = sqlx::PgPool::connect(database.url()).await.unwrap();
+    let ended = sqlx::query(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE query LIKE 'LISTEN%' AND datname = current_database()",
+    );
+    assert_eq!(ended.fetch_all(&raw).await.unwrap().len(), 1);
+    assert_eq!(word(&one).await, None, "lost");
+    let mut heard = word(&one).await;
+    let second = commit(&other, vec![create("second", vec![])]).await.unwrap();
+    if heard.is_none() {
+        heard = word(&one).await;
+    }
+    assert_eq!(heard, Some(second.revision));
+}

@@ -93,7 +93,15 @@ async fn postgres_itself_refuses_what_is_not_sound() {
             "UPDATE ticket_keys SET destroy_by = destroy_by + interval '1 ms'",
             "ticket_keys_whole_seconds",
         ),
-        ("UPDATE keysets SET lead_seconds = 10", "keysets_lead_limits"),
+        (
+            "UPDATE keysets SET lead_seconds = 3 * rotation_period_seconds + 1",
+            "keysets_lead_limits",
+        ),
+        ("UPDATE keysets SET activation_quorum = 'most'", "keysets_activation_quorum"),
+        (
+            "UPDATE keysets SET activation_deadline_seconds = lead_seconds + 1",
+            "keysets_activation_deadline_limits",
+        ),
         ("UPDATE keysets SET name = 'Main'", "keysets_name_form"),
         ("UPDATE keysets SET name = 'same'", "keysets_name_unique"),
         ("UPDATE keysets SET deleted_at = created_at", "keysets_deleted_together"),

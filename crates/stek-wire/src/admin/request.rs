@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 use stek_core::name::KeysetName;
+use stek_core::policy::ActivationQuorum;
 
 use super::PolicyDocument;
 use crate::cursor::{At, Strings};
@@ -14,13 +15,15 @@ pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
 
 const LIMITS: Limits = Limits { bytes: MAX_REQUEST_BYTES, values: 1_024 };
 
-const POLICY_FIELDS: [&str; 6] = [
+const POLICY_FIELDS: [&str; 8] = [
     "rotation_period_seconds",
     "ticket_lifetime_seconds",
     "poll_interval_seconds",
     "clock_skew_seconds",
     "lead_seconds",
     "session_lifetime_seconds",
+    "activation_quorum",
+    "activation_deadline_seconds",
 ];
 
 /// Asks for a new keyset.
@@ -104,7 +107,9 @@ fn read_policy(at: &At<'_, '_>) -> Result<PolicyDocument, DecodeError> {
     let seconds = |name| -> Result<Option<u64>, DecodeError> {
         at.optional(name)?.map(|at| at.seconds().map(|span| span.as_secs())).transpose()
     };
-    let [rotation, ticket, poll, skew, lead, session] = POLICY_FIELDS;
+    let [rotation, ticket, poll, skew, lead, session, quorum, deadline] = POLICY_FIELDS;
+    let quorum = at.optional(quorum)?;
+    let quorum = quorum.map(|at| at.parsed("all or off", ActivationQuorum::parse)).transpose()?;
     Ok(PolicyDocument {
         rotation_period_seconds: seconds(rotation)?,
         ticket_lifetime_seconds: seconds(ticket)?,
@@ -112,5 +117,7 @@ fn read_policy(at: &At<'_, '_>) -> Result<PolicyDocument, DecodeError> {
         clock_skew_seconds: seconds(skew)?,
         lead_seconds: seconds(lead)?,
         session_lifetime_seconds: seconds(session)?,
+        activation_quorum: quorum,
+        activation_deadline_seconds: seconds(deadline)?,
     })
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use stek_core::access::TokenSecret;
 use stek_core::bundle::EndCause;
-use stek_core::policy::PolicyError;
+use stek_core::policy::{ActivationQuorum, PolicyError};
 
 use super::*;
 use crate::DecodeError;
@@ -55,7 +55,7 @@ fn a_slip_is_refused_by_name_and_value() {
         said(r#"{"name":"main","policy":{"rotation_perod_seconds":60}}"#),
         "policy.rotation_perod_seconds is not known, allowed are rotation_period_seconds, \
          ticket_lifetime_seconds, poll_interval_seconds, clock_skew_seconds, lead_seconds, \
-         session_lifetime_seconds"
+         session_lifetime_seconds, activation_quorum, activation_deadline_seconds"
     );
     // Known elsewhere, not here.
     assert_eq!(said(r#"{"name":"main","keys":[]}"#), "keys is not known, allowed are name, policy");
@@ -67,6 +67,10 @@ fn a_slip_is_refused_by_name_and_value() {
         said(r#"{"name":"main","policy":{"lead_seconds":-1}}"#),
         "policy.lead_seconds is a number with a sign, a fraction or too many digits, allowed is a \
          whole number of seconds"
+    );
+    assert_eq!(
+        said(r#"{"name":"main","policy":{"activation_quorum":"most"}}"#),
+        "policy.activation_quorum is \"most\", allowed is all or off"
     );
     assert_eq!(
         said(r#"{"name":"Main\n"}"#),
@@ -96,6 +100,7 @@ fn a_change_keeps_what_it_leaves_out() {
     let changed = Policy::try_new(&asked.over(&present)).unwrap();
     assert_eq!(changed.lead(), Seconds::from_hours(2));
     assert_eq!(changed.ticket_lifetime(), present.ticket_lifetime());
+    assert_eq!(changed.activation_deadline(), changed.lead(), "a whole lead follows the lead");
     assert_eq!(Policy::try_new(&PolicyDocument::default().over(&present)), Ok(present));
     let fields = PolicyDocument {
         rotation_period_seconds: Some(1),
@@ -104,6 +109,8 @@ fn a_change_keeps_what_it_leaves_out() {
         clock_skew_seconds: Some(4),
         lead_seconds: Some(5),
         session_lifetime_seconds: Some(6),
+        activation_quorum: Some(ActivationQuorum::Off),
+        activation_deadline_seconds: Some(7),
     };
     let asked = fields.over(&present);
     assert_eq!(asked, fields.to_request());
@@ -115,6 +122,8 @@ fn a_change_keeps_what_it_leaves_out() {
         [asked.clock_skew, asked.lead, asked.session_lifetime].map(Option::unwrap),
         [4, 5, 6].map(Seconds::new)
     );
+    assert_eq!(asked.activation_quorum, Some(ActivationQuorum::Off));
+    assert_eq!(asked.activation_deadline, Some(Seconds::new(7)));
     assert!(matches!(Policy::try_new(&asked), Err(PolicyError::OutOfLimits { .. })));
 }
 

@@ -4,8 +4,10 @@
 use serde::{Deserialize, Serialize};
 use stek_core::access::{Grant, KeysetSelector, Role, TokenHash};
 use stek_core::name::PrincipalName;
+use stek_core::principal::PrincipalPattern;
 use stek_core::time::Timestamp;
 
+use super::grant::ROLES;
 use super::request::{json, read};
 use crate::cursor::{At, Strings};
 use crate::error::DecodeError;
@@ -35,12 +37,15 @@ impl CreateToken {
         let document = read(input)?;
         let at = At::top(&document, Strings::Shown);
         at.only(&["principal", "hash", "expires_at", "grants"])?;
-        let principal = at.field("principal")?.principal()?;
+        let named = at.field("principal")?;
+        let principal = named.principal()?;
+        // A pattern would grant to others too.
+        let exactly = named.named(|_| PrincipalPattern::exactly(&principal))?;
         let grants = at.field("grants")?;
         let grants = grants.items(MAX_GRANTS)?.map(|grant| {
             grant.only(&["keysets", "role"])?;
             Ok(Grant {
-                principal: principal.clone(),
+                principal: exactly.clone(),
                 keysets: grant.field("keysets")?.named(KeysetSelector::parse)?,
                 role: grant.field("role")?.parsed(ROLES, Role::parse)?,
             })
@@ -64,8 +69,6 @@ impl CreateToken {
         })
     }
 }
-
-const ROLES: &str = "terminator, distribution, operator or auditor";
 
 #[derive(Serialize)]
 struct Create<'a> {
@@ -121,7 +124,11 @@ mod tests {
         CreateToken {
             hash: TokenSecret::take_from(&mut [9; 32]).hash(),
             expires_at: Timestamp::from_unix(1_790_000_000),
-            grants: vec![Grant { principal: principal.clone(), keysets, role: Role::Terminator }],
+            grants: vec![Grant {
+                principal: PrincipalPattern::exactly(&principal).unwrap(),
+                keysets,
+                role: Role::Terminator,
+            }],
             principal,
         }
     }
@@ -138,6 +145,7 @@ mod tests {
             ("terminator", "root", "grants[0].role"),
             ("\"main\"", "\"Main\"", "grants[0].keysets"),
             ("token:edge", "token edge", "principal"),
+            ("token:edge", "*.edge.example", "principal"),
             ("2026-", "2026/", "expires_at"),
             ("\"hash\":\"", "\"hash\":\"0", "hash"),
             ("\"role\"", "\"rôle\"", "grants[0]"),

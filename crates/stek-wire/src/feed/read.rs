@@ -128,7 +128,7 @@ fn read_token(at: &At<'_, '_>) -> Result<Token, DecodeError> {
 fn read_grant(at: &At<'_, '_>) -> Result<Grant, DecodeError> {
     let roles = "terminator, distribution, operator or auditor";
     Ok(Grant {
-        principal: at.field("principal")?.principal()?,
+        principal: at.field("principal")?.pattern()?,
         keysets: at.field("keysets")?.named(KeysetSelector::parse)?,
         role: at.field("role")?.parsed(roles, Role::parse)?,
     })

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use reqwest::Method;
 use stek_core::name::KeysetName;
+use stek_core::policy::ActivationQuorum;
 use stek_wire::admin::{
     ChangePolicy, CreateKeyset, EffectDocument, KeysetDocument, KeysetList, PlanDocument,
     PolicyDocument,
@@ -11,7 +12,7 @@ use stek_wire::admin::{
 use crate::Refused;
 use crate::cli::{KeysetArgs, KeysetCommand, Output, PolicyArgs};
 use crate::commands::manager_client::ManagerClient;
-use crate::commands::table;
+use crate::commands::{table, terminators};
 
 /// Does what was asked and prints what came of it.
 pub(crate) async fn run(asked: KeysetArgs) -> Result<()> {
@@ -59,6 +60,7 @@ async fn carry_out(manager: &ManagerClient, command: KeysetCommand, output: Outp
             let plan: PlanDocument = manager.ask(Method::GET, &query, None).await?;
             table::print(output, &plan, plan_table)
         }
+        KeysetCommand::Terminators(asked) => terminators::run(manager, &asked, output).await,
         KeysetCommand::Delete { keyset, yes } => {
             confirm(manager, &keyset, yes).await?;
             let effect = manager.ask(Method::DELETE, &path(&keyset, ""), None).await?;
@@ -80,6 +82,8 @@ fn document(policy: PolicyArgs) -> PolicyDocument {
         clock_skew_seconds: seconds(policy.clock_skew),
         lead_seconds: seconds(policy.lead),
         session_lifetime_seconds: seconds(policy.session_lifetime),
+        activation_quorum: policy.activation_quorum,
+        activation_deadline_seconds: seconds(policy.activation_deadline),
     }
 }
 
@@ -123,7 +127,7 @@ fn keyset_table(keyset: &KeysetDocument) -> String {
     };
     let mut text = format!(
         "keyset {} at revision {}\nrotation {}, ticket lifetime {}, session lifetime {}, lead {}, \
-         poll {}, skew {}\n\n",
+         poll {}, skew {}\nactivation waits for {}, at most {}\n\n",
         keyset.name,
         keyset.revision,
         seconds(policy.rotation_period_seconds),
@@ -132,6 +136,11 @@ fn keyset_table(keyset: &KeysetDocument) -> String {
         seconds(policy.lead_seconds),
         seconds(policy.poll_interval_seconds),
         seconds(policy.clock_skew_seconds),
+        policy.activation_quorum.map_or("?", |quorum| match quorum {
+            ActivationQuorum::All => "all instances",
+            ActivationQuorum::Off => "nobody",
+        }),
+        seconds(policy.activation_deadline_seconds),
     );
     let rows: Vec<Vec<String>> = keyset
         .keys

@@ -1,20 +1,20 @@
 //! How commands reach the manager: the profile, the request, and its refusal in the manager's own
 //! words.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use reqwest::Method;
 use serde::de::DeserializeOwned;
-use stek_client::{ClientConfig, ClientOptions};
+use stek_client::{ClientConfig, ClientOptions, RequestId, Upstream, X_REQUEST_ID};
 use stek_core::access::TokenSecret;
 use stek_core::time::Seconds;
 use stek_wire::problem::ProblemDocument;
 
 use crate::Refused;
 use crate::config::{self, Profile};
-use crate::roles::distribution::instance_name;
+use crate::roles::distribution::{certificate, instance_name, no_proof};
 
 /// How long an answer may take.
 const TIME_OUT: Duration = Duration::from_secs(30);
@@ -32,7 +32,7 @@ const DEFAULT_PROFILE: &str = "stekd-dev/operator.toml";
 pub(crate) struct ManagerClient {
     client: reqwest::Client,
     server: String,
-    token: TokenSecret,
+    token: Option<TokenSecret>,
 }
 
 impl ManagerClient {
@@ -55,22 +55,34 @@ impl ManagerClient {
         let options = ClientOptions {
             upstreams: vec![profile.server.clone()],
             roots: profile.roots_files.clone(),
-            token: Some(profile.token_file.clone()),
+            token: profile.token_file.clone(),
+            certificate: certificate(
+                "profile",
+                &profile.certificate_file,
+                &profile.private_key_file,
+            )?,
             wait: Some(Seconds::ZERO),
             max_body_bytes: None,
             instance: instance_name(Some("stekd"))?,
         };
+        if options.token.is_none() && options.certificate.is_none() {
+            return Err(no_proof("profile").into());
+        }
         let checked = ClientConfig::try_new(&options)
             .map_err(anyhow::Error::new)
             .with_context(|| format!("profile {}", path.display()))?;
-        let text = std::fs::read_to_string(&profile.token_file)
-            .with_context(|| format!("token file {}", profile.token_file.display()))?;
-        let token = TokenSecret::parse(text.trim_end()).with_context(|| {
-            format!("token file {} holds no token", profile.token_file.display())
-        })?;
+        let token = profile.token_file.as_deref().map(read_token).transpose()?;
         let client = stek_client::http_client(&checked)?;
         let server = profile.server.trim_end_matches('/').to_owned();
         Ok(Self { client, server, token })
+    }
+
+    /// The same way to another server, which must be one that a poller would ask.
+    pub(crate) fn at(&self, server: &str) -> Result<Self> {
+        let server = Upstream::try_new(server)?.to_string();
+        let again = |token: &TokenSecret| TokenSecret::parse(&token.expose_text());
+        let token = self.token.as_ref().and_then(again);
+        Ok(Self { client: self.client.clone(), server, token })
     }
 
     /// Asks and reads the answer; the body of `T` may be empty if `T` reads `null`.
@@ -80,20 +92,21 @@ impl ManagerClient {
         path: &str,
         body: Option<String>,
     ) -> Result<T> {
-        let mut response = self.send(&method, path, body.as_deref()).await?;
+        let name = RequestId::new();
+        let mut response = self.send(&method, path, body.as_deref(), name).await?;
         for _ in 0..RETRIES {
             // 503 says that nothing was done: the manager starts, or cannot reach its database.
             let Some(pause) = retry_after(&response) else { break };
             tokio::time::sleep(pause).await;
-            response = self.send(&method, path, body.as_deref()).await?;
+            response = self.send(&method, path, body.as_deref(), name).await?;
         }
         let status = response.status();
         let body = response.bytes().await.context("the answer broke off")?;
         if status == reqwest::StatusCode::NOT_FOUND {
-            bail!("not found, or not granted to this token");
+            bail!("not found, or not granted (request {name})");
         }
         if !status.is_success() {
-            bail!("{}", ProblemDocument::read(&body));
+            bail!("{} (request {name})", ProblemDocument::read(&body));
         }
         let body: &[u8] = if body.is_empty() { b"null" } else { &body };
         serde_json::from_slice(body).context("the manager's answer cannot be read")
@@ -104,15 +117,27 @@ impl ManagerClient {
         method: &Method,
         path: &str,
         body: Option<&str>,
+        name: RequestId,
     ) -> Result<reqwest::Response> {
         let url = format!("{}{path}", self.server);
         let request = self.client.request(method.clone(), &url).timeout(TIME_OUT);
-        let mut request = request.bearer_auth(self.token.expose_text());
+        let request = request.header(X_REQUEST_ID, name.to_string());
+        let mut request = match &self.token {
+            Some(token) => request.bearer_auth(token.expose_text()),
+            None => request,
+        };
         if let Some(body) = body {
             request = request.header("content-type", stek_wire::MEDIA_TYPE).body(body.to_owned());
         }
         request.send().await.with_context(|| format!("{} does not answer", self.server))
     }
+}
+
+fn read_token(path: &Path) -> Result<TokenSecret> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("token file {}", path.display()))?;
+    TokenSecret::parse(text.trim_end())
+        .with_context(|| format!("token file {} holds no token", path.display()))
 }
 
 /// How long to wait before asking again, if the answer says that this may help.

@@ -1,5 +1,7 @@
 //! Results on standard output: columns for people, JSON for programs.
 
+use std::io::IsTerminal;
+
 use anyhow::Result;
 use serde::Serialize;
 
@@ -25,6 +27,57 @@ pub(crate) fn line(text: &str) {
     println!("{text}");
 }
 
+/// Colours, where somebody looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Paint {
+    /// Standard output is a terminal and nobody objects.
+    Colours,
+    /// A file, a pipe, or `NO_COLOR`.
+    Plain,
+}
+
+impl Paint {
+    /// As standard output has it.
+    pub(crate) fn stdout() -> Self {
+        if colours_wanted(&std::io::stdout()) { Self::Colours } else { Self::Plain }
+    }
+
+    /// Text that says that all is well.
+    pub(crate) fn good(self, text: &str) -> String {
+        self.paint("32", text)
+    }
+
+    /// `text` with the words that name outcomes in their colours.
+    pub(crate) fn words(self, text: &str) -> String {
+        let green = ["resumed", "yes"];
+        let red = ["full", "no-ticket", "failed", "no"];
+        let words = text.split_inclusive([' ', '\n']).map(|word| {
+            let bare = word.trim_end();
+            if green.contains(&bare) {
+                self.paint("32", bare) + &word[bare.len()..]
+            } else if red.contains(&bare) {
+                self.paint("31", bare) + &word[bare.len()..]
+            } else {
+                word.to_owned()
+            }
+        });
+        words.collect()
+    }
+
+    fn paint(self, colour: &str, text: &str) -> String {
+        match self {
+            Self::Colours => format!("\x1b[{colour}m{text}\x1b[0m"),
+            Self::Plain => text.to_owned(),
+        }
+    }
+}
+
+/// Whether colours may go to `stream`: a terminal, unless `NO_COLOR` is set to something
+/// (<https://no-color.org>).
+pub(crate) fn colours_wanted(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// Columns as wide as their widest cell, two spaces apart, the first row as heading.
 pub(crate) fn columns(heading: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = heading.iter().map(|cell| cell.chars().count()).collect();
@@ -47,6 +100,14 @@ pub(crate) fn columns(heading: &[&str], rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_outcomes_are_painted() {
+        let line = "resumed  full\n";
+        assert_eq!(Paint::Plain.words(line), line);
+        assert_eq!(Paint::Colours.words(line), "\x1b[32mresumed\x1b[0m  \x1b[31mfull\x1b[0m\n");
+        assert_eq!(Paint::Colours.words("fully resumed-x\n"), "fully resumed-x\n");
+    }
 
     #[test]
     fn columns_line_up() {

@@ -7,6 +7,7 @@ use reqwest::Method;
 use stek_clock::{Clock, SystemClock};
 use stek_core::access::{Grant, KeysetSelector, Role, TokenSecret};
 use stek_core::name::PrincipalName;
+use stek_core::principal::PrincipalPattern;
 use stek_core::time::{Seconds, Timestamp};
 use stek_custody::random::{RandomSource, SystemRandom};
 use stek_manager::{NewToken, add_token_offline};
@@ -29,7 +30,9 @@ pub(crate) async fn run(asked: TokenArgs) -> Result<()> {
         TokenCommand::Create { name, role, keyset, valid_for, out, offline } => {
             let keysets =
                 KeysetSelector::parse(&keyset).map_err(|error| Refused(error.to_string()))?;
-            let grant = Grant { principal: name.clone(), keysets, role: role.into() };
+            let exactly = PrincipalPattern::exactly(&name);
+            let principal = exactly.map_err(|error| Refused(error.to_string()))?;
+            let grant = Grant { principal, keysets, role: role.into() };
             let (secret, new) = draw(name, vec![grant], valid_for)?;
             match offline {
                 Some(config) => create_offline(&config, new).await?,

@@ -44,5 +44,5 @@ fn relative_paths_belong_to_the_files_folder() {
     let path = folder.path().join("operator.toml");
     std::fs::write(&path, "server = \"https://localhost:1\"\ntoken_file = \"token\"\n").unwrap();
     let profile: Profile = read(&path).unwrap();
-    assert_eq!(profile.token_file, folder.path().join("token"));
+    assert_eq!(profile.token_file.unwrap(), folder.path().join("token"));
 }

@@ -9,6 +9,7 @@ use prometheus::Registry;
 use stek_core::access::{Grant, KeysetSelector, Role};
 use stek_core::feed::FeedState;
 use stek_core::name::{KeysetName, PrincipalName};
+use stek_core::principal::PrincipalPattern;
 use stek_core::time::Seconds;
 use stek_distribution::Distribution;
 use stek_manager::{EngineParts, Manager, OperationError, Operations};
@@ -19,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use crate::commands::secret::write_private;
 use crate::commands::token::draw;
 use crate::dev::site::Site;
-use crate::roles::distribution::client_config;
+use crate::roles::confirmations;
+use crate::roles::distribution::{client_config, instance_name};
 use crate::roles::listener::{self, Listeners, Prepared};
 use crate::roles::terminator::{Identity, Setup, Terminator};
 
@@ -110,8 +112,10 @@ impl Node {
         provision(manager.operations(), site, &keyset, policy).await?;
         let (feed, fleet) = (manager.feed(), manager.fleet());
         let distribution = Distribution::start(feed, fleet, &registry, shutdown.clone())?;
+        confirmations::follow(&manager, &distribution, instance_name(Some("dev"))?);
         let mut listeners = Listeners::new(registry, shutdown.clone())?;
-        let admin = manager.admin_router().merge(distribution.feed_router());
+        let admin =
+            manager.admin_router().merge(manager.page_router()).merge(distribution.feed_router());
         ports.admin =
             listeners.interface("admin", Prepared::new(&site.listen(ports.admin))?, admin).await?;
         ports.metrics = listeners.metrics(ports.metrics, manager.readiness()).await?;
@@ -170,6 +174,11 @@ impl Node {
             let port = server.terminator.address().port();
             lines.push(format!("{}      https://localhost:{port}", server.name));
         }
+        lines.push(format!("status page   https://localhost:{}/status", self.ports.admin.port()));
+        let (token, authority) = (site.token("operator"), site.authority());
+        lines.push(format!("  sign in with the content of {}", token.display()));
+        lines
+            .push(format!("  the browser must trust {}, or be told to go on", authority.display()));
         lines.push(String::new());
         lines.push("A session begun at one server resumes at the other:".into());
         lines.extend(self.openssl_lines(site));
@@ -249,7 +258,7 @@ async fn provision(
             continue;
         }
         let principal = PrincipalName::try_new(&format!("token:{name}"))?;
-        let grant = Grant { principal: principal.clone(), keysets, role };
+        let grant = Grant { principal: PrincipalPattern::exactly(&principal)?, keysets, role };
         let (secret, new) = draw(principal, vec![grant], TOKEN_LIFE)?;
         operations.add_token(new, "dev").await?;
         write_private(&site.token(name), &secret.expose_text())?;

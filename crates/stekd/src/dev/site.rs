@@ -8,7 +8,9 @@ use stek_custody::random::SystemRandom;
 use stek_manager::EngineParts;
 
 use crate::commands::secret::write_private;
-use crate::config::{CustodySection, DatabaseSection, ListenSection, UpstreamSection};
+use crate::config::{
+    CustodySection, DatabaseSection, LimitsSection, ListenSection, UpstreamSection,
+};
 use crate::dev::certificates;
 use crate::roles::database;
 use crate::roles::manager::assemble;
@@ -103,6 +105,9 @@ impl Site {
             address,
             certificate_file: Some(self.certificate()),
             private_key_file: Some(self.private_key()),
+            client_ca_file: None,
+            insecure_plain_http_anywhere: false,
+            limits: LimitsSection::default(),
         }
     }
 
@@ -111,7 +116,9 @@ impl Site {
         UpstreamSection {
             urls: vec![format!("https://localhost:{port}")],
             roots_files: vec![self.authority()],
-            token_file: self.token("terminator"),
+            token_file: Some(self.token("terminator")),
+            certificate_file: None,
+            private_key_file: None,
             wait_seconds: None,
         }
     }

@@ -8,19 +8,23 @@ use axum::Router;
 use prometheus::Registry;
 use stek_http::health::{self, Readiness};
 use stek_http::{
-    Limits, Plaintext, Server, TlsFiles, TlsPaths, Transport, metrics, problem, signals,
+    LOOK_EVERY, Limits, Plaintext, Server, TlsFiles, TlsMetrics, TlsPaths, TlsReload, Transport,
+    metrics, problem, signals,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::Refused;
 use crate::config::ListenSection;
+use crate::roles::descriptors;
 
 /// A listener's section, checked: its files were read and its address is allowed. Nothing listens
 /// yet.
 pub(crate) struct Prepared {
     address: SocketAddr,
     tls: Option<Arc<TlsFiles>>,
+    plaintext: Plaintext,
+    limits: Limits,
 }
 
 impl Prepared {
@@ -28,27 +32,44 @@ impl Prepared {
     pub(crate) fn new(section: &ListenSection) -> Result<Self> {
         let tls = match (&section.certificate_file, &section.private_key_file) {
             (Some(certificate), Some(key)) => {
-                let paths =
-                    TlsPaths { certificate_chain: certificate.clone(), private_key: key.clone() };
+                let paths = TlsPaths {
+                    certificate_chain: certificate.clone(),
+                    private_key: key.clone(),
+                    client_authorities: section.client_ca_file.clone(),
+                };
                 let files = TlsFiles::load(paths)
                     .map_err(|error| Refused(format!("listen: {:#}", anyhow::Error::new(error))))?;
                 Some(Arc::new(files))
             }
-            (None, None) => None,
+            (None, None) if section.client_ca_file.is_none() => None,
+            (None, None) => {
+                let need = "listen: client_ca_file needs certificate_file and private_key_file";
+                return Err(Refused(need.into()).into());
+            }
             _ => {
                 let need = "listen: certificate_file and private_key_file go together";
                 return Err(Refused(need.into()).into());
             }
         };
-        let address = section.address;
-        if tls.is_none() && !address.ip().is_loopback() {
-            let need = format!(
-                "listen.address is {address}, allowed without certificate_file and \
-                 private_key_file are loopback addresses"
-            );
-            return Err(Refused(need).into());
+        let (address, limits) = (section.address, section.limits.to_limits()?);
+        let plaintext = if section.insecure_plain_http_anywhere {
+            Plaintext::AnywhereInsecure
+        } else {
+            Plaintext::LoopbackOnly
+        };
+        let on_loopback = address.ip().to_canonical().is_loopback();
+        if tls.is_none() && !on_loopback {
+            if plaintext == Plaintext::LoopbackOnly {
+                let need = format!(
+                    "listen.address is {address}, allowed without certificate_file and \
+                     private_key_file are loopback addresses, unless \
+                     insecure_plain_http_anywhere is true"
+                );
+                return Err(Refused(need).into());
+            }
+            tracing::warn!(%address, "plain http: whoever is on the path reads keys and tokens");
         }
-        Ok(Self { address, tls })
+        Ok(Self { address, tls, plaintext, limits })
     }
 }
 
@@ -56,7 +77,8 @@ impl Prepared {
 pub(crate) struct Listeners {
     registry: Registry,
     http: metrics::HttpMetrics,
-    tls: Vec<Arc<TlsFiles>>,
+    tls: Vec<TlsReload>,
+    certificates: TlsMetrics,
     serving: JoinSet<()>,
     shutdown: CancellationToken,
 }
@@ -65,25 +87,33 @@ impl Listeners {
     /// No listener yet; all stop with `shutdown`.
     pub(crate) fn new(registry: Registry, shutdown: CancellationToken) -> Result<Self> {
         let http = metrics::HttpMetrics::register(&registry)?;
-        Ok(Self { registry, http, tls: Vec::new(), serving: JoinSet::new(), shutdown })
+        let certificates = TlsMetrics::register(&registry)?;
+        let (tls, serving) = (Vec::new(), JoinSet::new());
+        Ok(Self { registry, http, tls, certificates, serving, shutdown })
     }
 
     /// Serves `router` as the role's interface `name`; returns where.
     pub(crate) async fn interface(
         &mut self,
         name: &'static str,
-        prepared: Prepared,
+        mut prepared: Prepared,
         router: Router,
     ) -> Result<SocketAddr> {
+        descriptors::make_room(&mut prepared.limits);
         let transport = match prepared.tls {
             Some(files) => {
-                self.tls.push(Arc::clone(&files));
+                let reload = TlsReload::new(Arc::clone(&files), name, self.certificates.clone());
+                self.tls.push(reload.clone());
+                let shutdown = self.shutdown.clone();
+                self.serving.spawn(async move {
+                    shutdown.run_until_cancelled(reload.watch(LOOK_EVERY)).await;
+                });
                 Transport::Tls(files)
             }
-            None => Transport::Plain(Plaintext::LoopbackOnly),
+            None => Transport::Plain(prepared.plaintext),
         };
         let router = self.http.observe(name, problem::with_fallbacks(router));
-        self.serve(name, prepared.address, transport, router).await
+        self.serve(name, prepared.address, transport, prepared.limits, router).await
     }
 
     /// Serves metrics and health; returns where. There is nothing secret there and nothing to
@@ -96,7 +126,8 @@ impl Listeners {
         let routes = health::router(readiness).merge(metrics::router(self.registry.clone()));
         let router = self.http.observe("metrics", problem::with_fallbacks(routes));
         let transport = Transport::Plain(Plaintext::AnywhereInsecure);
-        self.serve("metrics", address, transport, router).await
+        let limits = descriptors::metrics_limits();
+        self.serve("metrics", address, transport, limits, router).await
     }
 
     async fn serve(
@@ -104,9 +135,10 @@ impl Listeners {
         name: &'static str,
         address: SocketAddr,
         transport: Transport,
+        limits: Limits,
         router: Router,
     ) -> Result<SocketAddr> {
-        let server = Server::bind(address, transport, Limits::default())
+        let server = Server::bind(address, transport, limits)
             .await
             .with_context(|| format!("listener {name}"))?;
         let local = server.local_addr();
@@ -126,15 +158,7 @@ impl Listeners {
     pub(crate) async fn run(mut self) -> Result<()> {
         let tls = std::mem::take(&mut self.tls);
         let reload = move || {
-            for files in &tls {
-                match files.reload() {
-                    Ok(()) => tracing::info!("certificates reloaded"),
-                    Err(error) => {
-                        let error = &error as &dyn std::error::Error;
-                        tracing::error!(error, "certificates not reloaded; the old ones serve on");
-                    }
-                }
-            }
+            tls.iter().for_each(TlsReload::now);
         };
         let signals = signals::shutdown_signal(self.shutdown.clone(), reload)?;
         self.stopped().await;

@@ -40,19 +40,13 @@ pub(crate) async fn run(path: &Path) -> Result<()> {
     let config: TerminatorConfig = config::read(path)?;
     let keyset = KeysetName::try_new(&config.keyset).map_err(|error| Refused(error.to_string()))?;
     let name = instance_name(config.instance.as_deref())?;
-    let (Some(certificate), Some(key)) =
-        (&config.listen.certificate_file, &config.listen.private_key_file)
-    else {
-        let need = "listen: certificate_file and private_key_file are needed";
-        return Err(Refused(need.into()).into());
-    };
     let shutdown = CancellationToken::new();
     let registry = listener::registry()?;
     let setup = Setup {
         name: name.to_string(),
         client: client_config(&config.upstream, Some(name.as_str()))?,
         keyset,
-        identity: Identity::read(certificate, key)?,
+        identity: Identity::read(&config.listen.certificate_file, &config.listen.private_key_file)?,
         clock: Arc::new(SystemClock),
     };
     let terminator = Terminator::start(setup, config.listen.address, &registry, shutdown.clone());

@@ -1,42 +1,28 @@
-//! Alerts and dashboard speak of series that the roles really have.
+//! Alerts and dashboard speak of metrics and outcomes that docs/METRICS.md has, and so the programs.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::path::Path;
 
-use crate::process::PATIENCE;
-use crate::roles::{LISTEN, Role, Site, upstream};
+const DOCUMENT: &str = include_str!("../../../../docs/METRICS.md");
+const QUERIES: [(&str, &str); 2] = [
+    ("alerts", include_str!("../../../../deploy/prometheus/stekd.rules.yml")),
+    ("dashboard", include_str!("../../../../deploy/grafana/stekd.json")),
+];
 
-/// What queries `/metrics` of each role.
-const FILES: [&str; 2] = ["prometheus/stekd.rules.yml", "grafana/stekd.json"];
-
-fn exposition(port: &str) -> String {
-    let mut connection = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
-    connection.set_read_timeout(Some(PATIENCE)).unwrap();
-    connection.write_all(b"GET /metrics HTTP/1.0\r\nhost: localhost\r\n\r\n").unwrap();
-    let mut text = String::new();
-    connection.read_to_string(&mut text).unwrap();
-    assert!(text.starts_with("HTTP/1.0 200"), "{text}");
-    text
-}
-
-/// The same, once it has `series`: some come with the first pass.
-fn exposition_with(port: &str, series: &str) -> String {
-    let mut asked = (0..10_000).map(|_| exposition(port));
-    asked.find(|text| names(text).contains(series)).expect("the first pass is soon")
-}
-
-/// The names of series in a query or an exposition.
+/// The names of metrics in `text`.
 fn names(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words.filter(|word| word.starts_with("stek_")).collect()
 }
 
-/// The outcomes that selectors such as `outcome=~"active|pending"` name; the quotes of JSON are
-/// escaped.
-fn outcomes(text: &str) -> BTreeSet<&str> {
-    let selectors = text.split("outcome").skip(1).filter_map(|rest| {
+/// The metric of a series: that of a histogram has an end to its name.
+fn metric<'name>(series: &'name str, there: &BTreeSet<&str>) -> &'name str {
+    let of = ["_bucket", "_sum", "_count"].iter().find_map(|end| series.strip_suffix(end));
+    of.filter(|name| there.contains(name)).unwrap_or(series)
+}
+
+/// The outcomes that selectors such as `outcome=~"active|pending"` name; JSON escapes the quotes.
+fn outcomes(queries: &str) -> BTreeSet<&str> {
+    let selectors = queries.split("outcome").skip(1).filter_map(|rest| {
         let value = rest.trim_start_matches(['=', '~', '!']);
         let quoted = value.trim_start_matches('\\').strip_prefix('"')?;
         (value.len() < rest.len()).then(|| quoted.split(['"', '\\']).next().unwrap_or(""))
@@ -44,34 +30,21 @@ fn outcomes(text: &str) -> BTreeSet<&str> {
     selectors.flat_map(|selector| selector.split('|')).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn alerts_and_dashboard_name_series_that_exist() {
-    let database = stek_testpg::create_database().await.unwrap();
-    let site = Site::with_database(database.url());
-    let manager = Role::start("manager", &site.path("manager.toml"));
-    let admin = manager.port("admin");
-    let config = format!("{}{LISTEN}", upstream(&admin, "distribution-token"));
-    let distribution = Role::start("distribution", &site.write("distribution.toml", &config));
-    let bundles = distribution.port("distribution");
-    let config = format!("keyset = \"main\"\n{}{LISTEN}", upstream(&bundles, "terminator-token"));
-    let terminator = Role::start("terminator", &site.write("terminator.toml", &config));
-
-    let shown = [
-        exposition_with(&manager.port("metrics"), "stek_manager_keys"),
-        exposition(&distribution.port("metrics")),
-        exposition(&terminator.port("metrics")),
-    ]
-    .concat();
-    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy");
-    for file in FILES {
-        let queries = std::fs::read_to_string(deploy.join(file)).unwrap();
-        let (asked, there) = (names(&queries), names(&shown));
-        assert!(asked.len() >= 10, "{file} is not read well: {asked:?}");
-        let unknown: Vec<_> = asked.difference(&there).collect();
-        assert!(unknown.is_empty(), "{file} names series that no role has: {unknown:?}");
-        let (asked, there) = (outcomes(&queries), outcomes(&shown));
-        assert!(asked.len() >= 3, "{file} is not read well: {asked:?}");
-        let unknown: Vec<_> = asked.difference(&there).collect();
-        assert!(unknown.is_empty(), "{file} names outcomes that no role has: {unknown:?}");
+#[test]
+fn alerts_and_dashboard_name_metrics_that_exist() {
+    let rows: Vec<_> = DOCUMENT.lines().filter(|line| line.starts_with("| `stek_")).collect();
+    let there: BTreeSet<_> = rows.iter().filter_map(|row| row.split('`').nth(1)).collect();
+    let words: BTreeSet<_> =
+        rows.iter().flat_map(|row| row.split('`').skip(1).step_by(2)).collect();
+    for (what, queries) in QUERIES {
+        let asked = names(queries);
+        assert!(asked.len() >= 10, "the {what} are not read well: {asked:?}");
+        let unknown: Vec<_> =
+            asked.iter().filter(|series| !there.contains(metric(series, &there))).collect();
+        assert!(unknown.is_empty(), "the {what} name metrics that no program has: {unknown:?}");
+        let asked = outcomes(queries);
+        assert!(asked.len() >= 3, "the {what} are not read well: {asked:?}");
+        let unknown: Vec<_> = asked.difference(&words).collect();
+        assert!(unknown.is_empty(), "the {what} name outcomes that no program has: {unknown:?}");
     }
 }

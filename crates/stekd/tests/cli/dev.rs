@@ -6,14 +6,14 @@ use std::process::{Child, Command, Output, Stdio};
 use crate::process::{Offer, PATIENCE, lines_of, said, shown, status, stekd, terminate, visit};
 
 /// `stekd dev` in a folder of its own, ended by SIGTERM.
-struct Dev {
+pub(crate) struct Dev {
     folder: PathBuf,
     process: Child,
     welcome: Vec<String>,
 }
 
 impl Dev {
-    fn start_in(folder: &Path) -> Self {
+    pub(crate) fn start_in(folder: &Path) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_stekd"))
             .args(["dev", "--port-base", "0", "--dir", "site"])
             .current_dir(folder)
@@ -29,7 +29,7 @@ impl Dev {
         Self { folder: folder.to_owned(), process, welcome }
     }
 
-    fn site(&self) -> PathBuf {
+    pub(crate) fn site(&self) -> PathBuf {
         self.folder.join("site")
     }
 
@@ -38,7 +38,7 @@ impl Dev {
         stekd(&[&["keyset"], arguments, &["--profile", profile.to_str().unwrap()]].concat())
     }
 
-    fn port(&self, server: &str) -> String {
+    pub(crate) fn port(&self, server: &str) -> String {
         let line = self.welcome.iter().find(|line| line.starts_with(server)).unwrap();
         line.rsplit(':').next().unwrap().to_owned()
     }
@@ -47,7 +47,7 @@ impl Dev {
         visit(&self.port(server), &self.site().join("ca.pem"), session, offer)
     }
 
-    fn end(mut self) {
+    pub(crate) fn end(mut self) {
         terminate(&mut self.process);
     }
 }
@@ -120,6 +120,28 @@ fn operators_are_told_what_is_wrong() {
     assert_eq!(status(&dev.keyset(&["show", "other"])), 1);
     let refused = dev.keyset(&["delete", "main"]);
     assert!(said(&refused).contains("not confirmed"), "{}", said(&refused));
+    dev.end();
+}
+
+#[test]
+fn operators_see_who_holds_what() {
+    let folder = tempfile::tempdir().unwrap();
+    let dev = Dev::start_in(folder.path());
+    let known = || -> serde_json::Value {
+        let shown = shown(&dev.keyset(&["terminators", "main", "--output", "json"]));
+        serde_json::from_str(&shown).unwrap()
+    };
+    // Each question is a process of its own, so these are many seconds.
+    let found = (0..500).any(|_| known()["confirmed"] == 2);
+    assert!(found, "{}", known());
+    let table = shown(&dev.keyset(&["terminators", "main"]));
+    assert!(table.contains("2 of 2 instances hold revision"), "{table}");
+    let port = dev.port("distribution");
+    let at = format!("https://localhost:{port}");
+    let listed = shown(&dev.keyset(&["terminators", "main", "--distribution", &at]));
+    assert!(listed.contains("server-a") && listed.contains("server-b"), "{listed}");
+    let refused = dev.keyset(&["terminators", "main", "--distribution", "http://192.0.2.7"]);
+    assert!(said(&refused).contains("allowed is https"), "{}", said(&refused));
     dev.end();
 }
 

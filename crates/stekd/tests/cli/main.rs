@@ -2,8 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
-mod dev;
 mod alerts;
+mod dev;
+mod kills;
+mod listeners;
+mod metrics;
+mod nginx;
+mod probe;
 mod process;
 mod refusals;
+mod requests;
 mod roles;
+mod site;

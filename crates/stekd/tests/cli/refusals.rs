@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::process::{said, shown, status, stekd};
 
 /// A folder with the files of a manager on SQLite.
-struct Folder(TempDir);
+pub(crate) struct Folder(TempDir);
 
 impl Folder {
     fn new(database: &str) -> Self {
@@ -25,7 +25,7 @@ impl Folder {
         folder
     }
 
-    fn sqlite() -> Self {
+    pub(crate) fn sqlite() -> Self {
         let folder = Self::new("");
         let url = format!("url = \"sqlite:{}\"", folder.path("stekd.db").display());
         let config = std::fs::read_to_string(folder.path("manager.toml")).unwrap();
@@ -34,11 +34,18 @@ impl Folder {
         folder
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn run(&self, command: &[&str]) -> Output {
+    /// Replaces a part of the manager's configuration.
+    pub(crate) fn edit(&self, from: &str, to: &str) {
+        let config = std::fs::read_to_string(self.path("manager.toml")).unwrap();
+        assert!(config.contains(from), "{config}");
+        std::fs::write(self.path("manager.toml"), config.replace(from, to)).unwrap();
+    }
+
+    pub(crate) fn run(&self, command: &[&str]) -> Output {
         let config = self.path("manager.toml");
         let arguments = [command, &["--config", config.to_str().unwrap()]].concat();
         stekd(&arguments)

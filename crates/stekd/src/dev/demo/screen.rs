@@ -10,6 +10,7 @@ use stek_core::keyset::KeyRecord;
 use stek_core::schedule::KeyState;
 use stek_core::time::Timestamp;
 
+use crate::commands::table::colours_wanted;
 use crate::dev::demo::report::{Kind, Visit};
 
 /// How many connections the table shows.
@@ -38,6 +39,7 @@ impl KeyLine {
 
 pub(super) struct Screen {
     live: bool,
+    colours: bool,
     lines: VecDeque<String>,
     /// How many lines the last frame had.
     drawn: usize,
@@ -45,7 +47,9 @@ pub(super) struct Screen {
 
 impl Screen {
     pub(super) fn new() -> Self {
-        Self { live: std::io::stdout().is_terminal(), lines: VecDeque::new(), drawn: 0 }
+        let stdout = std::io::stdout();
+        let (live, colours) = (stdout.is_terminal(), colours_wanted(&stdout));
+        Self { live, colours, lines: VecDeque::new(), drawn: 0 }
     }
 
     /// Shows a connection, with the keys as they are now.
@@ -104,12 +108,14 @@ impl Screen {
         }
         for line in &frame {
             let colour = match line {
+                _ if !self.colours => "",
                 line if line.starts_with('!') => "\x1b[31m",
                 line if line.contains("  resumed ") => "\x1b[32m",
                 line if line.contains(" active ") => "\x1b[1m",
                 _ => "",
             };
-            let _ = writeln!(out, "\x1b[2K{colour}{line}\x1b[0m");
+            let end = if colour.is_empty() { "" } else { "\x1b[0m" };
+            let _ = writeln!(out, "\x1b[2K{colour}{line}{end}");
         }
         // Lines of a longer frame before.
         out.push_str("\x1b[J");

@@ -4,7 +4,7 @@
 //! also met alive by all tests that resume.
 
 use super::*;
-use crate::certificate::not_after;
+use stek_core::certificate::not_after;
 
 /// The oldest 0.23, one on the way, and the one that this workspace requires at least.
 const GOLDEN: [&str; 3] = [

@@ -1,17 +1,18 @@
-//! When a client certificate ends. Nothing else is read of it: it was verified in the handshake.
+//! When a certificate ends. Nothing else is read of it: whoever asks has verified it, or it is its own.
 
+use crate::time::Timestamp;
 use der::asn1::{GeneralizedTime, UtcTime};
 use der::{Decode, Header, Reader, SliceReader, Tag, TagNumber};
-use stek_core::time::Timestamp;
 
-/// `notAfter` of a DER certificate (RFC 5280, 4.1): the last second at which it is valid.
+/// `notAfter` of a DER certificate (RFC 5280, 4.1): the last second at which it is valid. `None` if
+/// it cannot be found.
 ///
 /// ```text
 /// Certificate    = SEQUENCE { TBSCertificate, … }
 /// TBSCertificate = SEQUENCE { [0] version OPTIONAL, serialNumber, signature, issuer, Validity, … }
 /// Validity       = SEQUENCE { notBefore Time, notAfter Time }
 /// ```
-pub(crate) fn not_after(certificate: &[u8]) -> Option<Timestamp> {
+pub fn not_after(certificate: &[u8]) -> Option<Timestamp> {
     let mut outer = SliceReader::new(certificate).ok()?;
     let mut certificate = enter(&mut outer)?;
     let mut tbs = enter(&mut certificate)?;

@@ -1,0 +1,36 @@
+#!/bin/sh
+# The status page in a real browser. Brings what it needs: a virtual environment in target/, and
+# Chromium by apt-get as root on Debian. Exits with 77 if there is no Chromium and none can be had.
+set -eu
+cd "$(dirname "$0")/.."
+
+find_chromium() {
+    for name in "${STEK_TEST_CHROMIUM:-}" chromium chromium-browser google-chrome; do
+        if [ -n "$name" ] && command -v "$name"; then return 0; fi
+    done
+    return 1
+}
+
+chromium=$(find_chromium) || chromium=
+if [ -z "$chromium" ] && [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium > /dev/null || true
+    chromium=$(find_chromium) || chromium=
+fi
+if [ -z "$chromium" ]; then
+    echo "THE STATUS PAGE WAS NOT TESTED: install chromium (Debian: apt-get install chromium)," >&2
+    echo "or name one in STEK_TEST_CHROMIUM" >&2
+    exit 77
+fi
+
+venv=target/venv-page
+if ! cmp -s browser/requirements.txt "$venv/installed"; then
+    rm -rf "$venv"
+    if ! { python3 -m venv "$venv" && "$venv/bin/pip" install -q -r browser/requirements.txt; }; then
+        echo "THE STATUS PAGE WAS NOT TESTED: python3 with venv, and a package index, are needed" >&2
+        exit 77
+    fi
+    cp browser/requirements.txt "$venv/installed"
+fi
+
+SQLX_OFFLINE=true "${CARGO:-cargo}" build -q -p stekd
+STEK_TEST_CHROMIUM=$chromium exec "$venv/bin/python" browser/test_page.py "$@"

@@ -1,0 +1,100 @@
+//! Requests per second that one core serves: polls that change nothing, and whole bundles.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tokio::task::JoinSet;
+
+use crate::distribution::light::{Light, Target};
+use crate::distribution::machine::cpu_seconds;
+use crate::distribution::nginx::Nginx;
+use crate::distribution::site::Site;
+use crate::measure::{instant, median};
+use crate::report::{Report, STEK};
+
+const NGINX: &str = "nginx";
+/// Connections that ask, one request after another.
+const CONNECTIONS: usize = 32;
+/// How long one contender is loaded before the other.
+const SPAN: Duration = Duration::from_secs(2);
+/// How often each of them is.
+const ROUNDS: usize = 7;
+/// A generator that was busier than this was what was measured.
+const BUSY_LIMIT: f64 = 0.9;
+/// The bar: so many times what nginx serves.
+const FACTOR: f64 = 1.0;
+
+/// What one contender did in one round.
+struct Round {
+    per_second: f64,
+    generator_busy: f64,
+    server_busy: f64,
+}
+
+/// Measures both kinds of request on both contenders in turn.
+pub(crate) async fn measure(report: &mut Report, site: &Site, nginx: &Nginx) -> Result<()> {
+    let ours = site.distribution()?;
+    let theirs = ours.at(nginx.port);
+    for (what, status) in [("poll304", 304), ("bundle200", 200)] {
+        let mut rounds: [Vec<Round>; 2] = [Vec::new(), Vec::new()];
+        for _ in 0..ROUNDS {
+            let contenders = [(&ours, site.pid()), (&theirs, nginx.pid())];
+            for (rounds, (target, pid)) in rounds.iter_mut().zip(contenders) {
+                rounds.push(load(target, status, pid).await?);
+            }
+        }
+        for (rounds, contender) in rounds.iter().zip([STEK, NGINX]) {
+            add(report, what, contender, rounds);
+        }
+        let factor = report.value(what, "1w", STEK) / report.value(what, "1w", NGINX);
+        report.judge(format!("{what}/1w {factor:.2}x nginx (bar {FACTOR:.1}x)"), factor >= FACTOR);
+    }
+    Ok(())
+}
+
+fn add(report: &mut Report, what: &str, contender: &'static str, rounds: &[Round]) {
+    let middle = |of: fn(&Round) -> f64| median(&rounds.iter().map(of).collect::<Vec<_>>());
+    let busy = middle(|round| round.generator_busy);
+    report.add(what, "1w", contender, middle(|round| round.per_second), "req/s");
+    let server = 100.0 * middle(|round| round.server_busy);
+    println!("# {what}/1w/{contender}: generator {:.0} % busy, server {server:.0} %", busy * 100.0);
+    if busy > BUSY_LIMIT {
+        println!("# void: the generator was over {:.0} % busy", BUSY_LIMIT * 100.0);
+    }
+}
+
+/// Loads `target` for one span.
+async fn load(target: &Target, status: u16, server: u32) -> Result<Round> {
+    let current = target.fetch(None).await?;
+    let request = target.request((status == 304).then_some(current.etag.as_str()), None);
+    let mut connections = Vec::new();
+    for _ in 0..CONNECTIONS {
+        connections.push(Light::connect(target).await?);
+    }
+    let (generator_before, server_before) =
+        (cpu_seconds(std::process::id())?, cpu_seconds(server)?);
+    let begin = instant();
+    let mut tasks = JoinSet::new();
+    for mut connection in connections {
+        let request = request.clone();
+        tasks.spawn(async move {
+            let mut answers = 0_u32;
+            while begin.elapsed() < SPAN {
+                let got = connection.status(&request).await?;
+                ensure!(got == status, "the answer is {got}, expected was {status}");
+                answers += 1;
+            }
+            anyhow::Ok(answers)
+        });
+    }
+    let mut answers = 0;
+    while let Some(ended) = tasks.join_next().await {
+        answers += ended??;
+    }
+    let took = begin.elapsed().as_secs_f64();
+    Ok(Round {
+        per_second: f64::from(answers) / took,
+        generator_busy: (cpu_seconds(std::process::id())? - generator_before) / took,
+        server_busy: (cpu_seconds(server)? - server_before) / took,
+    })
+}

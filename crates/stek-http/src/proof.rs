@@ -1,0 +1,95 @@
+//! How a request proves who asks: by a bearer token, or by the certificate of its connection. What
+//! the one who asks may do is decided by others.
+//!
+//! A request with an `Authorization` header is judged by that alone, also on a connection with a
+//! certificate: what is said for one request counts before what is said for all, the two never add
+//! up, and a token that is refused does not fall back to the certificate. So a proxy that passes
+//! headers on lends nobody its own identity.
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+use stek_core::access::{Access, TokenSecret};
+use stek_core::principal::Principals;
+use stek_core::time::Timestamp;
+
+use crate::quota::{Quotas, Waiting};
+use crate::{Channel, ClientCertificate, Peer, Problem, bearer};
+
+/// The proof that a request carries. Take it in a handler as an extractor: without one the answer
+/// is 401. Judge it again after every wait, for it may have ended meanwhile.
+#[derive(Debug)]
+pub struct Proof {
+    kind: Kind,
+    quotas: Option<Arc<Quotas>>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Token(TokenSecret),
+    Certificate(Arc<ClientCertificate>),
+}
+
+impl Proof {
+    /// Who asks, by the tokens in `access` and the time.
+    ///
+    /// # Errors
+    /// 401 for a token that is not known or has expired, and for a certificate that has.
+    pub fn principals(&self, access: &Access, now: Timestamp) -> Result<Principals, Problem> {
+        let principals = match &self.kind {
+            Kind::Token(secret) => access.authenticate(secret, now).cloned().map(Into::into),
+            // Valid through its last second (RFC 5280, section 4.1.2.5).
+            Kind::Certificate(certificate) => {
+                (now <= certificate.not_after).then(|| certificate.principals.clone())
+            }
+        };
+        principals.ok_or_else(Problem::unauthenticated)
+    }
+
+    /// Counts one request of `who` against the listener's limits; once for each request.
+    ///
+    /// # Errors
+    /// 429 if they ask too often.
+    pub fn admit(&self, who: &Principals) -> Result<(), Problem> {
+        match &self.quotas {
+            Some(quotas) => quotas.request(who.shown()).map_err(Problem::too_many_requests),
+            None => Ok(()),
+        }
+    }
+
+    /// Counts one request of `who` that waits for a change, for as long as the guard is held.
+    ///
+    /// # Errors
+    /// 429 if too many of them wait.
+    pub fn wait(&self, who: &Principals) -> Result<Waiting, Problem> {
+        match &self.quotas {
+            Some(quotas) => quotas.wait(who.shown()).map_err(Problem::too_many_requests),
+            None => Ok(Waiting::uncounted()),
+        }
+    }
+
+    fn find(parts: &Parts) -> Option<Kind> {
+        if parts.headers.contains_key(AUTHORIZATION) {
+            let token = bearer::from_headers(&parts.headers).ok()??;
+            return TokenSecret::parse(token.expose_secret()).map(Kind::Token);
+        }
+        match &parts.extensions.get::<Peer>()?.channel {
+            Channel::Tls(Some(certificate)) => Some(Kind::Certificate(Arc::clone(certificate))),
+            Channel::Tls(None) | Channel::Plain => None,
+        }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Proof {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        let kind = Self::find(parts).ok_or_else(Problem::unauthenticated)?;
+        Ok(Self { kind, quotas: parts.extensions.get().cloned() })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! The name of one request, by which the log lines of both its ends are found together. A client
+//! may bring one; it is believed only as far as its shape goes, and is never more than a name.
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// The header that carries it, in requests and in answers.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The longest that is taken from a client, in bytes.
+pub const MAX_LEN: usize = 64;
+
+tokio::task_local! {
+    /// The request that this task answers.
+    static CURRENT: RequestId;
+}
+
+/// The name of a request: 1 to 64 of a-z, A-Z, 0-9, '-', '.' and '_'.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestId(Arc<str>);
+
+impl RequestId {
+    /// The name that `headers` bring, or a fresh one if they bring none or none that is allowed.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let brought = headers.get(X_REQUEST_ID).and_then(|value| value.to_str().ok());
+        brought.and_then(Self::parse).unwrap_or_else(Self::fresh)
+    }
+
+    /// Reads a name; `None` if it is not allowed.
+    pub fn parse(text: &str) -> Option<Self> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        let fits = (1..=MAX_LEN).contains(&text.len()) && text.bytes().all(allowed);
+        fits.then(|| Self(text.into()))
+    }
+
+    /// One that no other request has: a count, hashed under a key of this process.
+    fn fresh() -> Self {
+        static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        Self(format!("{:016x}", KEY.hash_one(count)).into())
+    }
+
+    /// That of the request that this task answers.
+    pub(crate) fn current() -> Option<Self> {
+        CURRENT.try_with(Self::clone).ok()
+    }
+
+    /// Runs `future` as the answer to this request.
+    pub(crate) async fn scope<F: Future>(self, future: F) -> F::Output {
+        CURRENT.scope(self, future).await
+    }
+
+    /// As the value of a header.
+    pub(crate) fn header(&self) -> Option<HeaderValue> {
+        HeaderValue::from_str(&self.0).ok()
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(value: &[u8]) -> String {
+        let mut headers = HeaderMap::new();
+        headers.insert(X_REQUEST_ID, HeaderValue::from_bytes(value).unwrap());
+        RequestId::of(&headers).to_string()
+    }
+
+    #[test]
+    fn a_name_that_is_allowed_is_kept() {
+        let longest = "x".repeat(MAX_LEN);
+        for good in ["a", "0199af3e-7a00_B.c", &longest] {
+            assert_eq!(of(good.as_bytes()), good);
+        }
+    }
+
+    #[test]
+    fn anything_else_is_replaced() {
+        let long = "x".repeat(MAX_LEN + 1);
+        for bad in [&b""[..], b"a b", b"a\"b", b"a=b", b"\xff", b"a,b", long.as_bytes()] {
+            let name = of(bad);
+            assert_eq!(name.len(), 16, "{name}");
+            assert_ne!(name.as_bytes(), bad);
+        }
+    }
+
+    #[test]
+    fn fresh_names_differ() {
+        let names: std::collections::HashSet<_> =
+            (0..1_000).map(|_| RequestId::of(&HeaderMap::new()).to_string()).collect();
+        assert_eq!(names.len(), 1_000);
+    }
+}

@@ -1,0 +1,77 @@
+//! The longest outage that costs nothing: the database is away for a lead less what delivery takes,
+//! from the worst moment on, and no resumption is missed.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+use std::time::Duration;
+
+use stek_core::time::Seconds;
+use stek_testbed::{Bed, OpenSsl};
+use stek_testpg::{PostgresServer, create_database_on};
+use stek_wire::admin::PolicyDocument;
+use stekd::dev::visitor::Visitor;
+
+/// In how many steps the time of the outage passes.
+const STEPS: u32 = 24;
+
+/// Visits each server with the newest ticket; both must resume, and give a new one.
+async fn resume_everywhere(bed: &Bed, visitor: &Visitor, when: &str) {
+    for server in &bed.node.servers {
+        let address = server.terminator.address();
+        let visit = visitor.connect(server.name, address).await.unwrap();
+        assert!(visit.resumed, "{}, {when}", server.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_a_lead_less_delivery_misses_no_resumption() {
+    let mut server =
+        tokio::task::spawn_blocking(PostgresServer::start_throwaway).await.unwrap().unwrap();
+    let database = create_database_on(server.url()).await.unwrap();
+    let week = PolicyDocument {
+        session_lifetime_seconds: Some(7 * 24 * 3600),
+        ..PolicyDocument::default()
+    };
+    let bed = Bed::start_on(database.url(), week).await.unwrap();
+    let visitor = Visitor::new(&bed.site.authority()).unwrap();
+    let first = &bed.node.servers[0];
+    assert!(!visitor.connect(first.name, first.terminator.address()).await.unwrap().resumed);
+
+    // The worst moment: a second before the manager mints, so that what is held ends a lead later.
+    let keyset = bed.keyset().unwrap();
+    let policy = *keyset.policy();
+    let last = keyset.keys().iter().map(|key| key.schedule.retire_at()).max().unwrap();
+    let mint = last - policy.lead();
+    bed.clock.advance(mint.since(bed.now()).to_std() - Duration::from_secs(1));
+    let held = bed.keyset().unwrap().keys().len();
+    resume_everywhere(&bed, &visitor, "before the outage").await;
+
+    server.stop_immediate().unwrap();
+    let outage = policy.lead() - policy.urgent_lead() - Seconds::new(1);
+    for step in 1..=STEPS {
+        bed.clock.advance(outage.to_std() / STEPS);
+        resume_everywhere(&bed, &visitor, &format!("step {step} of the outage")).await;
+    }
+    assert_eq!(bed.keyset().unwrap().keys().len(), held, "nothing could be minted");
+
+    server.restart().unwrap();
+    bed.until("the next key is published", || {
+        let now = bed.now();
+        Ok(bed.keyset()?.next_pending(now).is_some_and(|key| key.schedule.activate_at() == last))
+    })
+    .await
+    .unwrap();
+    bed.servers_are_current().await.unwrap();
+    resume_everywhere(&bed, &visitor, "after the outage").await;
+
+    // Over the boundary without a gap: tickets are sealed under the new key at once.
+    let before = bed.active_key().unwrap();
+    bed.rotate_by_time().await.unwrap();
+    assert_ne!(bed.active_key().unwrap(), before);
+    resume_everywhere(&bed, &visitor, "under the new key").await;
+    let openssl = OpenSsl::new(bed.site.authority(), bed.site.dir().join("session"));
+    assert!(!openssl.begin(bed.node.servers[0].terminator.address()).await.unwrap().reused);
+    assert!(openssl.offer(bed.node.servers[1].terminator.address()).await.unwrap().reused);
+    bed.stop().await.unwrap();
+    database.drop_now().await.unwrap();
+}

@@ -1,0 +1,149 @@
+//! Each part of the control plane killed in turn while two terminators are visited all the time: no
+//! visit may need a full handshake.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stek_testpg::{PostgresServer, create_database_on};
+use stekd::dev::visitor::Visitor;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{interval, timeout};
+
+use crate::process::{PATIENCE, status, stekd, terminate};
+use crate::site::{LISTEN, Role, Site, reach};
+
+/// How many visits are made while something is away.
+const VISITS: u64 = 60;
+
+/// A client that hops between the terminators with the newest ticket, without a rest.
+struct Load {
+    resumed: watch::Receiver<u64>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Vec<String>>,
+}
+
+impl Load {
+    async fn begin(site: &Site, servers: [(&'static str, SocketAddr); 2]) -> Self {
+        let visitor = Visitor::new(&site.path("tls/ca.pem")).unwrap();
+        let (name, address) = servers[0];
+        assert!(!visitor.connect(name, address).await.unwrap().resumed, "the first visit");
+        let (count, resumed) = watch::channel(0);
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(async move {
+            let mut missed = Vec::new();
+            while !*stopped.borrow() {
+                for (name, address) in servers {
+                    match visitor.connect(name, address).await {
+                        Ok(visit) if visit.resumed => count.send_modify(|count| *count += 1),
+                        outcome => missed.push(format!("{name}: {outcome:?}")),
+                    }
+                }
+            }
+            missed
+        });
+        Self { resumed, stop, task }
+    }
+
+    /// Returns after so many more visits.
+    async fn goes_on(&mut self) {
+        let enough = *self.resumed.borrow() + VISITS;
+        let more = self.resumed.wait_for(|count| *count >= enough);
+        timeout(PATIENCE, more).await.expect("visits go on").unwrap();
+    }
+
+    async fn end(self) -> Vec<String> {
+        self.stop.send_replace(true);
+        self.task.await.unwrap()
+    }
+}
+
+/// Rotates as soon as the manager can, and waits until both terminators have the new revision.
+async fn rotate(site: &Site, terminators: &[Role]) {
+    let profile = site.path("operator.toml");
+    let arguments = ["keyset", "rotate", "main", "--profile", profile.to_str().unwrap()];
+    let mut looks = interval(Duration::from_millis(50));
+    let rotated = async {
+        while status(&stekd(&arguments)) != 0 {
+            looks.tick().await;
+        }
+    };
+    timeout(PATIENCE, rotated).await.expect("the keys can be rotated");
+    for terminator in terminators {
+        terminator.logs("installed");
+    }
+}
+
+fn kill(role: &mut Role) {
+    // SIGKILL: nothing is drained and nothing is written.
+    role.process.kill().unwrap();
+    role.process.wait().unwrap();
+}
+
+fn distribution(site: &Site, name: &str, admin: &str) -> (Role, String) {
+    let upstream = reach(&[admin], "distribution-token");
+    let file = site.write(&format!("{name}.toml"), &format!("{upstream}{LISTEN}"));
+    let role = Role::start("distribution", &file);
+    let port = role.port("distribution");
+    site.pin(name, &port);
+    (role, port)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_resumption_is_missed_while_any_part_of_the_control_plane_is_killed() {
+    let start = tokio::task::spawn_blocking(PostgresServer::start_throwaway);
+    let mut postgres = start.await.unwrap().unwrap();
+    let database = create_database_on(postgres.url()).await.unwrap();
+    let site = Arc::new(Site::with_database(database.url()));
+    let mut manager = Role::start("manager", &site.path("manager.toml"));
+    let admin = manager.port("admin");
+    site.pin("manager", &admin);
+    site.operator(&admin);
+    site.stekd("keyset create main --profile DIR/operator.toml");
+
+    let (mut first, first_port) = distribution(&site, "distribution-1", &admin);
+    let (mut second, second_port) = distribution(&site, "distribution-2", &admin);
+    let mut terminators = Vec::new();
+    let mut servers = Vec::new();
+    for (name, ports) in
+        [("edge-1", [&first_port, &second_port]), ("edge-2", [&second_port, &first_port])]
+    {
+        let upstream = reach(&ports.map(String::as_str), "terminator-token");
+        let text = format!("keyset = \"main\"\ninstance = \"{name}\"\n{upstream}{LISTEN}");
+        let role = Role::start("terminator", &site.write(&format!("{name}.toml"), &text));
+        let address = format!("127.0.0.1:{}", role.port("tls")).parse().unwrap();
+        role.logs("installed");
+        terminators.push(role);
+        servers.push((name, address));
+    }
+    let mut load = Load::begin(&site, servers.try_into().unwrap()).await;
+    load.goes_on().await;
+
+    kill(&mut manager);
+    load.goes_on().await;
+    manager = Role::start("manager", &site.path("manager.toml"));
+    rotate(&site, &terminators).await;
+    load.goes_on().await;
+
+    postgres.stop_immediate().unwrap();
+    load.goes_on().await;
+    postgres.restart().unwrap();
+    rotate(&site, &terminators).await;
+    load.goes_on().await;
+
+    // Each terminator loses the replica that it asks, and finds the other.
+    for (name, role) in [("distribution-1", &mut first), ("distribution-2", &mut second)] {
+        kill(role);
+        rotate(&site, &terminators).await;
+        load.goes_on().await;
+        *role = Role::start("distribution", &site.path(&format!("{name}.toml")));
+        role.port("distribution");
+    }
+    let missed = load.end().await;
+    assert!(missed.is_empty(), "{} missed, the first: {:?}", missed.len(), missed.first());
+    for role in terminators.iter_mut().chain([&mut manager, &mut first, &mut second]) {
+        terminate(&mut role.process);
+    }
+    database.drop_now().await.unwrap();
+}

@@ -1,0 +1,145 @@
+//! A folder with all that the roles of a fleet need, and roles as processes that run from it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::Receiver;
+
+use tempfile::TempDir;
+
+use crate::process::{PATIENCE, lines_of, said, shown, stekd};
+
+/// A role that runs, and where it listens.
+pub(crate) struct Role {
+    pub(crate) process: Child,
+    log: Receiver<String>,
+}
+
+impl Role {
+    pub(crate) fn start(name: &str, config: &Path) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_stekd"))
+            .args(["--log-format", "json", name, "--config"])
+            .arg(config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = lines_of(process.stderr.take().unwrap());
+        Self { process, log }
+    }
+
+    /// The port of a listener, as the role logs it.
+    pub(crate) fn port(&self, listener: &str) -> String {
+        loop {
+            let line = self.log.recv_timeout(PATIENCE).expect("the role logs where it listens");
+            let entry: serde_json::Value = serde_json::from_str(&line).unwrap();
+            let fields = &entry["fields"];
+            if fields["message"] == "listening" && fields["listener"] == listener {
+                let address = fields["address"].as_str().unwrap();
+                return address.rsplit(':').next().unwrap().to_owned();
+            }
+        }
+    }
+
+    /// Waits until the role logs `message`.
+    pub(crate) fn logs(&self, message: &str) {
+        self.log_line(message);
+    }
+
+    /// The line of the log that has `message`, when it comes.
+    pub(crate) fn log_line(&self, message: &str) -> String {
+        loop {
+            let line = self.log.recv_timeout(PATIENCE).expect("the role goes on");
+            if line.contains(message) {
+                return line;
+            }
+        }
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        // Ended already, unless the test failed.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The folder.
+pub(crate) struct Site(TempDir);
+
+impl Site {
+    /// A folder with all that a manager needs, a migrated database, and a token for each role.
+    pub(crate) fn with_database(url: &str) -> Self {
+        let site = Self(tempfile::tempdir().unwrap());
+        site.write("database-url", url);
+        let config = format!(
+            "[database]\nurl_file = \"database-url\"\n[custody]\ncluster_secret_file = \
+             \"cluster-secret\"\nstate_file = \"ratchet\"\n{LISTEN}"
+        );
+        site.write("manager.toml", &config);
+        site.stekd("secret DIR/cluster-secret");
+        site.stekd("dev-ca DIR/tls --name localhost");
+        site.stekd("migrate --config DIR/manager.toml");
+        for (role, keyset) in [("operator", "*"), ("distribution", "*"), ("terminator", "main")] {
+            site.stekd(&format!(
+                "token create {role} --role {role} --keyset {keyset} --offline DIR/manager.toml \
+                 --out DIR/{role}-token"
+            ));
+        }
+        site
+    }
+
+    /// Rotates `main`; a key seals for a whole second at least, so right after its start not yet.
+    pub(crate) fn rotate(&self) {
+        let profile = self.path("operator.toml");
+        let rotate =
+            || stekd(&["keyset", "rotate", "main", "--profile", profile.to_str().unwrap()]);
+        let mut rotated = rotate();
+        while said(&rotated).contains("just being activated") {
+            rotated = rotate();
+        }
+        shown(&rotated);
+    }
+
+    /// Has `role` listen on `port` from now on, so that it is found again after its end.
+    pub(crate) fn pin(&self, role: &str, port: &str) {
+        let file = self.path(&format!("{role}.toml"));
+        let text = std::fs::read_to_string(&file).unwrap();
+        let free = "[listen]\naddress = \"127.0.0.1:0\"";
+        assert!(text.contains(free));
+        std::fs::write(file, text.replace(free, &free.replace(":0", &format!(":{port}")))).unwrap();
+    }
+
+    /// Writes the profile of an operator who asks the manager on `port`.
+    pub(crate) fn operator(&self, port: &str) {
+        let server = format!("server = \"https://localhost:{port}\"\n");
+        let rest = "roots_files = [\"tls/ca.pem\"]\ntoken_file = \"operator-token\"\n";
+        self.write("operator.toml", &format!("{server}{rest}"));
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        std::fs::write(self.path(name), text).unwrap();
+        self.path(name)
+    }
+
+    pub(crate) fn stekd(&self, arguments: &str) -> String {
+        let filled = arguments.replace("DIR", self.0.path().to_str().unwrap());
+        shown(&stekd(&filled.split_whitespace().collect::<Vec<_>>()))
+    }
+}
+
+/// The listeners of a role, on free ports.
+pub(crate) const LISTEN: &str = "[listen]\naddress = \"127.0.0.1:0\"\ncertificate_file = \"tls/server.pem\"\n\
+                      private_key_file = \"tls/server.key\"\n[metrics]\naddress = \"127.0.0.1:0\"\n";
+
+/// Whom a role asks, and as whom.
+pub(crate) fn reach(ports: &[&str], token: &str) -> String {
+    let urls: Vec<_> = ports.iter().map(|port| format!("https://localhost:{port}")).collect();
+    format!(
+        "[upstream]\nurls = {urls:?}\nroots_files = [\"tls/ca.pem\"]\ntoken_file = \"{token}\"\n"
+    )
+}
