@@ -16,7 +16,8 @@ TESTED_FEATURES = --features stek-store/contract,stek-rustls/redis,stek-rustls/t
 export SQLX_OFFLINE = true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test test-page lint fmt doc man golden sqlx-prepare bench-tickets bench-distribution fuzz
+.PHONY: help demo dev test test-page lint fmt doc man golden sqlx-prepare bench-tickets bench-distribution fuzz \
+	up up-offline proof down test-compose test-deploy
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -64,3 +65,22 @@ bench-distribution: ## measure the distribution API beside nginx; needs two core
 
 fuzz: ## fuzz each target for FUZZ_SECONDS (10; 3600 for an hour); needs a nightly toolchain
 	@sh fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
+up: ## start the fleet of docker-compose.yml; needs Docker and a registry
+	deploy/compose.sh up --build --detach --wait --wait-timeout 1800
+
+up-offline: ## the same without a registry: images from Debian's packages, the program from cargo; needs root
+	@deploy/offline/up.sh
+
+proof: ## show with OpenSSL that a session begun at one terminator of it resumes at the other
+	@deploy/proof.sh
+
+down: ## take the fleet away: containers, networks, volumes, and the images built for it
+	deploy/compose.sh --profile '*' down --volumes --remove-orphans --timeout 30
+	@docker image rm --force stekd:compose stekd-offline:base >/dev/null 2>&1 || true
+
+test-compose: ## run the fleet, kill its parts in turn while the proof goes on; starts a Docker daemon if need be
+	@deploy/test-compose.sh
+
+test-deploy: ## check alerts, systemd units, manifests and compose files with their own tools
+	@deploy/test-deploy.sh

@@ -26,6 +26,11 @@ mod postgres {
     stek_store::contract_tests!(crate::new_postgres);
 }
 
+/// With no more rights than a manager is given.
+mod postgres_as_manager {
+    stek_store::contract_tests!(crate::new_postgres_as_manager);
+}
+
 async fn new_memory() -> (Arc<dyn KeyStore>, ()) {
     (Arc::new(MemoryStore::new(stores::incarnation(), Arc::new(|| 1_800_000_000_000))), ())
 }
@@ -44,5 +49,10 @@ async fn new_sqlite() -> (Arc<dyn KeyStore>, TempDir) {
 
 async fn new_postgres() -> (Arc<dyn KeyStore>, TestDatabase) {
     let (store, database) = stores::postgres_store().await;
+    (Arc::new(store), database)
+}
+
+async fn new_postgres_as_manager() -> (Arc<dyn KeyStore>, TestDatabase) {
+    let (store, database) = stores::manager_store().await;
     (Arc::new(store), database)
 }

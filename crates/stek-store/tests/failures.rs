@@ -7,6 +7,7 @@ mod failures {
     mod files;
     mod managers;
     mod reach;
+    mod roles;
     mod schema;
     mod tables;
 }

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-
 use crate::process::PATIENCE;
 use crate::site::{LISTEN, Role, Site, reach};
 

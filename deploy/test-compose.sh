@@ -1,0 +1,120 @@
+#!/bin/bash
+# Runs the fleet of docker-compose.yml on images from Debian's packages, and kills a manager, both
+# distribution replicas and PostgreSQL in turn: sessions resume with each of them away, and keys rotate
+# again. Takes the Docker daemon that is there, else starts one of its own, as root, and removes it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { echo "test-compose: $*"; }
+compose() { timeout 120 deploy/compose.sh "$@"; }
+scratch=$(mktemp -d /var/tmp/stekd-compose.XXXXXX)
+daemon=
+up=
+
+finish() {
+    local status=$?
+    trap - EXIT INT TERM
+    if [ -n "$up" ]; then
+        if [ $status != 0 ]; then
+            deploy/compose.sh ps --all || true
+            deploy/compose.sh logs --no-color --tail 20 || true
+        fi
+        make --no-print-directory down >"$scratch/down" 2>&1 || { cat "$scratch/down"; status=1; }
+        if [ -n "$(docker ps --all --quiet --filter label=com.docker.compose.project=stekd)$(
+            docker volume ls --quiet --filter label=com.docker.compose.project=stekd)$(
+            docker network ls --quiet --filter label=com.docker.compose.project=stekd)$(
+            docker image ls --quiet stekd:compose)" ]; then
+            say "\`make down\` left something behind"
+            status=1
+        fi
+    fi
+    if [ -n "$daemon" ]; then
+        kill "$daemon" 2>/dev/null || true
+        wait "$daemon" || true
+        ip link delete docker0 2>/dev/null || true
+        awk -v under="$scratch/" 'index($2, under) == 1 { print $2 }' /proc/mounts | sort -r | xargs -r umount
+    fi
+    rm -rf --one-file-system -- "$scratch"
+    if [ $status = 0 ]; then say "passed"; else say "FAILED"; fi
+    exit $status
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+# Without rules in the firewall of this machine: containers reach each other, and nothing leaves.
+start_daemon() {
+    [ "$(id -u)" = 0 ] || { say "no Docker daemon answers, and only root can start one"; exit 1; }
+    if ! command -v dockerd >/dev/null || ! command -v debootstrap >/dev/null; then
+        say "installing docker.io and debootstrap"
+        DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+            docker.io iptables debootstrap >"$scratch/apt" 2>&1 || { tail "$scratch/apt"; exit 1; }
+    fi
+    say "starting a Docker daemon"
+    export DOCKER_HOST=unix://$scratch/docker.sock
+    dockerd --data-root "$scratch/data" --exec-root "$scratch/exec" --pidfile "$scratch/pid" \
+        --host "$DOCKER_HOST" --iptables=false --ip-masq=false >"$scratch/dockerd.log" 2>&1 &
+    daemon=$!
+    local tries
+    for ((tries = 0; tries < 60; tries++)); do
+        ! docker info >/dev/null 2>&1 || return 0
+        kill -0 "$daemon" 2>/dev/null || break
+        sleep 1
+    done
+    tail "$scratch/dockerd.log"
+    exit 1
+}
+
+# Waits for at most a minute until the command ends well.
+soon() {
+    local deadline=$((SECONDS + 60))
+    until "$@" >"$scratch/soon" 2>&1; do
+        [ $SECONDS -lt $deadline ] || { say "not within a minute: $*"; cat "$scratch/soon"; return 1; }
+        sleep 1
+    done
+}
+
+health() { [ "$(docker inspect --format '{{.State.Health.Status}}' "$1")" = healthy ]; }
+proof() { PROOF_SECONDS=0 deploy/proof.sh | tee "$scratch/proof"; }
+# The names of the keys that new tickets are sealed under.
+names() { PROOF_SECONDS=0 deploy/proof.sh | awk '$1 == "port" { print $5 }' | sort -u; }
+rotate() { compose run --rm --no-TTY operator keyset rotate main; }
+# Both terminators have left the key that was the newest.
+moved_on() { local now; now=$(names) && [ "$(wc -l <<<"$now")" = 1 ] && [ "$now" != "$1" ]; }
+keys_rotate() {
+    local before
+    before=$(names) && soon rotate && soon moved_on "$before" && say "    a rotation reached both terminators"
+}
+
+# Kills one container and lets the proof pass without it; then brings it back.
+without() { # what, container, whether keys can rotate meanwhile
+    say "$1 is killed"
+    docker kill "$2" >/dev/null
+    proof
+    [ "$3" = no ] || keys_rotate
+    docker start "$2" >/dev/null
+    soon health "$2"
+    proof
+    keys_rotate
+}
+
+docker info >/dev/null 2>&1 || start_daemon
+if [ -n "$(docker ps --all --quiet --filter label=com.docker.compose.project=stekd)" ]; then
+    say "a fleet of docker-compose.yml is there already: \`make down\` first"
+    exit 1
+fi
+up=yes
+make --no-print-directory up-offline
+deploy/proof.sh
+keys_rotate
+
+managers=$(compose ps --quiet manager-1)
+without "the manager" "$managers" no
+for replica in $(compose ps --quiet distribution); do
+    without "a distribution replica" "$replica" yes
+done
+without "PostgreSQL" "$(compose ps --quiet postgres)" no
+
+say "what Prometheus sees"
+ask() { compose exec -T prometheus promtool query instant http://127.0.0.1:9090 "$1"; }
+everything_is_scraped() { [ "$(ask 'count(up == 1)' | grep -c '=> 5 @')" = 1 ]; }
+soon everything_is_scraped
