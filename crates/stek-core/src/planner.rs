@@ -3,6 +3,7 @@
 //! and nothing here is stored. Carrying a decision out is the manager's work.
 
 mod draft;
+mod revoke;
 
 use crate::bundle::EndCause;
 use crate::id::KeyId;
@@ -10,6 +11,8 @@ use crate::keyset::{History, KeyRecord, Keyset, KeysetError, MAX_LIVE_KEYS};
 use crate::schedule::{KeyState, MoveDestroy, Schedule, ScheduleError};
 use crate::time::{Seconds, Timestamp};
 use draft::Draft;
+
+pub use revoke::{RevokeError, Selection, revoke};
 
 /// One decision, with its reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +70,8 @@ pub enum MoveReason {
         /// By how long.
         by: Seconds,
     },
+    /// The key that sealed was revoked, and this one takes its place.
+    Revoked,
 }
 
 impl std::fmt::Display for MintReason {
@@ -87,6 +92,7 @@ impl std::fmt::Display for MoveReason {
         match self {
             Self::RotateNow => f.write_str("rotation asked for"),
             Self::Postponed { by } => write!(f, "postponed by {by}: instances lack the next key"),
+            Self::Revoked => f.write_str("the key before it was revoked"),
         }
     }
 }
