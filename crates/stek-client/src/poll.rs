@@ -125,12 +125,19 @@ impl<C: Content> Poller<C> {
         }
         let wants_all = refresh || self.mode == Mode::Snapshot;
         let installed = installed.map(|content| content.tag()).filter(|_| !wants_all);
+        let told = self.shared.installed.current().is_some();
         let may_wait = self.mode == Mode::LongPoll && installed.is_some();
         Ask {
             upstream: self.upstreams.current().clone(),
             installed,
             wait: if may_wait { self.wait } else { Seconds::ZERO },
+            clock_offset_millis: told.then(|| self.clock_offset_millis()),
         }
+    }
+
+    fn clock_offset_millis(&self) -> i64 {
+        let signed = |millis| i64::try_from(millis).unwrap_or(i64::MAX);
+        signed(self.clock.wall_millis()) - signed(self.shared.fleet.now_millis())
     }
 
     async fn take(&mut self, ask: &Ask, answer: Answer) -> Outcome {

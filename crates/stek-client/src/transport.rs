@@ -13,7 +13,9 @@ use stek_clock::Clock;
 use stek_core::access::TokenSecret;
 use stek_core::id::ContentTag;
 use stek_core::time::Seconds;
-use stek_wire::headers::{STEK_INSTANCE, STEK_TIME, parse_stek_time};
+use stek_wire::headers::{
+    STEK_CLOCK_OFFSET, STEK_INSTANCE, STEK_TIME, format_clock_offset, parse_stek_time,
+};
 use stek_wire::problem::{MAX_PROBLEM_BYTES, ProblemDocument};
 use stek_wire::{MEDIA_TYPE, SecretBytes, tag};
 
@@ -36,6 +38,8 @@ pub(crate) struct Ask {
     pub(crate) installed: Option<ContentTag>,
     /// How long the server may hold the request while nothing changes.
     pub(crate) wait: Seconds,
+    /// How far our wall clock is ahead of fleet time, in milliseconds, once that has been told.
+    pub(crate) clock_offset_millis: Option<i64>,
 }
 
 /// What came of it.
@@ -206,6 +210,9 @@ impl Transport {
         }
         if let Some(installed) = ask.installed {
             request = request.header(IF_NONE_MATCH, tag::format_etag(installed));
+        }
+        if let Some(millis) = ask.clock_offset_millis {
+            request = request.header(STEK_CLOCK_OFFSET, format_clock_offset(millis));
         }
         if ask.wait > Seconds::ZERO {
             request = request.header(PREFER, format!("wait={}", ask.wait.as_secs()));

@@ -5,6 +5,7 @@
 pub mod access;
 pub mod audit;
 pub mod bundle;
+pub mod check_in;
 pub mod derive;
 pub mod feed;
 pub mod health;

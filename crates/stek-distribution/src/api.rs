@@ -15,15 +15,18 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use stek_core::access::Role;
 use stek_core::bundle::Bundle;
 use stek_core::feed::FeedState;
-use stek_core::id::ContentTag;
-use stek_core::name::{InstanceName, KeysetName};
+use stek_core::id::{ContentTag, Revision};
+use stek_core::name::{InstanceName, KeysetName, PrincipalName};
 use stek_http::{Problem, prefer};
 use stek_wire::SecretBytes;
 use stek_wire::feed::{AccessPart, encode_feed};
-use stek_wire::headers::{STEK_INSTANCE, STEK_TIME, format_stek_time};
+use stek_wire::headers::{
+    STEK_CLOCK_OFFSET, STEK_INSTANCE, STEK_TIME, format_stek_time, parse_clock_offset,
+};
 use stek_wire::tag::{IfNoneMatch, format_etag};
 use tokio::sync::watch;
 
+use crate::check_ins::CheckIn;
 use crate::metrics::Answers;
 use crate::shelf::Rendered;
 use crate::visitor::Visitor;
@@ -44,12 +47,17 @@ async fn bundle(
 ) -> Result<Response, Problem> {
     let visitor = Visitor::from_headers(&headers)?;
     visitor.principal(&shared)?;
-    check_instance(&headers)?;
+    let instance = instance(&headers)?;
     // A name that no keyset can have is answered like one that none has.
     let name = keyset.ok().and_then(|Path(text)| KeysetName::try_new(&text).ok());
     let name = name.ok_or_else(Problem::not_found)?;
     visitor.must(&shared, Role::Terminator, &name)?;
     let asked = Asked::new(&headers);
+    if let Some(instance) = instance {
+        let (principal, feed) = visitor.principal(&shared)?;
+        let offset = clock_offset(&headers)?;
+        check_in(&shared, &feed, name.clone(), (principal, instance), asked.installed, offset);
+    }
     let deadline = asked.deadline(&shared);
     let Some(mut content) = shared.shelf.watch(&name) else {
         let rendered = not_on_the_shelf(&shared, &name)?;
@@ -108,7 +116,7 @@ fn not_on_the_shelf(shared: &Shared, name: &KeysetName) -> Result<Rendered, Prob
 async fn feed(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Result<Response, Problem> {
     let visitor = Visitor::from_headers(&headers)?;
     visitor.principal(&shared)?;
-    check_instance(&headers)?;
+    instance(&headers)?;
     let asked = Asked::new(&headers);
     let deadline = asked.deadline(&shared);
     let mut published = shared.feed.clone();
@@ -239,12 +247,40 @@ async fn wait(shared: &Shared, deadline: Duration, change: impl Future<Output = 
 }
 
 /// `Stek-Instance`, if it is there, must be a name.
-fn check_instance(headers: &HeaderMap) -> Result<(), Problem> {
-    let Some(value) = headers.get(STEK_INSTANCE) else { return Ok(()) };
-    let text = value.to_str().unwrap_or("");
-    InstanceName::try_new(text)
-        .map(|_| ())
+fn instance(headers: &HeaderMap) -> Result<Option<InstanceName>, Problem> {
+    let Some(value) = headers.get(STEK_INSTANCE) else { return Ok(None) };
+    InstanceName::try_new(value.to_str().unwrap_or(""))
+        .map(Some)
         .map_err(|error| Problem::invalid_field(STEK_INSTANCE, error.value, error.allowed))
+}
+
+/// `Stek-Clock-Offset`, if it is there, must be one.
+fn clock_offset(headers: &HeaderMap) -> Result<Option<i32>, Problem> {
+    let Some(value) = headers.get(STEK_CLOCK_OFFSET) else { return Ok(None) };
+    let text = value.to_str().unwrap_or("");
+    let allowed = "a whole number of milliseconds from -86400000 to 86400000";
+    let shown: String = text.chars().take(80).collect();
+    parse_clock_offset(text)
+        .map(Some)
+        .ok_or_else(|| Problem::invalid_field(STEK_CLOCK_OFFSET, shown, allowed))
+}
+
+/// Notes what the poll says of its instance. What is of another lineage is worth nothing in this.
+fn check_in(
+    shared: &Shared,
+    feed: &FeedState,
+    keyset: KeysetName,
+    (principal, instance): (PrincipalName, InstanceName),
+    installed: Option<ContentTag>,
+    clock_offset_millis: Option<i32>,
+) {
+    let installed = installed.filter(|tag| tag.incarnation == feed.incarnation);
+    let revision = installed.map_or(Revision::ZERO, |tag| tag.revision);
+    let (now, boot) = (shared.fleet.now(), shared.fleet.clock().boot());
+    let noted = CheckIn { keyset, principal, instance, revision, clock_offset_millis, now, boot };
+    if shared.check_ins.note(noted) {
+        shared.news.checked_in(boot);
+    }
 }
 
 fn changed(shared: &Shared, tag: ContentTag, body: Bytes) -> Response {

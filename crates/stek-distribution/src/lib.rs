@@ -3,10 +3,14 @@
 //! What is published is not decided here.
 
 mod api;
+mod census;
+mod check_ins;
+mod children;
 mod feed_view;
 mod horizon;
 mod metrics;
 mod readiness;
+mod reports;
 mod shelf;
 mod visitor;
 
@@ -16,12 +20,17 @@ use std::time::Duration;
 use axum::Router;
 use prometheus::Registry;
 use stek_clock::FleetClock;
+use stek_core::check_in::Census;
 use stek_core::feed::FeedState;
+use stek_core::name::InstanceName;
 use stek_http::health::Readiness;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::census::News;
+use crate::check_ins::CheckIns;
+use crate::children::Children;
 use crate::horizon::Horizon;
 use crate::metrics::DistributionMetrics;
 use crate::shelf::Shelf;
@@ -45,6 +54,9 @@ pub(crate) struct Shared {
     pub(crate) fleet: Arc<FleetClock>,
     pub(crate) shelf: Shelf,
     pub(crate) horizon: Horizon,
+    pub(crate) check_ins: CheckIns,
+    pub(crate) children: Children,
+    pub(crate) news: News,
     pub(crate) metrics: DistributionMetrics,
     pub(crate) shutdown: CancellationToken,
 }
@@ -61,20 +73,40 @@ impl Distribution {
         shutdown: CancellationToken,
     ) -> Result<Self, prometheus::Error> {
         let metrics = DistributionMetrics::register(registry)?;
-        let (shelf, horizon) = (Shelf::default(), Horizon::default());
-        let shared = Arc::new(Shared { feed, fleet, shelf, horizon, metrics, shutdown });
+        let shared = Arc::new(Shared {
+            feed,
+            fleet,
+            shelf: Shelf::default(),
+            horizon: Horizon::default(),
+            check_ins: CheckIns::default(),
+            children: Children::default(),
+            news: News::default(),
+            metrics,
+            shutdown,
+        });
         let task = tokio::spawn(shelf::keep(Arc::clone(&shared)));
         Ok(Self { shared, task })
     }
 
-    /// `GET /v1/keysets/{keyset}` for terminators.
+    /// `GET /v1/keysets/{keyset}` for terminators, and the list of them for operators.
     pub fn bundle_router(&self) -> Router {
-        api::bundle_router(Arc::clone(&self.shared))
+        let list = reports::terminators_router(Arc::clone(&self.shared));
+        api::bundle_router(Arc::clone(&self.shared)).merge(list)
     }
 
-    /// `GET /v1/feed` for distribution replicas.
+    /// `GET /v1/feed` for distribution replicas, and `POST /v1/check-ins` for what they report.
     pub fn feed_router(&self) -> Router {
-        api::feed_router(Arc::clone(&self.shared))
+        let check_ins = reports::check_ins_router(Arc::clone(&self.shared));
+        api::feed_router(Arc::clone(&self.shared)).merge(check_ins)
+    }
+
+    /// Begins to count who holds what, until `shutdown`: here, in the name of `replica`, and at the
+    /// replicas that report here. A count every two seconds, and within 100 ms of a check-in while a
+    /// revision is younger than 30 s.
+    pub fn census(&self, replica: InstanceName) -> watch::Receiver<Arc<Census>> {
+        let (counts, receiver) = watch::channel(Arc::default());
+        tokio::spawn(census::keep(Arc::clone(&self.shared), replica, counts));
+        receiver
     }
 
     /// Whether this replica should be sent traffic.

@@ -1,8 +1,13 @@
 //! The metrics of a distribution replica. Refusals are counted with the other answers by status.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use prometheus::core::Collector;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use stek_core::check_in::KeysetTally;
 use stek_core::feed::FeedState;
+use stek_core::name::KeysetName;
 
 /// Answers of one endpoint to those who may have them.
 pub(crate) struct Answers {
@@ -13,6 +18,9 @@ pub(crate) struct Answers {
 pub(crate) struct DistributionMetrics {
     pub(crate) bundles: Answers,
     pub(crate) feeds: Answers,
+    pub(crate) reports: IntCounter,
+    instances: IntGauge,
+    lagging: IntGauge,
     waiting: IntGauge,
     keysets: IntGauge,
     revision: IntGauge,
@@ -30,6 +38,27 @@ impl DistributionMetrics {
                 registry,
                 "stek_distribution_feeds_total",
                 "Feeds asked for, by outcome.",
+            )?,
+            reports: add(
+                registry,
+                IntCounter::new(
+                    "stek_distribution_reports_total",
+                    "Reports of other replicas that were taken up.",
+                )?,
+            )?,
+            instances: add(
+                registry,
+                IntGauge::new(
+                    "stek_distribution_instances",
+                    "Instances that poll here and count, over all keysets.",
+                )?,
+            )?,
+            lagging: add(
+                registry,
+                IntGauge::new(
+                    "stek_distribution_lagging_instances",
+                    "Instances that hold less than the newest revision, over all keysets.",
+                )?,
             )?,
             waiting: add(
                 registry,
@@ -53,6 +82,18 @@ impl DistributionMetrics {
     pub(crate) fn wait(&self) -> Waiting {
         self.waiting.inc();
         Waiting(self.waiting.clone())
+    }
+
+    pub(crate) fn observe_instances(&self, keysets: &BTreeMap<KeysetName, Arc<KeysetTally>>) {
+        let standings = keysets.values().map(|tally| tally.standing(tally.newest));
+        let (mut instances, mut lagging) = (0, 0);
+        for standing in standings {
+            instances += standing.instances;
+            lagging += standing.lagging();
+        }
+        let uncounted: u64 = keysets.values().map(|tally| u64::from(tally.uncounted)).sum();
+        self.instances.set(i64::try_from(instances).unwrap_or(i64::MAX));
+        self.lagging.set(i64::try_from(lagging + uncounted).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn observe(&self, feed: &FeedState) {

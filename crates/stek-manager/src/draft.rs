@@ -93,7 +93,9 @@ impl Draft {
         }
         let records: Vec<KeyRecord> = minted.iter().map(|key| key.record).collect();
         let keyset = planner::apply(keyset, ops, &records)?;
-        let next_due = planner::next_due(&keyset, &Convergence::confirmed(), time.now);
+        // Looked at before each activation, for who lacks a key is known only then.
+        let pending = keyset.keys().iter().map(|key| key.id).collect();
+        let next_due = planner::next_due(&keyset, &Convergence::lacking(pending), time.now);
         Ok(Self { keyset, steps, events, next_due, publishes: planner::publishes(ops) })
     }
 

@@ -13,6 +13,8 @@ use stek_custody::random::RandomSource;
 use stek_store::{ClusterState, KeyStore, StoreError};
 use tokio::sync::Notify;
 
+use crate::confirmations::Confirmations;
+
 /// What a manager is made of.
 pub struct EngineParts {
     /// The database.
@@ -34,6 +36,8 @@ pub struct Engine {
     pub(crate) audit: AuditKey,
     pub(crate) sealer: RowSealer,
     pub(crate) random: Arc<dyn RandomSource + Send + Sync>,
+    /// What the fleet holds.
+    pub(crate) confirmations: Arc<Confirmations>,
     fleet: Arc<FleetClock>,
     anchor: ClockReading,
     /// Somebody has changed something that the reconcile loop should look at.
@@ -96,6 +100,7 @@ impl Engine {
             audit: parts.cluster.audit_key(),
             sealer: parts.cluster.row_sealer(),
             random: parts.random,
+            confirmations: Arc::new(Confirmations::new(Arc::clone(&parts.clock))),
             fleet,
             anchor,
             changed: Notify::new(),

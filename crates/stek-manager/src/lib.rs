@@ -4,6 +4,7 @@
 
 mod admin;
 mod bootstrap;
+mod confirmations;
 mod draft;
 mod engine;
 mod forecast;
@@ -14,6 +15,7 @@ mod readiness;
 mod reconcile;
 
 pub use bootstrap::{BootstrapError, claim_ratchet};
+pub use confirmations::{Confirmations, REPORT_LIFE};
 pub use engine::{ClockError, DatabaseBehind, Engine, EngineParts};
 pub use operations::{
     MAX_TOKENS, NewToken, OperationError, Operations, TokenRow, add_token_offline,
@@ -69,6 +71,11 @@ impl Manager {
     /// Fleet time: the database's clock as of the last pass, kept going on boot time.
     pub fn fleet(&self) -> Arc<FleetClock> {
         Arc::clone(self.operations.engine().fleet())
+    }
+
+    /// What the fleet has confirmed; whoever hears of it puts it there.
+    pub fn confirmations(&self) -> Arc<Confirmations> {
+        Arc::clone(&self.operations.engine().confirmations)
     }
 
     /// What operators ask for, as methods.

@@ -2,6 +2,7 @@
 //! says what it did. Who may ask is decided in [`crate::admin`].
 
 mod outcome;
+mod terminators;
 mod tokens;
 
 use std::collections::BTreeSet;

@@ -169,6 +169,7 @@ async fn apply(
         match open_bundle(engine, metrics, feed.incarnation, stored, held.as_deref(), now) {
             Ok(bundle) => {
                 feed.tombstones.remove(name);
+                engine.confirmations.note_published(&bundle);
                 feed.keysets.insert(name.clone(), Arc::new(bundle));
             }
             Err(error) => {
@@ -180,6 +181,7 @@ async fn apply(
     }
     for tombstone in &changes.tombstones {
         feed.keysets.remove(&tombstone.name);
+        engine.confirmations.note_deleted(&tombstone.name);
         feed.tombstones.insert(tombstone.name.clone(), tombstone.revision);
     }
     feed.revision = changes.cluster.revision;

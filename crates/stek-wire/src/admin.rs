@@ -3,6 +3,7 @@
 //! answers are read leniently, so that an older command line understands a newer manager.
 
 mod request;
+mod terminators;
 mod token;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use stek_core::policy::{Policy, PolicyRequest};
 use stek_core::time::{Seconds, Timestamp};
 
 pub use request::{ChangePolicy, CreateKeyset, MAX_REQUEST_BYTES};
+pub use terminators::{InstanceList, LaggardDocument, ReplicaDocument, TerminatorsDocument};
 pub use token::{CreateToken, GrantDocument, MAX_GRANTS, TokenDocument, TokenList};
 
 /// A policy in seconds; a field left out takes its default, or keeps its value.

@@ -94,6 +94,15 @@ impl<'a, 'de> At<'a, 'de> {
         }
     }
 
+    /// This number, below zero or not, if it is whole and fits.
+    pub(crate) fn signed(&self) -> Option<i64> {
+        match self.node {
+            Node::Whole(value) => i64::try_from(*value).ok(),
+            Node::Negative(value) => Some(*value),
+            _ => None,
+        }
+    }
+
     /// This span.
     pub(crate) fn seconds(&self) -> Result<Seconds, DecodeError> {
         match self.node {
@@ -238,7 +247,7 @@ impl<'a, 'de> At<'a, 'de> {
             Node::Null => Found::Null,
             Node::Bool(value) => Found::Bool(*value),
             Node::Whole(value) => Found::Whole(*value),
-            Node::Number => Found::Number,
+            Node::Number | Node::Negative(_) => Found::Number,
             Node::Text(text) => self.found_text(text),
             Node::Escaped(text) => self.found_text(text),
             Node::Array(_) => Found::Array,

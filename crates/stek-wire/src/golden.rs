@@ -10,6 +10,7 @@ use stek_core::id::Revision;
 
 use crate::SecretBytes;
 use crate::bundle::{decode_bundle, encode_bundle};
+use crate::check_ins::{decode_check_ins, encode_check_ins};
 use crate::feed::{AccessPart, decode_feed, encode_feed};
 use crate::samples;
 
@@ -78,4 +79,11 @@ fn feed_delta() {
     let update = decode_feed(&kept).unwrap();
     assert_eq!((update.since(), update.access()), (since, None));
     assert_same_feed(&update.apply(Some(&before)).unwrap(), &state);
+}
+
+#[test]
+fn check_ins() {
+    let census = samples::census();
+    let kept = golden("check-ins.json", &encode_check_ins(&census));
+    assert_eq!(decode_check_ins(&kept).unwrap(), census);
 }

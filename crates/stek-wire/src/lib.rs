@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod bundle;
+pub mod check_ins;
 mod cursor;
 mod error;
 pub mod feed;

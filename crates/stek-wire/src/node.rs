@@ -15,7 +15,9 @@ pub(crate) enum Node<'de> {
     Null,
     Bool(bool),
     Whole(u64),
-    /// A number that is no `u64`.
+    /// A whole number below zero.
+    Negative(i64),
+    /// Any other number.
     Number,
     /// A string without escapes: a part of the input itself.
     Text(&'de str),
@@ -51,12 +53,16 @@ pub(crate) enum Strangers {
 pub(crate) const SHOWN_CHARACTERS: usize = 80;
 
 /// The name of every field of every document that is read here. A path in an error has no others.
-const NAMES: [&str; 38] = [
+const NAMES: [&str; 52] = [
     "access",
     "access_digest",
     "access_read_at",
     "activate_at",
+    "activation_deadline_seconds",
+    "activation_quorum",
+    "age_ms",
     "cause",
+    "clock_offset_ms",
     "clock_skew_seconds",
     "destroy_at",
     "destroy_by",
@@ -67,18 +73,26 @@ const NAMES: [&str; 38] = [
     "format",
     "grants",
     "hash",
+    "holdings",
     "id",
     "incarnation",
+    "instance",
+    "instances",
     "kcv",
     "keys",
     "keyset",
     "keysets",
+    "laggards",
+    "last_seen",
     "lead_seconds",
     "name",
+    "newest",
     "policy",
     "poll_interval_seconds",
     "principal",
     "published_at",
+    "replica",
+    "replicas",
     "retire_at",
     "revision",
     "role",
@@ -89,6 +103,8 @@ const NAMES: [&str; 38] = [
     "ticket_lifetime_seconds",
     "tokens",
     "tombstones",
+    "twice_since",
+    "uncounted",
     "version",
 ];
 
@@ -186,8 +202,8 @@ impl<'de> Visitor<'de> for Reader<'_> {
         self.count(Node::Whole(value))
     }
 
-    fn visit_i64<E: Error>(self, _: i64) -> Result<Node<'de>, E> {
-        self.count(Node::Number)
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Node<'de>, E> {
+        self.count(Node::Negative(value))
     }
 
     fn visit_f64<E: Error>(self, _: f64) -> Result<Node<'de>, E> {

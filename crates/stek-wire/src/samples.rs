@@ -6,11 +6,12 @@ use std::sync::Arc;
 use serde_json::Value;
 use stek_core::access::{Access, Grant, KeysetSelector, Role, Token, TokenHash};
 use stek_core::bundle::{Bundle, BundleKey, EndCause, EndedKey};
+use stek_core::check_in::{Census, Holding, KeysetTally, Laggard, ReplicaId, ReplicaTally};
 use stek_core::derive;
 use stek_core::feed::FeedState;
 use stek_core::id::{ContentTag, Incarnation, Kcv, KeyId, Revision};
 use stek_core::keyset::{History, KeyRecord, Keyset, TicketFormat};
-use stek_core::name::{KeysetName, PrincipalName};
+use stek_core::name::{InstanceName, KeysetName, PrincipalName};
 use stek_core::policy::{Policy, PolicyRequest};
 use stek_core::schedule::Schedule;
 use stek_core::secret::KeyMaterial;
@@ -142,6 +143,48 @@ pub(crate) fn feed() -> FeedState {
         tombstones: BTreeMap::from([(name("old"), Revision::new(41))]),
         access: Arc::new(access()),
         access_read_at: at(60),
+    }
+}
+
+/// Two replicas, the second of which reports through the first; one instance lags.
+pub(crate) fn census() -> Census {
+    let principal = |text| PrincipalName::try_new(text).unwrap();
+    let instance = |text| InstanceName::try_new(text).unwrap();
+    let holding = |revision, instances, twice_since| Holding {
+        revision: Revision::new(revision),
+        instances,
+        twice_since,
+    };
+    let laggard = Laggard {
+        principal: principal("token:edge-7"),
+        instance: instance("edge-7#\"2"),
+        revision: Revision::new(41),
+        last_seen: at(90),
+        clock_offset_millis: Some(-12),
+    };
+    let here = KeysetTally {
+        newest: Revision::new(42),
+        holdings: vec![holding(42, 9_998, Some(at(100))), holding(41, 1, Some(at(60)))],
+        laggards: vec![laggard],
+        uncounted: 2,
+    };
+    let there = KeysetTally {
+        newest: Revision::new(42),
+        holdings: vec![holding(42, 3, None)],
+        laggards: vec![],
+        uncounted: 0,
+    };
+    let tally = |principal, replica, age, tally| ReplicaTally {
+        replica: ReplicaId { principal, name: instance(replica) },
+        age: std::time::Duration::from_millis(age),
+        incarnation: incarnation(0),
+        keysets: BTreeMap::from([(name("main"), Arc::new(tally))]),
+    };
+    Census {
+        replicas: vec![
+            tally(None, "eu-1", 0, here),
+            tally(Some(principal("spiffe://example.org/eu-2")), "eu-2", 140, there),
+        ],
     }
 }
 

@@ -77,6 +77,12 @@ impl<'a> Json<'a> {
         write!(Escaping(self.sink), "{value}").expect("memory takes all");
     }
 
+    /// A number without fraction.
+    pub(crate) fn signed(&mut self, value: i64) {
+        self.separate();
+        write!(Escaping(self.sink), "{value}").expect("memory takes all");
+    }
+
     /// Nothing.
     pub(crate) fn null(&mut self) {
         self.separate();

@@ -1,6 +1,7 @@
 //! The roles that a process can have: each puts its parts together and runs until it is told to
 //! stop.
 
+pub(crate) mod confirmations;
 pub(crate) mod database;
 pub(crate) mod distribution;
 pub(crate) mod listener;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use stek_core::name::KeysetName;
-use stek_core::planner::{self, Convergence};
+use stek_core::planner;
 use stek_core::time::Timestamp;
 use stek_store::{Change, Commit, CommitError, MAX_BATCH, MAX_PAGE, StoreError, StoredKeyset};
 
@@ -182,8 +182,10 @@ async fn commit(
     time: PassTime,
 ) -> Result<(), KeysetFailure> {
     let mut commit = Commit { at: time.now, changes: Vec::new(), events: Vec::new() };
+    let census = engine.confirmations.current();
     for stored in keysets {
-        let ops = planner::plan(&stored.keyset, &Convergence::confirmed(), time.now);
+        let convergence = engine.confirmations.convergence(&census, &stored.keyset, time.now);
+        let ops = planner::plan(&stored.keyset, &convergence, time.now);
         let draft = Draft::new(engine, &stored.keyset, &ops, "manager", time)?;
         let (update, events) = draft.into_update(stored.revision, None);
         commit.changes.push(Change::UpdateKeyset(update));

@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 use crate::commands::secret::write_private;
 use crate::commands::token::draw;
 use crate::dev::site::Site;
-use crate::roles::distribution::client_config;
+use crate::roles::confirmations;
+use crate::roles::distribution::{client_config, instance_name};
 use crate::roles::listener::{self, Listeners, Prepared};
 use crate::roles::terminator::{Identity, Setup, Terminator};
 
@@ -110,6 +111,7 @@ impl Node {
         provision(manager.operations(), site, &keyset, policy).await?;
         let (feed, fleet) = (manager.feed(), manager.fleet());
         let distribution = Distribution::start(feed, fleet, &registry, shutdown.clone())?;
+        confirmations::follow(&manager, &distribution, instance_name(Some("dev"))?);
         let mut listeners = Listeners::new(registry, shutdown.clone())?;
         let admin = manager.admin_router().merge(distribution.feed_router());
         ports.admin =

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use stek_client::{ClientConfig, ClientOptions, FeedFollower};
+use stek_client::{CheckInReporter, ClientConfig, ClientOptions, FeedFollower};
 use stek_clock::SystemClock;
 use stek_core::name::InstanceName;
 use stek_core::time::Seconds;
@@ -25,12 +25,16 @@ pub(crate) async fn run(path: &Path) -> Result<()> {
     let follower = FeedFollower::start(&client, Arc::new(SystemClock), &registry)?;
     let (feed, fleet) = (follower.states(), follower.fleet());
     let distribution = Distribution::start(feed, fleet, &registry, shutdown.clone())?;
+    let counts = distribution.census(client.instance().clone());
+    let clock: Arc<dyn stek_clock::Clock> = Arc::new(SystemClock);
+    let reporter = CheckInReporter::start(&client, &counts, &clock, &registry)?;
     let router = distribution.bundle_router().merge(distribution.feed_router());
     let mut listeners = Listeners::new(registry, shutdown)?;
     listeners.interface("distribution", listen, router).await?;
     listeners.metrics(config.metrics.address, distribution.readiness()).await?;
     listeners.run().await?;
     distribution.stopped().await;
+    reporter.shutdown().await;
     follower.shutdown().await;
     Ok(())
 }

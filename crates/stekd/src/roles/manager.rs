@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Refused;
 use crate::config::{self, CustodySection, DatabaseSection, ManagerConfig};
-use crate::roles::database;
+use crate::roles::distribution::instance_name;
 use crate::roles::listener::{self, Listeners, Prepared};
+use crate::roles::{confirmations, database};
 
 /// Runs a manager until a signal.
 pub(crate) async fn run(path: &Path) -> Result<()> {
@@ -25,6 +26,7 @@ pub(crate) async fn run(path: &Path) -> Result<()> {
     let parts = assemble(&config.database, &config.custody).await?;
     let manager = Manager::start(parts, &registry, shutdown.clone())?;
     let feed = Distribution::start(manager.feed(), manager.fleet(), &registry, shutdown.clone())?;
+    confirmations::follow(&manager, &feed, instance_name(None)?);
     let router = manager.admin_router().merge(feed.feed_router());
     let mut listeners = Listeners::new(registry, shutdown)?;
     listeners.interface("admin", listen, router).await?;

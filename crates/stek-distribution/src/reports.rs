@@ -1,0 +1,123 @@
+//! `POST /v1/check-ins`, where other replicas report, and
+//! `GET /v1/keysets/{keyset}/terminators`, the full list of who polls this one.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::routing::{get, post};
+use axum::{Json, Router, body::Bytes};
+use http::header::CACHE_CONTROL;
+use http::{HeaderMap, StatusCode};
+use stek_core::access::Role;
+use stek_core::id::Revision;
+use stek_core::name::{InstanceName, KeysetName, PrincipalName};
+use stek_http::Problem;
+use stek_wire::admin::{InstanceList, LaggardDocument};
+use stek_wire::check_ins::{MAX_CHECK_INS_BYTES, PATH, decode_check_ins};
+
+use crate::Shared;
+use crate::visitor::Visitor;
+
+/// The most instances of one page, and how many one has if nothing else is asked for.
+const MAX_PAGE: usize = 1000;
+
+pub(crate) fn check_ins_router(shared: Arc<Shared>) -> Router {
+    let route = post(accept).layer(DefaultBodyLimit::max(MAX_CHECK_INS_BYTES));
+    Router::new().route(PATH, route).with_state(shared)
+}
+
+pub(crate) fn terminators_router(shared: Arc<Shared>) -> Router {
+    Router::new().route("/v1/keysets/{keyset}/terminators", get(list)).with_state(shared)
+}
+
+async fn accept(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<(StatusCode, [(http::HeaderName, &'static str); 1]), Problem> {
+    let visitor = Visitor::from_headers(&headers)?;
+    let (principal, feed) = visitor.principal(&shared)?;
+    if !feed.access.has_role(&principal, Role::Distribution) {
+        return Err(Problem::not_found());
+    }
+    let body = body?;
+    let read = tokio::task::spawn_blocking(move || decode_check_ins(&body));
+    let census = read.await.map_err(|_| Problem::internal())?;
+    let census = census.map_err(|error| Problem::bad_request(error.to_string()))?;
+    let boot = shared.fleet.clock().boot();
+    let may = |name: &KeysetName| feed.access.allows(&principal, Role::Distribution, name);
+    shared.children.accept(&principal, census, boot, may);
+    shared.news.checked_in(boot);
+    shared.metrics.reports.inc();
+    Ok((StatusCode::NO_CONTENT, [(CACHE_CONTROL, "no-store")]))
+}
+
+#[derive(serde::Deserialize)]
+struct ListQuery {
+    after: Option<String>,
+    below: Option<u64>,
+    limit: Option<usize>,
+}
+
+async fn list(
+    State(shared): State<Arc<Shared>>,
+    keyset: Result<Path<String>, PathRejection>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<([(http::HeaderName, &'static str); 1], Json<InstanceList>), Problem> {
+    let visitor = Visitor::from_headers(&headers)?;
+    let (principal, feed) = visitor.principal(&shared)?;
+    let name = keyset.ok().and_then(|Path(text)| KeysetName::try_new(&text).ok());
+    let name = name.ok_or_else(Problem::not_found)?;
+    let may = |role| feed.access.allows(&principal, role, &name);
+    if !may(Role::Operator) && !may(Role::Auditor) {
+        return Err(Problem::not_found());
+    }
+    let Query(query) = query?;
+    let limit = query.limit.unwrap_or(MAX_PAGE);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        return Err(Problem::invalid_field("limit", limit.to_string(), "1 to 1000"));
+    }
+    let after = query.after.as_deref().map(parse_place).transpose()?;
+    let below = query.below.map(Revision::new);
+    let listed = shared.check_ins.list(&name, after.as_ref(), below, limit);
+    let last = listed.instances.last().filter(|_| listed.more);
+    let next = last.map(|last| format_place(&last.principal, &last.instance));
+    let instances = listed.instances.iter().map(|one| LaggardDocument::new(one, None)).collect();
+    Ok(([(CACHE_CONTROL, "no-store")], Json(InstanceList { instances, next })))
+}
+
+/// A place in the list as text that needs no escaping in a URL.
+fn format_place(principal: &PrincipalName, instance: &InstanceName) -> String {
+    format!("{principal} {instance}").bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn parse_place(text: &str) -> Result<(PrincipalName, InstanceName), Problem> {
+    let parse = || {
+        let digits = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok());
+        let bytes = digits.map(|pair| pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()));
+        let place = String::from_utf8(bytes.collect::<Option<Vec<_>>>()?).ok()?;
+        let (principal, instance) = place.split_once(' ')?;
+        Some((PrincipalName::try_new(principal).ok()?, InstanceName::try_new(instance).ok()?))
+    };
+    let shown: String = text.chars().take(80).collect();
+    parse().ok_or_else(|| Problem::invalid_field("after", shown, "what came as next before"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_read_what_they_write() {
+        let principal = PrincipalName::try_new("spiffe://example.org/a%20b").unwrap();
+        let instance = InstanceName::try_new("edge&7#2+").unwrap();
+        let text = format_place(&principal, &instance);
+        assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+        assert_eq!(parse_place(&text).unwrap(), (principal, instance));
+        for bad in ["", "7", "zz", "6120", "ff", "é", "2020"] {
+            assert!(parse_place(bad).is_err(), "{bad}");
+        }
+    }
+}
