@@ -8,7 +8,7 @@ mod revoke;
 use crate::bundle::EndCause;
 use crate::id::KeyId;
 use crate::keyset::{History, KeyRecord, Keyset, KeysetError, MAX_LIVE_KEYS};
-use crate::schedule::{KeyState, MoveDestroy, Schedule, ScheduleError};
+use crate::schedule::{MoveDestroy, Schedule, ScheduleError};
 use crate::time::{Seconds, Timestamp};
 use draft::Draft;
 
@@ -312,11 +312,6 @@ pub fn apply(keyset: &Keyset, ops: &[Op], minted: &[KeyRecord]) -> Result<Keyset
 /// `destroy_at` is no news: everybody has known when it would end.
 pub fn publishes(ops: &[Op]) -> bool {
     ops.iter().any(|op| !matches!(op, Op::End { cause: EndCause::Expired, .. }))
-}
-
-/// The state of each key at `now`, for counting.
-pub fn states(keyset: &Keyset, now: Timestamp) -> impl Iterator<Item = KeyState> {
-    keyset.keys().iter().map(move |key| key.schedule.state(now))
 }
 
 #[cfg(test)]

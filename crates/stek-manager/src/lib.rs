@@ -13,13 +13,16 @@ mod operations;
 mod publisher;
 mod readiness;
 mod reconcile;
+mod trail;
 
 pub use bootstrap::{BootstrapError, claim_ratchet};
 pub use confirmations::{Confirmations, REPORT_LIFE};
 pub use engine::{ClockError, DatabaseBehind, Engine, EngineParts};
 pub use operations::{
-    MAX_TOKENS, NewToken, OperationError, Operations, TokenRow, add_token_offline,
+    KeysetChange, MAX_TOKENS, NewToken, OperationError, Operations, TokenRow, add_token_offline,
 };
+
+pub use trail::{TrailQuery, list_offline, verify_offline};
 
 use std::sync::Arc;
 

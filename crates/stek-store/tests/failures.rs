@@ -9,5 +9,6 @@ mod failures {
     mod reach;
     mod schema;
     mod tables;
+    mod trail;
 }
 mod stores;

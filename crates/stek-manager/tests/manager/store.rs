@@ -10,8 +10,8 @@ use stek_core::id::Revision;
 use stek_core::name::KeysetName;
 use stek_core::time::Timestamp;
 use stek_store::{
-    AuditRow, Change, Changes, ClusterState, Commit, CommitError, Committed, KeyStore, MemoryStore,
-    SeedRow, StoreError, StoredAccess, StoredKeyset,
+    AuditCheckpoint, AuditRow, Change, Changes, ClusterState, Commit, CommitError, Committed,
+    KeyStore, Keysets, MemoryStore, SeedRow, StoreError, StoredAccess, StoredKeyset,
 };
 
 /// What a method does instead of its work.
@@ -132,7 +132,7 @@ impl KeyStore for FaultyStore {
         self.inner.cluster().await
     }
 
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<StoredKeyset>, StoreError> {
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Keysets, StoreError> {
         self.fault("due").await?;
         self.inner.due(now, limit).await
     }
@@ -151,7 +151,7 @@ impl KeyStore for FaultyStore {
         &self,
         after: Option<&KeysetName>,
         limit: usize,
-    ) -> Result<Vec<StoredKeyset>, StoreError> {
+    ) -> Result<Keysets, StoreError> {
         self.fault("keysets").await?;
         self.inner.keysets(after, limit).await
     }
@@ -216,6 +216,10 @@ impl KeyStore for FaultyStore {
 
     async fn audit(&self, after: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
         self.inner.audit(after, limit).await
+    }
+
+    async fn audit_checkpoint(&self) -> Result<Option<AuditCheckpoint>, StoreError> {
+        self.inner.audit_checkpoint().await
     }
 
     async fn purge(&self, before: Timestamp) -> Result<u64, StoreError> {
