@@ -16,13 +16,16 @@ TESTED_FEATURES = --features stek-store/contract,stek-rustls/redis,stek-rustls/t
 export SQLX_OFFLINE = true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test lint fmt doc golden sqlx-prepare bench-tickets fuzz
+.PHONY: help demo demo-revoke dev test lint fmt doc golden sqlx-prepare bench-tickets bench-manager fuzz
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 demo: ## show a fleet at work for 45 s: two servers, ten-second rotation, one client that hops
 	$(CARGO) run -p stekd -- demo
+
+demo-revoke: ## show a revocation reach a hundred terminators
+	$(CARGO) run -p stekd -- demo-revoke
 
 dev: ## run all roles on loopback in ./stekd-dev until Ctrl-C
 	$(CARGO) run -p stekd -- dev
@@ -51,6 +54,9 @@ sqlx-prepare: ## write the checked-in query data anew, after a change of SQL
 
 bench-tickets: ## measure sealing, opening and accepting beside rustls' own ticketers
 	$(CARGO) run -q --release -p stek-bench
+
+bench-manager: ## measure passes of the manager over 10,000 keysets; brings its own PostgreSQL
+	$(WITH_POSTGRES) $(CARGO) run -q --release -p stek-testbed --bin bench-manager
 
 fuzz: ## fuzz each target for FUZZ_SECONDS (10); needs nightly and cargo-fuzz
 	@sh fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)
