@@ -16,7 +16,8 @@ TESTED_FEATURES = --features stek-store/contract,stek-rustls/redis,stek-rustls/t
 export SQLX_OFFLINE = true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test test-page lint fmt doc man golden sqlx-prepare bench-tickets bench-distribution fuzz \
+.PHONY: help demo demo-revoke dev test test-page lint fmt doc man golden sqlx-prepare \
+	bench-tickets bench-distribution bench-manager fuzz \
 	up up-offline proof down test-compose test-deploy
 
 help: ## show the targets
@@ -24,6 +25,9 @@ help: ## show the targets
 
 demo: ## show a fleet at work for 45 s: two servers, ten-second rotation, one client that hops
 	$(CARGO) run -p stekd -- demo
+
+demo-revoke: ## show a revocation reach a hundred terminators
+	$(CARGO) run -p stekd -- demo-revoke
 
 dev: ## run all roles on loopback in ./stekd-dev until Ctrl-C
 	$(CARGO) run -p stekd -- dev
@@ -62,6 +66,9 @@ bench-tickets: ## measure sealing, opening and accepting beside rustls' own tick
 bench-distribution: ## measure the distribution API beside nginx; needs two cores and nginx
 	$(CARGO) build -q --release -p stekd
 	$(CARGO) run -q --release -p stek-bench -- distribution
+
+bench-manager: ## measure passes of the manager over 10,000 keysets; brings its own PostgreSQL
+	$(WITH_POSTGRES) $(CARGO) run -q --release -p stek-testbed --bin bench-manager
 
 fuzz: ## fuzz each target for FUZZ_SECONDS (10; 3600 for an hour); needs a nightly toolchain
 	@sh fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)

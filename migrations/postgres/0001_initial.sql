@@ -273,3 +273,20 @@ COMMENT ON COLUMN audit.key_id IS 'To which key.';
 COMMENT ON COLUMN audit.reason IS 'Why.';
 COMMENT ON COLUMN audit.link IS
     'MAC over the link before and all other columns under a key outside the database.';
+
+CREATE TABLE audit_checkpoint (
+    only_row boolean PRIMARY KEY DEFAULT true CONSTRAINT audit_checkpoint_one_row CHECK (only_row),
+    sequence bigint NOT NULL,
+    link bytea NOT NULL,
+    seal bytea NOT NULL,
+    CONSTRAINT audit_checkpoint_sequence CHECK (1 <= sequence),
+    CONSTRAINT audit_checkpoint_link_length CHECK (octet_length(link) = 32),
+    CONSTRAINT audit_checkpoint_seal_length CHECK (octet_length(seal) = 32)
+);
+COMMENT ON TABLE audit_checkpoint IS
+    'Up to where the audit trail was removed because of its age; one row, if it ever was.';
+COMMENT ON COLUMN audit_checkpoint.only_row IS 'Always true: keeps the table at one row.';
+COMMENT ON COLUMN audit_checkpoint.sequence IS 'The last line that was removed.';
+COMMENT ON COLUMN audit_checkpoint.link IS 'Its link, from which the rest of the chain is verified.';
+COMMENT ON COLUMN audit_checkpoint.seal IS
+    'MAC over the other columns under a key outside the database.';

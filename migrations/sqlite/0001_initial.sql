@@ -255,3 +255,18 @@ CREATE TABLE audit (
     CONSTRAINT audit_key_id_length CHECK (length(key_id) = 16),
     CONSTRAINT audit_link_length CHECK (length(link) = 32)
 ) STRICT;
+
+-- Up to where the audit trail was removed because of its age; one row, if it ever was.
+CREATE TABLE audit_checkpoint (
+    -- Always 1: keeps the table at one row.
+    only_row INTEGER PRIMARY KEY CONSTRAINT audit_checkpoint_one_row CHECK (only_row = 1),
+    -- The last line that was removed.
+    sequence INTEGER NOT NULL,
+    -- Its link, from which the rest of the chain is verified.
+    link BLOB NOT NULL,
+    -- MAC over the other columns under a key outside the database.
+    seal BLOB NOT NULL,
+    CONSTRAINT audit_checkpoint_sequence CHECK (1 <= sequence),
+    CONSTRAINT audit_checkpoint_link_length CHECK (length(link) = 32),
+    CONSTRAINT audit_checkpoint_seal_length CHECK (length(seal) = 32)
+) STRICT;

@@ -1,11 +1,17 @@
 //! What is written down of every change: who did what to which key and why, as links of a chain.
 //! The chain's secret is custody's; the bytes that a link covers are decided here.
 
+mod verify;
+
 use std::fmt;
+
+use sha2::{Digest, Sha256};
 
 use crate::id::{KeyId, Revision};
 use crate::name::KeysetName;
 use crate::time::Timestamp;
+
+pub use verify::{BrokenChain, Verifier, checkpoint_canonical};
 
 /// Longest actor and reason in bytes; a longer text is cut.
 pub const AUDIT_TEXT_MAX: usize = 512;
@@ -41,10 +47,14 @@ pub enum AuditAction {
     GrantRemoved,
     /// A manager began a ratchet.
     SeedClaimed,
+    /// A manager decrypted keys for the first time since it began.
+    KeysRead,
+    /// Lines of this trail were removed because of their age.
+    TrailPruned,
 }
 
 impl AuditAction {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 16] = [
         Self::KeysetCreated,
         Self::PolicyChanged,
         Self::KeysetDeleted,
@@ -59,6 +69,8 @@ impl AuditAction {
         Self::GrantAdded,
         Self::GrantRemoved,
         Self::SeedClaimed,
+        Self::KeysRead,
+        Self::TrailPruned,
     ];
 
     /// The action as it is stored.
@@ -78,6 +90,8 @@ impl AuditAction {
             Self::GrantAdded => "grant-added",
             Self::GrantRemoved => "grant-removed",
             Self::SeedClaimed => "seed-claimed",
+            Self::KeysRead => "keys-read",
+            Self::TrailPruned => "trail-pruned",
         }
     }
 
@@ -128,9 +142,23 @@ impl AuditEvent {
     }
 }
 
+/// What stands in the trail for a list of keys: 16 hexadecimal digits of the SHA-256 of their
+/// identities in order.
+pub fn list_digest(keys: &[KeyId]) -> String {
+    let mut keys: Vec<[u8; 16]> = keys.iter().map(|key| *key.as_bytes()).collect();
+    keys.sort_unstable();
+    let digest = Sha256::digest(keys.concat());
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// One link of the chain: a MAC over the link before it and an event.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ChainLink([u8; 32]);
+
+/// A text that is no link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not 64 hexadecimal digits")]
+pub struct ParseLinkError;
 
 impl ChainLink {
     /// What the first event is linked to.
@@ -139,6 +167,24 @@ impl ChainLink {
     /// From its bytes.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
+    }
+
+    /// Reads 64 hexadecimal digits.
+    ///
+    /// # Errors
+    /// [`ParseLinkError`] for anything else.
+    pub fn parse(text: &str) -> Result<Self, ParseLinkError> {
+        let digits = text.as_bytes();
+        let mut bytes = [0; 32];
+        if digits.len() != 2 * bytes.len() {
+            return Err(ParseLinkError);
+        }
+        let value = |digit: u8| char::from(digit).to_digit(16).ok_or(ParseLinkError);
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            let number = value(pair[0])? * 16 + value(pair[1])?;
+            *byte = u8::try_from(number).map_err(|_| ParseLinkError)?;
+        }
+        Ok(Self(bytes))
     }
 
     /// Its bytes.
@@ -200,6 +246,23 @@ mod tests {
             others.push(changed.canonical(1, Revision::new(1)));
         }
         assert!(others.iter().all(|other| *other != base));
+    }
+
+    #[test]
+    fn a_list_has_one_digest_whatever_its_order() {
+        let key = |number: u8| KeyId::from_bytes([number; 16]);
+        assert_eq!(list_digest(&[key(1), key(2)]), list_digest(&[key(2), key(1)]));
+        assert_ne!(list_digest(&[key(1), key(2)]), list_digest(&[key(1), key(3)]));
+        assert_eq!(list_digest(&[key(1)]).len(), 16);
+    }
+
+    #[test]
+    fn links_read_what_they_write() {
+        let link = ChainLink::from_bytes(std::array::from_fn(|i| 7 * u8::try_from(i).unwrap()));
+        assert_eq!(ChainLink::parse(&link.to_string()), Ok(link));
+        for text in ["", "00", &"g".repeat(64), &"0".repeat(65), &"+0".repeat(32)] {
+            assert_eq!(ChainLink::parse(text), Err(ParseLinkError), "{text}");
+        }
     }
 
     #[test]

@@ -3,14 +3,17 @@
 //! and nothing here is stored. Carrying a decision out is the manager's work.
 
 mod draft;
+mod revoke;
 
 use crate::bundle::EndCause;
 use crate::id::KeyId;
 use crate::keyset::{History, KeyRecord, Keyset, KeysetError, MAX_LIVE_KEYS};
 use crate::policy::ActivationQuorum;
-use crate::schedule::{KeyState, MoveDestroy, Schedule, ScheduleError};
+use crate::schedule::{MoveDestroy, Schedule, ScheduleError};
 use crate::time::{Seconds, Timestamp};
 use draft::Draft;
+
+pub use revoke::{RevokeError, Selection, revoke};
 
 /// One decision, with its reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +71,8 @@ pub enum MoveReason {
         /// By how long.
         by: Seconds,
     },
+    /// The key that sealed was revoked, and this one takes its place.
+    Revoked,
 }
 
 impl std::fmt::Display for MintReason {
@@ -88,6 +93,7 @@ impl std::fmt::Display for MoveReason {
         match self {
             Self::RotateNow => f.write_str("rotation asked for"),
             Self::Postponed { by } => write!(f, "postponed by {by}: instances lack the next key"),
+            Self::Revoked => f.write_str("the key before it was revoked"),
         }
     }
 }
@@ -343,11 +349,6 @@ pub fn apply(keyset: &Keyset, ops: &[Op], minted: &[KeyRecord]) -> Result<Keyset
 /// `destroy_at` is no news: everybody has known when it would end.
 pub fn publishes(ops: &[Op]) -> bool {
     ops.iter().any(|op| !matches!(op, Op::End { cause: EndCause::Expired, .. }))
-}
-
-/// The state of each key at `now`, for counting.
-pub fn states(keyset: &Keyset, now: Timestamp) -> impl Iterator<Item = KeyState> {
-    keyset.keys().iter().map(move |key| key.schedule.state(now))
 }
 
 #[cfg(test)]

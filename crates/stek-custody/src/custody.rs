@@ -1,6 +1,7 @@
 //! What a manager holds: the ratchet in its file and the cluster secret, and with them the making,
 //! wrapping and unwrapping of ticket keys. When to do what is the manager's.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,6 +21,10 @@ use crate::secret::erasing_stack;
 use crate::state_file::{Contents, HighWater, StateFile, StateFileError};
 use crate::wrap::{Binding, destruction_epoch, open, seal};
 
+/// How many minted keys are remembered: a source that begins anew is seen at once, one that runs in
+/// a longer circle by the database, which takes no key of a keyset twice.
+const REMEMBERED: usize = 1024;
+
 /// The custody of one seed. Shared by all tasks of a manager; each call holds a lock, and those
 /// that write block until the disk has it.
 #[derive(Debug)]
@@ -32,8 +37,8 @@ pub struct Custody {
 struct Inner {
     file: StateFile,
     contents: Contents,
-    /// What the random source gave last, to see that it does not repeat itself.
-    last_minted: Option<Kcv>,
+    /// What the random source gave lately, oldest first, to see that it does not repeat itself.
+    minted: VecDeque<Kcv>,
     last_nonce: Option<[u8; WRAP_NONCE_LEN]>,
 }
 
@@ -73,7 +78,7 @@ pub enum MintError {
     /// The random source gave nothing that can be used.
     #[error(transparent)]
     Draw(#[from] DrawError),
-    /// The random source gave the same bytes twice.
+    /// The random source gave bytes that it had given before.
     #[error("the random source repeats itself")]
     Repeated,
 }
@@ -189,7 +194,7 @@ impl Custody {
     }
 
     fn new(cluster: Arc<ClusterSecret>, file: StateFile, contents: Contents) -> Self {
-        let inner = Inner { file, contents, last_minted: None, last_nonce: None };
+        let inner = Inner { file, contents, minted: VecDeque::new(), last_nonce: None };
         Self { cluster, inner: Mutex::new(inner) }
     }
 
@@ -219,12 +224,15 @@ impl Custody {
     /// [`MintError`] if the random source fails, gives a pattern, or repeats itself.
     pub fn mint(&self, random: &dyn RandomSource) -> Result<KeyMaterial, MintError> {
         let material = draw(random)?;
-        let minted = Some(check_value_of(&material));
+        let minted = check_value_of(&material);
         let mut inner = self.lock();
-        if inner.last_minted == minted {
+        if inner.minted.contains(&minted) {
             return Err(MintError::Repeated);
         }
-        inner.last_minted = minted;
+        if inner.minted.len() == REMEMBERED {
+            inner.minted.pop_front();
+        }
+        inner.minted.push_back(minted);
         Ok(material)
     }
 

@@ -1,9 +1,11 @@
 //! The admin API below `/admin/v1`: who may ask for which operation, and how its outcome is said.
 //! What an operation does is decided in [`crate::operations`].
 
+mod audit;
 mod caller;
 mod failure;
 mod grants;
+mod revoke;
 mod terminators;
 
 use std::sync::Arc;
@@ -23,13 +25,14 @@ use stek_core::principal::RESERVED;
 use stek_core::time::{Seconds, Timestamp};
 use stek_http::Problem;
 use stek_wire::admin::{
-    ChangePolicy, CreateKeyset, CreateToken, EffectDocument, GrantDocument, KeysetDocument,
-    KeysetList, MAX_REQUEST_BYTES, PlanDocument, TokenDocument, TokenList,
+    ChangePolicy, CreateKeyset, CreateToken, GrantDocument, KeysetDocument, KeysetList,
+    MAX_REQUEST_BYTES, PlanDocument, TokenDocument, TokenList,
 };
 
 pub(crate) use crate::admin::caller::Caller;
 use crate::admin::failure::Failure;
-use crate::operations::{NewToken, Operations, TokenRow};
+use crate::admin::revoke::DryRun;
+use crate::operations::{KeysetChange, NewToken, Operations, TokenRow};
 
 /// How far a forecast looks if nothing else is asked for.
 const DEFAULT_FORECAST: Seconds = Seconds::from_days(1);
@@ -54,7 +57,10 @@ pub(crate) fn router(operations: Arc<Operations>) -> Router {
         .route("/admin/v1/keysets/{keyset}", get(show).delete(remove))
         .route("/admin/v1/keysets/{keyset}/policy", put(change_policy))
         .route("/admin/v1/keysets/{keyset}/rotate", post(rotate))
+        .route("/admin/v1/keysets/{keyset}/revoke", post(revoke::revoke))
         .route("/admin/v1/keysets/{keyset}/plan", get(plan))
+        .route("/admin/v1/audit", get(audit::list))
+        .route("/admin/v1/audit/verify", get(audit::verify))
         .route("/admin/v1/keysets/{keyset}/terminators", get(terminators::show))
         .route("/admin/v1/tokens", get(tokens).post(create_token))
         .route("/admin/v1/tokens/{id}", delete(revoke_token))
@@ -114,29 +120,43 @@ async fn remove(
     State(operations): Shared,
     caller: Caller,
     keyset: Keyset,
-) -> Answer<EffectDocument> {
+    query: Asked<DryRun>,
+) -> Result<Response, Failure> {
     let name = caller.keyset(&keyset?, &[Role::Operator])?;
-    Ok(Json(operations.delete(&name, caller.name()).await?))
+    if query?.dry_run {
+        return Ok(Json(operations.cost_of_deletion(&name).await?).into_response());
+    }
+    Ok(Json(operations.delete(&name, caller.name()).await?).into_response())
 }
 
 async fn change_policy(
     State(operations): Shared,
     caller: Caller,
     keyset: Keyset,
+    query: Asked<DryRun>,
     body: Body,
-) -> Answer<EffectDocument> {
+) -> Result<Response, Failure> {
     let name = caller.keyset(&keyset?, &[Role::Operator])?;
-    let asked = ChangePolicy::decode(&body?)?;
-    Ok(Json(operations.change_policy(&name, asked.policy, caller.name()).await?))
+    let policy = ChangePolicy::decode(&body?)?.policy;
+    if query?.dry_run {
+        return Ok(
+            Json(operations.cost(&name, &KeysetChange::Policy(policy)).await?).into_response()
+        );
+    }
+    Ok(Json(operations.change_policy(&name, policy, caller.name()).await?).into_response())
 }
 
 async fn rotate(
     State(operations): Shared,
     caller: Caller,
     keyset: Keyset,
-) -> Answer<EffectDocument> {
+    query: Asked<DryRun>,
+) -> Result<Response, Failure> {
     let name = caller.keyset(&keyset?, &[Role::Operator])?;
-    Ok(Json(operations.rotate(&name, caller.name()).await?))
+    if query?.dry_run {
+        return Ok(Json(operations.cost(&name, &KeysetChange::Rotate).await?).into_response());
+    }
+    Ok(Json(operations.rotate(&name, caller.name()).await?).into_response())
 }
 
 #[derive(serde::Deserialize)]

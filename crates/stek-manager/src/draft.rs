@@ -121,7 +121,15 @@ impl Draft {
         (update, self.events)
     }
 
-    /// The keys of a draft that only mints.
+    /// Writes down why keys are revoked, in the words of whoever asked for it.
+    pub(crate) fn revoked_for(&mut self, reason: &str) {
+        let revoked = |event: &&mut AuditEvent| event.action == AuditAction::KeyRevoked;
+        for event in self.events.iter_mut().filter(revoked) {
+            event.reason = reason.to_owned();
+        }
+    }
+
+    /// The keys that it mints.
     pub(crate) fn minted(&self) -> Vec<StoredKey> {
         let inserted = self.steps.iter().filter_map(|step| match step {
             KeyStep::Insert(key) => Some(key.clone()),

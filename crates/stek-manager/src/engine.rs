@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use stek_clock::{Clock, FleetClock};
 use stek_core::id::{Incarnation, Revision};
-use stek_core::time::Timestamp;
+use stek_core::time::{Seconds, Timestamp};
 use stek_custody::clock_rules::{self, ClockDisagreement, ClockReading, HoldReason, Ruling};
 use stek_custody::cluster_secret::{AuditKey, ClusterSecret, RowSealer};
 use stek_custody::custody::Custody;
@@ -27,6 +27,8 @@ pub struct EngineParts {
     pub random: Arc<dyn RandomSource + Send + Sync>,
     /// The machine's clocks.
     pub clock: Arc<dyn Clock>,
+    /// How long the audit trail is kept; for ever if none.
+    pub audit_retention: Option<Seconds>,
 }
 
 /// The parts, and what is derived from them once.
@@ -36,6 +38,7 @@ pub struct Engine {
     pub(crate) audit: AuditKey,
     pub(crate) sealer: RowSealer,
     pub(crate) random: Arc<dyn RandomSource + Send + Sync>,
+    pub(crate) audit_retention: Option<Seconds>,
     /// What the fleet holds.
     pub(crate) confirmations: Arc<Confirmations>,
     fleet: Arc<FleetClock>,
@@ -100,6 +103,7 @@ impl Engine {
             audit: parts.cluster.audit_key(),
             sealer: parts.cluster.row_sealer(),
             random: parts.random,
+            audit_retention: parts.audit_retention,
             confirmations: Arc::new(Confirmations::new(Arc::clone(&parts.clock))),
             fleet,
             anchor,

@@ -90,7 +90,7 @@ impl Forecast {
 }
 
 /// A key that nobody has made; told apart from others by its number alone.
-fn imagined_key(number: u64, schedule: Schedule) -> KeyRecord {
+pub(crate) fn imagined_key(number: u64, schedule: Schedule) -> KeyRecord {
     let mut id = [0xff; 16];
     id[8..].copy_from_slice(&number.to_be_bytes());
     let kcv = Kcv::from_bytes((u64::MAX - number).to_be_bytes());

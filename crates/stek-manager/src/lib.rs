@@ -15,14 +15,17 @@ mod page;
 mod publisher;
 mod readiness;
 mod reconcile;
+mod trail;
 
 pub use bootstrap::{BootstrapError, claim_ratchet};
 pub use confirmations::{Confirmations, REPORT_LIFE};
 pub use engine::{ClockError, DatabaseBehind, Engine, EngineParts};
 pub use operations::{
-    MAX_GRANTS, MAX_TOKENS, NewToken, OperationError, Operations, TokenRow, add_grant_offline,
-    add_token_offline,
+    KeysetChange, MAX_GRANTS, MAX_TOKENS, NewToken, OperationError, Operations, TokenRow,
+    add_grant_offline, add_token_offline,
 };
+
+pub use trail::{TrailQuery, list_offline, verify_offline};
 
 use std::sync::Arc;
 

@@ -1,15 +1,19 @@
 //! The manager's metrics. Alert on what fails to happen, such as a coverage that runs out, not only
 //! on errors.
 
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
+};
 use stek_core::audit::AuditAction;
 use stek_core::feed::FeedState;
-use stek_core::planner;
 use stek_core::schedule::KeyState;
 use stek_core::time::{Seconds, Timestamp};
 use stek_core::wrapped::Epoch;
+use stek_store::ClusterState;
 
 /// How a pass ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +55,10 @@ const STATES: [KeyState; 3] = [KeyState::Pending, KeyState::Active, KeyState::De
 
 pub(crate) struct ManagerMetrics {
     pub(crate) forged_rows: IntGauge,
+    pub(crate) unsound_access: IntGauge,
+    pub(crate) unsound_keysets: IntGauge,
+    audit_lines: IntGauge,
+    audit_head: IntGaugeVec,
     pub(crate) keyset_failures: IntCounter,
     pub(crate) ratchet_failures: IntCounter,
     pub(crate) unpublishable: IntCounter,
@@ -66,6 +74,8 @@ pub(crate) struct ManagerMetrics {
     keysets: IntGauge,
     unsealed: IntGauge,
     coverage: IntGauge,
+    pub(crate) pass_seconds: Histogram,
+    counted: Mutex<Option<Counted>>,
     revision: IntGauge,
 }
 
@@ -73,12 +83,6 @@ impl ManagerMetrics {
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let gauge = |name, help| add(registry, IntGauge::new(name, help)?);
         let counter = |name, help| add(registry, IntCounter::new(name, help)?);
-        let passes = Opts::new("stek_manager_passes_total", "Passes of the reconcile loop.");
-        let passes = add(registry, IntCounterVec::new(passes, &["outcome"])?)?;
-        for outcome in Outcome::ALL {
-            // A counter that appears with its first failure hides that one from `rate`.
-            passes.with_label_values(&[outcome.as_str()]);
-        }
         let keys = Opts::new("stek_manager_keys", "Live keys by state.");
         let keys = add(registry, IntGaugeVec::new(keys, &["state"])?)?;
         for state in STATES {
@@ -90,6 +94,16 @@ impl ManagerMetrics {
                 "stek_manager_forged_rows",
                 "Tokens and grants in the database whose seal does not hold.",
             )?,
+            unsound_access: gauge(
+                "stek_manager_unreadable_access_rows",
+                "Tokens and grants in the database that cannot be read.",
+            )?,
+            unsound_keysets: gauge(
+                "stek_manager_unreadable_keysets",
+                "Keysets that are due and cannot be read from the database.",
+            )?,
+            audit_lines: gauge("stek_manager_audit_lines", "Lines that the audit trail ever had.")?,
+            audit_head: audit_head(registry)?,
             keyset_failures: counter(
                 "stek_manager_keyset_failures_total",
                 "Times a plan for a keyset could not be carried out.",
@@ -114,7 +128,7 @@ impl ManagerMetrics {
                 "stek_manager_rescheduled_keys_total",
                 "Keys that the planner rescheduled, as when an activation is postponed.",
             )?,
-            passes,
+            passes: passes(registry)?,
             last_pass: gauge(
                 "stek_manager_last_pass_timestamp_seconds",
                 "When the last pass succeeded.",
@@ -141,6 +155,8 @@ impl ManagerMetrics {
                 "stek_manager_least_coverage_seconds",
                 "Shortest time from now in which published keys of a keyset seal without a break.",
             )?,
+            pass_seconds: pass_seconds(registry)?,
+            counted: Mutex::new(None),
             revision: gauge("stek_manager_revision", "Newest published revision.")?,
         })
     }
@@ -176,24 +192,102 @@ impl ManagerMetrics {
         self.ratchet_epoch.set(signed(epoch.as_u64()));
     }
 
+    /// Exports the head of the audit chain, as an anchor that is kept outside the database.
+    pub(crate) fn observe_audit(&self, cluster: &ClusterState) {
+        let lines = signed(cluster.audit_sequence);
+        if self.audit_lines.get() == lines {
+            return;
+        }
+        let (sequence, link) = (cluster.audit_sequence, cluster.audit_head.to_string());
+        tracing::info!(sequence, link, "audit chain");
+        self.audit_lines.set(lines);
+        self.audit_head.reset();
+        self.audit_head.with_label_values(&[&link]).set(1);
+    }
+
     pub(crate) fn observe_due(&self, now: Timestamp, due: Option<Timestamp>) {
         self.last_pass.set(signed(now.as_unix()));
         self.next_due.set(due.map_or(0, |due| signed(due.as_unix())));
     }
 
-    pub(crate) fn observe_feed(&self, feed: &FeedState, now: Timestamp) {
-        let keysets = || feed.keysets.values().map(|bundle| bundle.keyset());
-        self.keysets.set(count(keysets().count()));
-        self.revision.set(signed(feed.revision.as_u64()));
-        for state in STATES {
-            let keys = keysets().flat_map(|keyset| planner::states(keyset, now));
-            let label = self.keys.with_label_values(&[state.as_str()]);
-            label.set(count(keys.filter(|key| *key == state).count()));
+    /// Counts what is published. As long as that is the same and no key turns from one state to the
+    /// next, only the coverage is less.
+    pub(crate) fn observe_feed(&self, feed: &Arc<FeedState>, now: Timestamp) {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = counted.as_ref().is_some_and(|last| {
+            last.feed.upgrade().is_some_and(|old| Arc::ptr_eq(&old, feed))
+                && last.at <= now
+                && now < last.next_turn
+        });
+        if !same {
+            *counted = Some(self.count_feed(feed, now));
         }
-        self.unsealed.set(count(keysets().filter(|keyset| keyset.active(now).is_none()).count()));
-        let coverage = keysets().map(|keyset| keyset.covered_from(now)).min();
-        self.coverage.set(signed(coverage.unwrap_or(Seconds::ZERO).as_secs()));
+        let until = counted.as_ref().map_or(now, |last| last.covered_until);
+        self.coverage.set(signed(until.since(now).as_secs()));
     }
+
+    fn count_feed(&self, feed: &Arc<FeedState>, now: Timestamp) -> Counted {
+        let (mut keysets, mut unsealed, mut states) = (0, 0, [0; STATES.len()]);
+        let (mut next_turn, mut covered_until) = (Timestamp::MAX, Timestamp::MAX);
+        for keyset in feed.keysets.values().map(|bundle| bundle.keyset()) {
+            keysets += 1;
+            let coverage = keyset.covered_from(now);
+            unsealed += usize::from(coverage == Seconds::ZERO);
+            covered_until = covered_until.min(now + coverage);
+            for key in keyset.keys() {
+                let schedule = &key.schedule;
+                let state = schedule.state(now);
+                if let Some(place) = STATES.iter().position(|one| *one == state) {
+                    states[place] += 1;
+                }
+                let turns = [schedule.activate_at(), schedule.retire_at(), schedule.destroy_at()];
+                next_turn = turns.into_iter().filter(|at| *at > now).fold(next_turn, Ord::min);
+            }
+        }
+        self.keysets.set(count(keysets));
+        self.unsealed.set(count(unsealed));
+        self.revision.set(signed(feed.revision.as_u64()));
+        for (state, keys) in STATES.into_iter().zip(states) {
+            self.keys.with_label_values(&[state.as_str()]).set(count(keys));
+        }
+        if keysets == 0 {
+            covered_until = now;
+        }
+        Counted { feed: Arc::downgrade(feed), at: now, next_turn, covered_until }
+    }
+}
+
+/// What was counted last, and how long it stays so.
+struct Counted {
+    feed: Weak<FeedState>,
+    at: Timestamp,
+    /// When the next key turns from one state to another.
+    next_turn: Timestamp,
+    /// Until when every keyset seals without a break.
+    covered_until: Timestamp,
+}
+
+fn passes(registry: &Registry) -> Result<IntCounterVec, prometheus::Error> {
+    let passes = Opts::new("stek_manager_passes_total", "Passes of the reconcile loop.");
+    let passes = add(registry, IntCounterVec::new(passes, &["outcome"])?)?;
+    for outcome in Outcome::ALL {
+        // A counter that appears with its first failure hides that one from `rate`.
+        passes.with_label_values(&[outcome.as_str()]);
+    }
+    Ok(passes)
+}
+
+fn pass_seconds(registry: &Registry) -> Result<Histogram, prometheus::Error> {
+    let help = "How long passes of the reconcile loop took that succeeded.";
+    let options = HistogramOpts::new("stek_manager_pass_duration_seconds", help);
+    let buckets = vec![0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
+    add(registry, Histogram::with_opts(options.buckets(buckets))?)
+}
+
+fn audit_head(registry: &Registry) -> Result<IntGaugeVec, prometheus::Error> {
+    let help = "Head of the audit chain as of the last pass, as a label; always 1.";
+    let options = Opts::new("stek_manager_audit_head_info", help);
+    add(registry, IntGaugeVec::new(options, &["link"])?)
 }
 
 fn signed(number: u64) -> i64 {

@@ -1,8 +1,12 @@
 //! What operators ask for: each operation reads the keyset, lets the planner decide, commits, and
 //! says what it did. Who may ask is decided in [`crate::admin`].
 
+mod audit;
+mod cost;
+mod decide;
 mod grants;
 mod outcome;
+mod revoke;
 mod terminators;
 mod tokens;
 
@@ -13,7 +17,7 @@ use stek_core::audit::{AuditAction, AuditEvent};
 use stek_core::feed::FeedState;
 use stek_core::keyset::{History, Keyset};
 use stek_core::name::KeysetName;
-use stek_core::planner::{self, Convergence, Op, RotateError};
+use stek_core::planner::{self, Convergence, RevokeError, RotateError};
 use stek_core::policy::{Policy, PolicyError};
 use stek_core::time::Timestamp;
 use stek_custody::random::RandomError;
@@ -25,6 +29,7 @@ use crate::draft::{Draft, DraftError};
 use crate::engine::{ClockError, ClusterError, DatabaseBehind, Engine, PassTime};
 use crate::forecast;
 
+pub use decide::KeysetChange;
 pub use grants::{MAX_GRANTS, add_grant_offline};
 pub use tokens::{MAX_TOKENS, NewToken, TokenRow, add_token_offline};
 
@@ -64,6 +69,9 @@ pub enum OperationError {
     /// A rotation cannot be had now.
     #[error(transparent)]
     Rotate(#[from] RotateError),
+    /// There is nothing to revoke.
+    #[error(transparent)]
+    Revoke(#[from] RevokeError),
     /// A token with this secret exists, as after an answer that was lost.
     #[error("a token with this hash exists already")]
     TokenExists,
@@ -187,10 +195,10 @@ impl Operations {
     ) -> Result<KeysetList, OperationError> {
         let time = self.engine.read_time().await?;
         let page = self.engine.store.keysets(after, PAGE).await?;
-        let full = page.len() == PAGE;
-        let next = page.last().filter(|_| full).map(|last| last.keyset.name().to_string());
+        let full = page.rows() == PAGE;
+        let next = page.last_name().filter(|_| full).map(|last| last.to_string());
         let incarnation = self.engine.store.cluster().await?.incarnation;
-        let seen = page.iter().filter(|stored| visible(stored.keyset.name()));
+        let seen = page.sound.iter().filter(|stored| visible(stored.keyset.name()));
         let keysets = seen.map(|stored| outcome::document(stored, incarnation, time.now)).collect();
         Ok(KeysetList { keysets, next })
     }
@@ -253,11 +261,7 @@ impl Operations {
         name: &KeysetName,
         actor: &str,
     ) -> Result<EffectDocument, OperationError> {
-        self.update(name, actor, |stored, now| {
-            let ops = planner::rotate_now(&stored.keyset, now)?;
-            Ok(Planned { keyset: stored.keyset.clone(), ops, policy: None, event: None })
-        })
-        .await
+        self.update(name, actor, &KeysetChange::Rotate).await
     }
 
     /// Changes the policy, from the next mint on.
@@ -270,17 +274,7 @@ impl Operations {
         asked: PolicyDocument,
         actor: &str,
     ) -> Result<EffectDocument, OperationError> {
-        self.update(name, actor, |stored, now| {
-            let policy = Policy::try_new(&asked.over(stored.keyset.policy()))?;
-            let keys = stored.keyset.keys().to_vec();
-            let keyset = Keyset::try_new(name.clone(), policy, stored.keyset.history(), keys)
-                .map_err(DraftError::from)?;
-            let ops = planner::plan(&keyset, &Convergence::confirmed(), now);
-            let reason = outcome::describe(&policy);
-            let event = Some((AuditAction::PolicyChanged, reason));
-            Ok(Planned { keyset, ops, policy: Some(policy), event })
-        })
-        .await
+        self.update(name, actor, &KeysetChange::Policy(asked)).await
     }
 
     /// Deletes a keyset: its keys are revoked and erased, a tombstone stays.
@@ -297,7 +291,12 @@ impl Operations {
             let stored = self.read(name).await?;
             let change = Change::DeleteKeyset { name: name.clone(), expected: stored.revision };
             let reason = format!("{} keys revoked", stored.keys.len());
-            let events = vec![event(time, actor, AuditAction::KeysetDeleted, Some(name), reason)];
+            let mut events =
+                vec![event(time, actor, AuditAction::KeysetDeleted, Some(name), reason)];
+            events.extend(stored.keys.iter().map(|key| AuditEvent {
+                key: Some(key.record.id),
+                ..event(time, actor, AuditAction::KeyRevoked, Some(name), "keyset deleted".into())
+            }));
             match self.commit(time, change, events).await {
                 Err(OperationError::Busy(_)) => {}
                 other => return Ok(outcome::deleted(&stored, other?, time.now)),
@@ -310,20 +309,24 @@ impl Operations {
         &self,
         name: &KeysetName,
         actor: &str,
-        decide: impl Fn(&StoredKeyset, Timestamp) -> Result<Planned, OperationError>,
+        asked: &KeysetChange,
     ) -> Result<EffectDocument, OperationError> {
         for _ in 0..TRIES {
             let (time, _) = self.begin().await?;
             let stored = self.read(name).await?;
-            let planned = decide(&stored, time.now)?;
-            let draft = Draft::new(&self.engine, &planned.keyset, &planned.ops, actor, time)?;
-            let effects = outcome::effects(&draft, &planned.ops, time.now);
+            let planned = decide::decide(&stored, asked, time.now)?;
+            let mut draft = Draft::new(&self.engine, &planned.keyset, &planned.ops, actor, time)?;
+            if let KeysetChange::Revoke { reason, .. } = asked {
+                draft.revoked_for(reason);
+            }
+            let minted = draft.minted().into_iter().map(|key| key.record.id);
+            let effects = outcome::effects(minted, &planned.ops, time.now);
             let policy = planned.policy.as_ref();
-            let warnings = outcome::warnings(&stored.keyset, &draft, policy, time.now);
+            let warnings = outcome::warnings(&stored.keyset, &draft.keyset, policy, time.now);
             let (update, planned_events) = draft.into_update(stored.revision, planned.policy);
-            let asked =
+            let request =
                 planned.event.map(|(action, why)| event(time, actor, action, Some(name), why));
-            let events = asked.into_iter().chain(planned_events).collect();
+            let events = request.into_iter().chain(planned_events).collect();
             match self.commit(time, Change::UpdateKeyset(update), events).await {
                 Err(OperationError::Busy(_)) => {}
                 other => {
@@ -372,14 +375,6 @@ impl Operations {
         self.engine.changed.notify_one();
         Ok(committed)
     }
-}
-
-/// A decision about one keyset, with the event of the request itself.
-struct Planned {
-    keyset: Keyset,
-    ops: Vec<Op>,
-    policy: Option<Policy>,
-    event: Option<(AuditAction, String)>,
 }
 
 fn event(

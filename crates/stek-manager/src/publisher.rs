@@ -3,18 +3,19 @@
 //! back behind what was published before.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use stek_core::access::Access;
+use stek_core::audit::{self, AuditAction, AuditEvent};
 use stek_core::bundle::{Bundle, BundleError, BundleKey};
 use stek_core::feed::FeedState;
-use stek_core::id::{Incarnation, Revision};
+use stek_core::id::{Incarnation, KeyId, Revision};
 use stek_core::keyset::KeyRecord;
 use stek_core::name::KeysetName;
 use stek_core::secret::KeyMaterial;
 use stek_core::time::{Seconds, Timestamp};
 use stek_custody::state_file::StateFileError;
-use stek_store::{Changes, StoreError, StoredKeyset};
+use stek_store::{Changes, Commit, CommitError, StoreError, StoredKeyset, Unsound};
 use tokio::sync::watch;
 
 use crate::engine::{ClusterError, DatabaseBehind, Engine};
@@ -38,8 +39,19 @@ pub(crate) enum PublishError {
     Exchanged,
     #[error("the high-water mark could not be written")]
     HighWater(#[from] StateFileError),
+    #[error("that keys were decrypted could not be written down")]
+    Audit(#[source] CommitError),
     #[error("the task that writes the high-water mark panicked")]
     Panicked,
+}
+
+impl From<CommitError> for PublishError {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Store(error) => Self::Store(error),
+            error => Self::Audit(error),
+        }
+    }
 }
 
 impl From<ClusterError> for PublishError {
@@ -55,13 +67,15 @@ pub(crate) struct Publisher {
     feed: watch::Sender<Option<Arc<FeedState>>>,
     /// The revision of the tokens and grants that are out.
     access_revision: Option<Revision>,
+    /// The earliest instant at which something that is out must be erased.
+    erasure: Mutex<Option<Timestamp>>,
     /// When each keyset with a tombstone was deleted.
     deleted_at: BTreeMap<KeysetName, Timestamp>,
 }
 
 impl Publisher {
     pub(crate) fn new(feed: watch::Sender<Option<Arc<FeedState>>>) -> Self {
-        Self { feed, access_revision: None, deleted_at: BTreeMap::new() }
+        Self { feed, access_revision: None, erasure: Mutex::new(None), deleted_at: BTreeMap::new() }
     }
 
     pub(crate) fn published(&self) -> Option<Arc<FeedState>> {
@@ -80,8 +94,15 @@ impl Publisher {
         let held = self.published().filter(|feed| feed.incarnation == cluster.incarnation);
         let fresh = || Arc::new(FeedState::empty(cluster.incarnation, now));
         let (is_first, held) = (held.is_none(), held.unwrap_or_else(fresh));
-        let mut next = FeedState::clone(&held);
         let moved = is_first || cluster.revision != held.revision;
+        let age = now.since(held.access_read_at);
+        let stale = age >= ACCESS_MAX_AGE || held.access_read_at > now;
+        let known = self.access_revision == Some(cluster.access_revision);
+        if !moved && !stale && known && !self.must_erase(now) {
+            // Nothing is copied, however much there is of it.
+            return Ok(());
+        }
+        let mut next = FeedState::clone(&held);
         if moved {
             let changes = engine.store.changed_since(held.revision).await?;
             engine.check_not_behind(&changes.cluster)?;
@@ -89,15 +110,19 @@ impl Publisher {
                 return Err(PublishError::Exchanged);
             }
             cluster = changes.cluster;
-            apply(engine, metrics, &mut next, &changes, now).await;
+            let read = apply(engine, metrics, &mut next, &changes, now).await;
+            if let Some(written) = write_down(engine, &read, now).await?
+                && written == next.revision.next()
+            {
+                // Nobody came between, so there is nothing of it to read.
+                next.revision = written;
+            }
             if is_first {
                 self.deleted_at.clear();
             }
             let deleted = changes.tombstones.into_iter().map(|gone| (gone.name, gone.deleted_at));
             self.deleted_at.extend(deleted);
         }
-        let age = now.since(held.access_read_at);
-        let stale = age >= ACCESS_MAX_AGE || held.access_read_at > now;
         let reread = is_first || stale || self.access_revision != Some(cluster.access_revision);
         if reread {
             next.access = Arc::new(read_access(engine, metrics, now).await?);
@@ -116,7 +141,7 @@ impl Publisher {
     /// Erases what has ended by `now`, for passes that get no further: a key must not outlive its
     /// `destroy_at` because the database is away.
     pub(crate) fn erase(&self, now: Timestamp) {
-        let Some(held) = self.published() else { return };
+        let Some(held) = self.published().filter(|_| self.must_erase(now)) else { return };
         let mut next = FeedState::clone(&held);
         if erase(&mut next, now) {
             self.put_out(next);
@@ -136,7 +161,13 @@ impl Publisher {
         self.put_out(next);
     }
 
+    fn must_erase(&self, now: Timestamp) -> bool {
+        self.erasure.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|end| end <= now)
+    }
+
     fn put_out(&self, next: FeedState) {
+        let erasure = next.keysets.values().filter_map(|bundle| bundle.next_erasure()).min();
+        *self.erasure.lock().unwrap_or_else(PoisonError::into_inner) = erasure;
         self.feed.send_replace(Some(Arc::new(next)));
     }
 
@@ -159,14 +190,17 @@ async fn apply(
     feed: &mut FeedState,
     changes: &Changes,
     now: Timestamp,
-) {
+) -> Vec<KeyId> {
+    let mut read = Vec::new();
     for (position, stored) in changes.keysets.iter().enumerate() {
         if position % YIELD_EVERY == YIELD_EVERY - 1 {
             tokio::task::yield_now().await;
         }
         let name = stored.keyset.name();
         let held = feed.keysets.get(name).map(Arc::clone);
-        match open_bundle(engine, metrics, feed.incarnation, stored, held.as_deref(), now) {
+        let opened =
+            open_bundle(engine, metrics, feed.incarnation, stored, held.as_deref(), now, &mut read);
+        match opened {
             Ok(bundle) => {
                 feed.tombstones.remove(name);
                 engine.confirmations.note_published(&bundle);
@@ -179,12 +213,39 @@ async fn apply(
             }
         }
     }
+    for Unsound { name, why } in &changes.unsound {
+        metrics.unpublishable.inc();
+        tracing::error!(keyset = ?name, why, "keyset cannot be read; what was published of it stays");
+    }
     for tombstone in &changes.tombstones {
         feed.keysets.remove(&tombstone.name);
         engine.confirmations.note_deleted(&tombstone.name);
         feed.tombstones.insert(tombstone.name.clone(), tombstone.revision);
     }
     feed.revision = changes.cluster.revision;
+    read
+}
+
+/// Puts down which keys were decrypted for the first time, all in one line. Nothing of them is
+/// published before that is written.
+async fn write_down(
+    engine: &Engine,
+    read: &[KeyId],
+    now: Timestamp,
+) -> Result<Option<Revision>, PublishError> {
+    if read.is_empty() {
+        return Ok(None);
+    }
+    let event = AuditEvent {
+        at: now,
+        actor: "manager".into(),
+        action: AuditAction::KeysRead,
+        keyset: None,
+        key: None,
+        reason: format!("{} keys decrypted, list {}", read.len(), audit::list_digest(read)),
+    };
+    let commit = Commit { at: now, changes: Vec::new(), events: vec![event] };
+    Ok(Some(engine.store.commit(&commit, &engine.audit).await?.revision))
 }
 
 /// The bundle of `stored`. A key that cannot be unwrapped is left out and reported: the others
@@ -196,6 +257,7 @@ fn open_bundle(
     stored: &StoredKeyset,
     held: Option<&Bundle>,
     now: Timestamp,
+    read: &mut Vec<KeyId>,
 ) -> Result<Bundle, BundleError> {
     let name = stored.keyset.name();
     let mut keys = Vec::with_capacity(stored.keys.len());
@@ -204,7 +266,10 @@ fn open_bundle(
         let material = match known {
             Some(material) => material,
             None => match engine.custody.unwrap(name, &key.record, &key.wrapped) {
-                Ok(material) => Arc::new(material),
+                Ok(material) => {
+                    read.push(key.record.id);
+                    Arc::new(material)
+                }
                 Err(error) => {
                     metrics.unwrap_failures.inc();
                     let (key, error) = (key.record.id, &error as &dyn std::error::Error);
@@ -253,6 +318,11 @@ async fn read_access(
     let stored = engine.store.access().await?;
     let mut access = Access::default();
     let mut forged = 0;
+    if stored.unsound > 0 {
+        let rows = stored.unsound;
+        tracing::error!(rows, "tokens and grants that cannot be read are ignored");
+    }
+    metrics.unsound_access.set(i64::try_from(stored.unsound).unwrap_or(i64::MAX));
     for row in stored.tokens {
         if !engine.sealer.verify(&row.token.canonical(), &row.seal) {
             forged += 1;

@@ -1,5 +1,6 @@
 //! Whether this manager should be sent traffic: it has published, and its last pass succeeded.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use stek_http::health::{Check, Readiness};
@@ -16,7 +17,10 @@ pub(crate) enum LastPass {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct ManagerReadiness(Mutex<LastPass>);
+pub(crate) struct ManagerReadiness {
+    last: Mutex<LastPass>,
+    unreadable: AtomicUsize,
+}
 
 impl ManagerReadiness {
     pub(crate) fn succeeded(&self) {
@@ -28,20 +32,31 @@ impl ManagerReadiness {
     }
 
     pub(crate) fn last_pass(&self) -> LastPass {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many keysets cannot be read. That is told and no reason not to be sent traffic: the
+    /// others are served.
+    pub(crate) fn unreadable(&self, keysets: usize) {
+        self.unreadable.store(keysets, Ordering::Relaxed);
     }
 
     fn set(&self, pass: LastPass) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = pass;
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = pass;
     }
 }
 
 impl Readiness for ManagerReadiness {
     fn checks(&self) -> Vec<Check> {
-        vec![match self.last_pass() {
+        let unreadable = match self.unreadable.load(Ordering::Relaxed) {
+            0 => Check::passed("keysets", "all that are due can be read"),
+            count => Check::passed("keysets", format!("{count} cannot be read")),
+        };
+        let last = match self.last_pass() {
             LastPass::None => Check::failed("reconcile", "no pass yet"),
             LastPass::Succeeded => Check::passed("reconcile", "last pass succeeded"),
             LastPass::Failed(why) => Check::failed("reconcile", why),
-        }]
+        };
+        vec![last, unreadable]
     }
 }

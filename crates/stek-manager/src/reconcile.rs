@@ -18,6 +18,7 @@ use crate::metrics::{ManagerMetrics, Outcome};
 use crate::publisher::{PublishError, Publisher};
 use crate::readiness::ManagerReadiness;
 use crate::reconcile::due::{Progress, Resting};
+use crate::trail::{self, Secrets};
 
 /// Longest time between two passes: how late another manager's commit is seen at worst.
 const LONGEST_IDLE: Duration = Duration::from_secs(5);
@@ -72,6 +73,9 @@ impl PassError {
             Self::Publish(PublishError::Exchanged) => {
                 (Outcome::Behind, "the database was exchanged for another")
             }
+            Self::Publish(PublishError::Audit(_)) => {
+                (Outcome::Failed, "the audit trail cannot be written")
+            }
             Self::Publish(PublishError::HighWater(_) | PublishError::Panicked) => {
                 (Outcome::Failed, "the state file failed")
             }
@@ -116,14 +120,17 @@ impl Reconciler {
         let mut retry = FIRST_RETRY;
         while !shutdown.is_cancelled() {
             let begun = self.engine.clock().boot();
+            let timer = self.metrics.pass_seconds.start_timer();
             let next = match self.supervised_pass(&shutdown).await {
                 Ok(idle) => {
                     retry = FIRST_RETRY;
+                    timer.observe_duration();
                     self.metrics.passes(Outcome::Succeeded).inc();
                     self.readiness.succeeded();
                     begun + idle
                 }
                 Err(error) => {
+                    timer.stop_and_discard();
                     self.report(&error);
                     self.hold_out(&error);
                     let next = self.engine.clock().boot() + retry;
@@ -143,8 +150,10 @@ impl Reconciler {
     async fn supervised_pass(&self, shutdown: &CancellationToken) -> Result<Duration, PassError> {
         let engine = Arc::clone(&self.engine);
         let (metrics, state) = (Arc::clone(&self.metrics), Arc::clone(&self.state));
-        let mut task =
-            tokio::spawn(async move { pass(&engine, &metrics, &mut *state.lock().await).await });
+        let readiness = Arc::clone(&self.readiness);
+        let mut task = tokio::spawn(async move {
+            pass(&engine, &metrics, &readiness, &mut *state.lock().await).await
+        });
         let too_long = async {
             tokio::select! {
                 () = tokio::time::sleep(LONGEST_PASS) => {}
@@ -198,19 +207,22 @@ impl Reconciler {
 async fn pass(
     engine: &Engine,
     metrics: &ManagerMetrics,
+    readiness: &ManagerReadiness,
     state: &mut State,
 ) -> Result<Duration, PassError> {
     let begun = engine.clock().boot();
     let time = engine.read_time().await?;
     metrics.observe_clocks(time.apart_millis);
     turn_ratchet(engine, metrics, time.now);
-    engine.read_cluster().await?;
+    metrics.observe_audit(&engine.read_cluster().await?);
     let carried_out = due::carry_out(engine, metrics, &mut state.resting, time).await;
     // Also if that failed: revocations and what other managers did must go out all the same.
     state.publisher.refresh(engine, metrics, time.now).await?;
     if let Some(feed) = state.publisher.published() {
         metrics.observe_feed(&feed, time.now);
     }
+    metrics.unsound_keysets.set(i64::try_from(state.resting.unsound()).unwrap_or(i64::MAX));
+    readiness.unreadable(state.resting.unsound());
     let progress = carried_out?;
     purge(engine, state, time.now).await;
     let due = engine.store.next_due().await?;
@@ -237,7 +249,21 @@ async fn purge(engine: &Engine, state: &mut State, now: Timestamp) {
         }
     }
     state.publisher.forget(before);
+    prune(engine, now).await;
     state.purged_at = now;
+}
+
+/// Removes the audit trail as far as it is older than it has to be kept.
+async fn prune(engine: &Engine, now: Timestamp) {
+    let Some(retention) = engine.audit_retention else { return };
+    let secrets = Secrets { chain: &engine.audit, sealer: &engine.sealer };
+    match trail::prune(engine.store.as_ref(), secrets, now, retention).await {
+        Ok(lines) => tracing::debug!(lines, "audit trail pruned"),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "the audit trail was not pruned");
+        }
+    }
 }
 
 /// Turns the ratchet as far as it may go at `now`. A clock that was set back leaves it where it is:

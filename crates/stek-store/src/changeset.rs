@@ -11,7 +11,7 @@ use stek_core::policy::Policy;
 use stek_core::schedule::Schedule;
 use stek_core::time::Timestamp;
 
-use crate::{Change, Commit, CommitError, KeyStep, KeysetUpdate, MAX_BATCH};
+use crate::{AuditCheckpoint, Change, Commit, CommitError, KeyStep, KeysetUpdate, MAX_BATCH};
 use crate::{SealedGrant, SealedToken, StoredKey};
 
 /// Names of the rules that the stores themselves hold; the others are those of the migrations.
@@ -61,6 +61,7 @@ pub(crate) struct Changeset<'a> {
     pub(crate) updates: Vec<&'a KeysetUpdate>,
     pub(crate) deletes: Vec<(&'a KeysetName, Revision)>,
     pub(crate) access: Vec<AccessChange<'a>>,
+    pub(crate) prune: Option<&'a AuditCheckpoint>,
 }
 
 impl<'a> Changeset<'a> {
@@ -71,6 +72,7 @@ impl<'a> Changeset<'a> {
             updates: vec![],
             deletes: vec![],
             access: vec![],
+            prune: None,
         };
         for change in &commit.changes {
             this.push(change);
@@ -101,6 +103,7 @@ impl<'a> Changeset<'a> {
             Change::RemoveToken(id) => self.access.push(AccessChange::RemoveToken(*id)),
             Change::AddGrant(grant) => self.access.push(AccessChange::AddGrant(grant)),
             Change::RemoveGrant(grant) => self.access.push(AccessChange::RemoveGrant(grant)),
+            Change::PruneAudit(checkpoint) => self.prune = Some(checkpoint),
         }
     }
 

@@ -10,8 +10,8 @@ use stek_core::name::KeysetName;
 use stek_core::time::Timestamp;
 
 use crate::{
-    AuditRow, Changes, ClusterState, Commit, CommitError, Committed, KeyStore, SeedRow, StoreError,
-    StoredAccess, StoredKeyset,
+    AuditCheckpoint, AuditRow, Changes, ClusterState, Commit, CommitError, Committed, KeyStore,
+    Keysets, SeedRow, StoreError, StoredAccess, StoredKeyset,
 };
 
 /// A clock: milliseconds since the Unix epoch.
@@ -47,7 +47,7 @@ impl<S: KeyStore> KeyStore for WithClock<S> {
         self.store.cluster().await
     }
 
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<StoredKeyset>, StoreError> {
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Keysets, StoreError> {
         self.store.due(now, limit).await
     }
 
@@ -63,7 +63,7 @@ impl<S: KeyStore> KeyStore for WithClock<S> {
         &self,
         after: Option<&KeysetName>,
         limit: usize,
-    ) -> Result<Vec<StoredKeyset>, StoreError> {
+    ) -> Result<Keysets, StoreError> {
         self.store.keysets(after, limit).await
     }
 
@@ -102,6 +102,10 @@ impl<S: KeyStore> KeyStore for WithClock<S> {
 
     async fn notified(&self) -> Result<Option<Revision>, StoreError> {
         self.store.notified().await
+    }
+
+    async fn audit_checkpoint(&self) -> Result<Option<AuditCheckpoint>, StoreError> {
+        self.store.audit_checkpoint().await
     }
 
     async fn purge(&self, before: Timestamp) -> Result<u64, StoreError> {

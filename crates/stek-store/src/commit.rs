@@ -8,7 +8,7 @@ use stek_core::policy::Policy;
 use stek_core::schedule::Schedule;
 use stek_core::time::Timestamp;
 
-use crate::row::{SealedGrant, SealedToken, StoredKey};
+use crate::row::{AuditCheckpoint, SealedGrant, SealedToken, StoredKey};
 
 /// Everything that one transaction does.
 #[derive(Debug, Clone)]
@@ -54,6 +54,8 @@ pub enum Change {
     AddGrant(SealedGrant),
     /// Erases a grant.
     RemoveGrant(stek_core::access::Grant),
+    /// Removes the audit trail up to and with the checkpoint's line, unless it is gone already.
+    PruneAudit(AuditCheckpoint),
 }
 
 /// Changes to one keyset.

@@ -31,7 +31,10 @@ pub use races::{
     one_of_two_changes_wins, one_of_two_creations_wins, one_seed_is_claimed,
     opposite_batches_do_not_block_each_other,
 };
-pub use trail::{audit_texts_are_cut, purging_forgets_what_ended, the_audit_trail_is_one_chain};
+pub use trail::{
+    audit_texts_are_cut, purging_forgets_what_ended, the_audit_trail_is_one_chain,
+    the_trail_is_pruned_from_its_beginning,
+};
 
 /// Makes a `#[tokio::test]` of every rule. Takes an async function without arguments that returns
 /// a new, empty store as `Arc<dyn KeyStore>`, and beside it whatever must outlive the test.
@@ -50,6 +53,7 @@ macro_rules! contract_tests {
             changes_are_told_once no_commit_escapes_a_follower
             tokens_come_and_go grants_come_and_go
             the_audit_trail_is_one_chain audit_texts_are_cut purging_forgets_what_ended
+            the_trail_is_pruned_from_its_beginning
             one_of_two_changes_wins one_of_two_creations_wins one_seed_is_claimed
             opposite_batches_do_not_block_each_other
         }

@@ -21,8 +21,8 @@ pub use error::{CommitError, StoreError};
 pub use memory::MemoryStore;
 pub use postgres::{PostgresOptions, PostgresStore, REVISION_CHANNEL};
 pub use row::{
-    AuditRow, Changes, ClusterState, SealedGrant, SealedToken, SeedRow, StoredAccess, StoredKey,
-    StoredKeyset, Tombstone,
+    AuditCheckpoint, AuditRow, Changes, ClusterState, Keysets, SealedGrant, SealedToken, SeedRow,
+    StoredAccess, StoredKey, StoredKeyset, Tombstone, Unsound,
 };
 pub use sqlite::SqliteStore;
 
@@ -54,13 +54,14 @@ pub trait KeyStore: Send + Sync + 'static {
     /// Lineage, newest revision and head of the audit chain.
     async fn cluster(&self) -> Result<ClusterState, StoreError>;
 
-    /// The keysets with `next_due ≤ now`, most overdue first, at most `limit`.
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<StoredKeyset>, StoreError>;
+    /// The keysets with `next_due ≤ now`, most overdue first, at most `limit` with those that
+    /// cannot be read.
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Keysets, StoreError>;
 
     /// When the next keyset is due, if there is a keyset.
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError>;
 
-    /// One keyset, if it exists and is not deleted.
+    /// One keyset, if it exists and is not deleted; [`StoreError::Corrupt`] if it cannot be read.
     async fn keyset(&self, name: &KeysetName) -> Result<Option<StoredKeyset>, StoreError>;
 
     /// Keysets in the order of their names, those after `after`, at most `limit`.
@@ -68,7 +69,7 @@ pub trait KeyStore: Send + Sync + 'static {
         &self,
         after: Option<&KeysetName>,
         limit: usize,
-    ) -> Result<Vec<StoredKeyset>, StoreError>;
+    ) -> Result<Keysets, StoreError>;
 
     /// What was published after `since`, read as of one instant, with the cluster at that instant.
     async fn changed_since(&self, since: Revision) -> Result<Changes, StoreError>;
@@ -111,6 +112,9 @@ pub trait KeyStore: Send + Sync + 'static {
     async fn notified(&self) -> Result<Option<Revision>, StoreError> {
         std::future::pending().await
     }
+
+    /// Up to where the audit trail was removed, if it ever was.
+    async fn audit_checkpoint(&self) -> Result<Option<AuditCheckpoint>, StoreError>;
 
     /// Forgets ended keys and tombstones that ended before `before`; returns how many.
     async fn purge(&self, before: Timestamp) -> Result<u64, StoreError>;

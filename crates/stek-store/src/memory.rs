@@ -16,8 +16,9 @@ use stek_core::time::Timestamp;
 
 use self::state::{Entry, State};
 use crate::{
-    AuditRow, Changes, ClockFn, ClusterState, Commit, CommitError, Committed, KeyStore, MAX_PAGE,
-    SealedGrant, SeedRow, StoreError, StoredAccess, StoredKeyset, Tombstone,
+    AuditCheckpoint, AuditRow, Changes, ClockFn, ClusterState, Commit, CommitError, Committed,
+    KeyStore, Keysets, MAX_PAGE, SealedGrant, SeedRow, StoreError, StoredAccess, StoredKeyset,
+    Tombstone,
 };
 
 /// A [`KeyStore`] in memory. Clones share what they hold.
@@ -55,11 +56,12 @@ impl KeyStore for MemoryStore {
         Ok(self.state().cluster)
     }
 
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<StoredKeyset>, StoreError> {
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Keysets, StoreError> {
         let state = self.state();
         let mut due: Vec<_> = state.live.values().filter(|entry| entry.next_due <= now).collect();
         due.sort_by_key(|entry| (entry.next_due, entry.id));
-        Ok(due.into_iter().take(limit.min(MAX_PAGE)).map(Entry::stored).collect())
+        let sound = due.into_iter().take(limit.min(MAX_PAGE)).map(Entry::stored).collect();
+        Ok(Keysets { sound, unsound: vec![] })
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
@@ -74,10 +76,11 @@ impl KeyStore for MemoryStore {
         &self,
         after: Option<&KeysetName>,
         limit: usize,
-    ) -> Result<Vec<StoredKeyset>, StoreError> {
+    ) -> Result<Keysets, StoreError> {
         let state = self.state();
         let later = state.live.values().filter(|entry| after < Some(entry.keyset.name()));
-        Ok(later.take(limit.min(MAX_PAGE)).map(Entry::stored).collect())
+        let sound = later.take(limit.min(MAX_PAGE)).map(Entry::stored).collect();
+        Ok(Keysets { sound, unsound: vec![] })
     }
 
     async fn changed_since(&self, since: Revision) -> Result<Changes, StoreError> {
@@ -98,6 +101,7 @@ impl KeyStore for MemoryStore {
         Ok(Changes {
             cluster: state.cluster,
             keysets: keysets.map(Entry::stored).collect(),
+            unsound: vec![],
             tombstones,
         })
     }
@@ -110,6 +114,7 @@ impl KeyStore for MemoryStore {
             grants: grants
                 .map(|(grant, seal)| SealedGrant { grant: grant.clone(), seal: *seal })
                 .collect(),
+            unsound: 0,
         })
     }
 
@@ -144,6 +149,10 @@ impl KeyStore for MemoryStore {
         let state = self.state();
         let later = state.audit.iter().filter(|row| row.sequence > after);
         Ok(later.take(limit.min(MAX_PAGE)).cloned().collect())
+    }
+
+    async fn audit_checkpoint(&self) -> Result<Option<AuditCheckpoint>, StoreError> {
+        Ok(self.state().checkpoint)
     }
 
     async fn purge(&self, before: Timestamp) -> Result<u64, StoreError> {

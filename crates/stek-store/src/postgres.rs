@@ -26,8 +26,8 @@ pub use options::PostgresOptions;
 
 use crate::sql::{as_unsigned, bounded, check_schema, migration_error, reading, writing};
 use crate::{
-    AuditRow, Changes, ClusterState, Commit, CommitError, Committed, KeyStore, SCHEMA_VERSION,
-    SeedRow, StoreError, StoredAccess, StoredKeyset,
+    AuditCheckpoint, AuditRow, Changes, ClusterState, Commit, CommitError, Committed, KeyStore,
+    Keysets, SCHEMA_VERSION, SeedRow, StoreError, StoredAccess, StoredKeyset,
 };
 
 /// The channel on which every commit notifies its revision.
@@ -166,7 +166,7 @@ impl KeyStore for PostgresStore {
         .await
     }
 
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<StoredKeyset>, StoreError> {
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Keysets, StoreError> {
         bounded(self.time_out, read::due(&self.pool, now, limit)).await
     }
 
@@ -182,7 +182,7 @@ impl KeyStore for PostgresStore {
         &self,
         after: Option<&KeysetName>,
         limit: usize,
-    ) -> Result<Vec<StoredKeyset>, StoreError> {
+    ) -> Result<Keysets, StoreError> {
         bounded(self.time_out, read::keysets(&self.pool, after, limit)).await
     }
 
@@ -224,6 +224,10 @@ impl KeyStore for PostgresStore {
 
     async fn notified(&self) -> Result<Option<Revision>, StoreError> {
         self.listener.notified(&self.pool, self.time_out).await
+    }
+
+    async fn audit_checkpoint(&self) -> Result<Option<AuditCheckpoint>, StoreError> {
+        bounded(self.time_out, read::audit_checkpoint(&self.pool)).await
     }
 
     async fn purge(&self, before: Timestamp) -> Result<u64, StoreError> {

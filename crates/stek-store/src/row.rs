@@ -60,6 +60,38 @@ impl StoredKeyset {
     }
 }
 
+/// A keyset that cannot be read: one of its rows breaks a rule of the domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsound {
+    /// Its name as it stands in the database; not necessarily one.
+    pub name: String,
+    /// Table and rule, without secrets.
+    pub why: String,
+}
+
+/// Keysets that were read, and those that could not be. The latter hold up nobody else.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Keysets {
+    /// Those that are sound, in the order that was asked for.
+    pub sound: Vec<StoredKeyset>,
+    /// Those that are not.
+    pub unsound: Vec<Unsound>,
+}
+
+impl Keysets {
+    /// How many rows they were.
+    pub fn rows(&self) -> usize {
+        self.sound.len() + self.unsound.len()
+    }
+
+    /// The greatest name, after which the next page of a listing begins.
+    pub fn last_name(&self) -> Option<KeysetName> {
+        let sound = self.sound.iter().map(|stored| stored.keyset.name().clone());
+        let unsound = self.unsound.iter().filter_map(|gone| KeysetName::try_new(&gone.name).ok());
+        sound.chain(unsound).max()
+    }
+}
+
 /// A deleted keyset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tombstone {
@@ -78,6 +110,8 @@ pub struct Changes {
     pub cluster: ClusterState,
     /// Keysets with a later revision.
     pub keysets: Vec<StoredKeyset>,
+    /// Those with a later revision that cannot be read.
+    pub unsound: Vec<Unsound>,
     /// Keysets deleted at a later revision and not created again since.
     pub tombstones: Vec<Tombstone>,
 }
@@ -107,6 +141,8 @@ pub struct StoredAccess {
     pub tokens: Vec<SealedToken>,
     /// The grants.
     pub grants: Vec<SealedGrant>,
+    /// How many rows of either cannot be read.
+    pub unsound: usize,
 }
 
 /// The seed that a cluster wraps its keys under.
@@ -119,6 +155,17 @@ pub struct SeedRow {
     pub check: [u8; 8],
     /// When it was claimed.
     pub claimed_at: Timestamp,
+}
+
+/// The place up to which the audit trail was removed because of its age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuditCheckpoint {
+    /// The last line that was removed.
+    pub sequence: u64,
+    /// Its link, from which the rest of the chain is verified.
+    pub link: ChainLink,
+    /// The seal over [`stek_core::audit::checkpoint_canonical`].
+    pub seal: [u8; 32],
 }
 
 /// One line of the audit trail.

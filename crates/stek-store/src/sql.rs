@@ -7,8 +7,9 @@ mod record;
 pub(crate) use column::{SqlTime, as_signed, as_unsigned, key_id, to_uuid};
 pub(crate) use failure::{Failure, bounded, migration_error, reading, refused, writing};
 pub(crate) use record::{
-    AuditRecord, ClusterRecord, EndedKeyRecord, GrantRecord, KeysetRecord, KnownKeyRecord,
-    LiveKeyRecord, SeedRecord, TokenRecord, TombstoneRecord, assemble, collect,
+    AuditRecord, CheckpointRecord, ClusterRecord, EndedKeyRecord, GrantRecord, KeysetRecord,
+    KnownKeyRecord, LiveKeyRecord, SeedRecord, TokenRecord, TombstoneRecord, assemble, collect,
+    sift,
 };
 
 use crate::{MAX_PAGE, SCHEMA_VERSION, StoreError};

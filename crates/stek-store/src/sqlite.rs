@@ -22,8 +22,9 @@ use uuid::Uuid;
 
 use crate::sql::{as_unsigned, bounded, check_schema, migration_error, reading, writing};
 use crate::{
-    AuditRow, Changes, ClusterState, Commit, CommitError, Committed, DEFAULT_TIME_OUT, KeyStore,
-    SCHEMA_VERSION, SeedRow, StoreError, StoredAccess, StoredKeyset,
+    AuditCheckpoint, AuditRow, Changes, ClusterState, Commit, CommitError, Committed,
+    DEFAULT_TIME_OUT, KeyStore, Keysets, SCHEMA_VERSION, SeedRow, StoreError, StoredAccess,
+    StoredKeyset,
 };
 
 /// Readers see the last commit while the one writer works on the next.
@@ -205,7 +206,7 @@ impl KeyStore for SqliteStore {
         .await
     }
 
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<StoredKeyset>, StoreError> {
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Keysets, StoreError> {
         bounded(self.time_out, read::due(&self.readers, now, limit)).await
     }
 
@@ -221,7 +222,7 @@ impl KeyStore for SqliteStore {
         &self,
         after: Option<&KeysetName>,
         limit: usize,
-    ) -> Result<Vec<StoredKeyset>, StoreError> {
+    ) -> Result<Keysets, StoreError> {
         bounded(self.time_out, read::keysets(&self.readers, after, limit)).await
     }
 
@@ -259,6 +260,10 @@ impl KeyStore for SqliteStore {
 
     async fn audit(&self, after: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
         bounded(self.time_out, read::audit(&self.readers, after, limit)).await
+    }
+
+    async fn audit_checkpoint(&self) -> Result<Option<AuditCheckpoint>, StoreError> {
+        bounded(self.time_out, read::audit_checkpoint(&self.readers)).await
     }
 
     async fn purge(&self, before: Timestamp) -> Result<u64, StoreError> {

@@ -10,5 +10,6 @@ mod failures {
     mod roles;
     mod schema;
     mod tables;
+    mod trail;
 }
 mod stores;

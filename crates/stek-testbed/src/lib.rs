@@ -109,6 +109,7 @@ impl Bed {
             cluster,
             random: Arc::new(random),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            audit_retention: None,
         };
         let node =
             Node::start(&site, parts, Ports::free(), policy, CancellationToken::new()).await?;

@@ -160,6 +160,7 @@ impl Site {
             cluster,
             random: Arc::new(random),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            audit_retention: None,
         };
         let (registry, shutdown) = (Registry::new(), CancellationToken::new());
         let manager = Manager::start(parts, &registry, shutdown.clone()).unwrap();

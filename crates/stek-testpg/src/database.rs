@@ -35,6 +35,15 @@ impl TestDatabase {
         &self.name
     }
 
+    /// A connection of its own, for what a test does past the program.
+    ///
+    /// # Errors
+    ///
+    /// The server does not answer.
+    pub async fn connect(&self) -> anyhow::Result<Session> {
+        Ok(Session(PgConnection::connect(&self.url).await?))
+    }
+
     /// Drops the database now, and cuts what is still connected to it.
     ///
     /// # Errors
@@ -45,6 +54,32 @@ impl TestDatabase {
             Some(server_url) => drop_database(&server_url, &self.name, TIME_OUT).await,
             None => Ok(()),
         }
+    }
+}
+
+/// A connection to a [`TestDatabase`].
+#[derive(Debug)]
+pub struct Session(PgConnection);
+
+impl Session {
+    /// Runs statements; returns how many rows they changed.
+    ///
+    /// # Errors
+    ///
+    /// The server refuses them.
+    pub async fn execute(&mut self, statements: &str) -> anyhow::Result<u64> {
+        let done = sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&mut self.0).await?;
+        Ok(done.rows_affected())
+    }
+
+    /// The one number that a query gives.
+    ///
+    /// # Errors
+    ///
+    /// The server refuses it, or it gives something else.
+    pub async fn number(&mut self, query: &str) -> anyhow::Result<i64> {
+        let query = sqlx::query_scalar(AssertSqlSafe(query.to_owned()));
+        Ok(query.fetch_one(&mut self.0).await?)
     }
 }
 

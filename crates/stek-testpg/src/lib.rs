@@ -16,6 +16,6 @@ mod server;
 mod watchdog;
 
 #[cfg(feature = "databases")]
-pub use database::{TestDatabase, create_database, create_database_on};
+pub use database::{Session, TestDatabase, create_database, create_database_on};
 pub use ladder::DATABASE_URL_VARIABLE;
 pub use server::PostgresServer;

@@ -2,8 +2,10 @@
 //! secret. Requests are read strictly, for an operator's slip must not be passed over in silence;
 //! answers are read leniently, so that an older command line understands a newer manager.
 
+mod audit;
 mod grant;
 mod request;
+mod revoke;
 mod terminators;
 mod token;
 
@@ -14,8 +16,10 @@ use stek_core::keyset::{KeyRecord, Keyset};
 use stek_core::policy::{ActivationQuorum, Policy, PolicyRequest};
 use stek_core::time::{Seconds, Timestamp};
 
+pub use audit::{AuditDocument, AuditList, BrokenLink, VerdictDocument};
 pub use grant::{GrantEntry, GrantList};
 pub use request::{ChangePolicy, CreateKeyset, MAX_REQUEST_BYTES};
+pub use revoke::{CostDocument, MAX_REASON_BYTES, RevokeKeys};
 pub use terminators::{InstanceList, LaggardDocument, ReplicaDocument, TerminatorsDocument};
 pub use token::{CreateToken, GrantDocument, MAX_GRANTS, TokenDocument, TokenList};
 

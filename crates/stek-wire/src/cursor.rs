@@ -87,6 +87,14 @@ impl<'a, 'de> At<'a, 'de> {
         matches!(self.node, Node::Null)
     }
 
+    /// This truth value.
+    pub(crate) fn truth(&self) -> Result<bool, DecodeError> {
+        match self.node {
+            Node::Bool(value) => Ok(*value),
+            _ => Err(self.wrong("true or false")),
+        }
+    }
+
     /// This number.
     pub(crate) fn whole(&self) -> Result<u64, DecodeError> {
         match self.node {

@@ -53,7 +53,7 @@ pub(crate) enum Strangers {
 pub(crate) const SHOWN_CHARACTERS: usize = 80;
 
 /// The name of every field of every document that is read here. A path in an error has no others.
-const NAMES: [&str; 52] = [
+const NAMES: [&str; 55] = [
     "access",
     "access_digest",
     "access_read_at",
@@ -67,6 +67,7 @@ const NAMES: [&str; 52] = [
     "destroy_at",
     "destroy_by",
     "digest",
+    "dry_run",
     "ended",
     "ended_at",
     "expires_at",
@@ -79,6 +80,7 @@ const NAMES: [&str; 52] = [
     "instance",
     "instances",
     "kcv",
+    "key",
     "keys",
     "keyset",
     "keysets",
@@ -91,6 +93,7 @@ const NAMES: [&str; 52] = [
     "poll_interval_seconds",
     "principal",
     "published_at",
+    "reason",
     "replica",
     "replicas",
     "retire_at",

@@ -8,6 +8,7 @@ pub mod shell;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use stek_core::id::KeyId;
 use stek_core::name::{KeysetName, PrincipalName};
 use stek_core::policy::ActivationQuorum;
 use stek_core::time::Seconds;
@@ -42,10 +43,14 @@ pub enum Command {
     Dev(DevArgs),
     /// Show a fleet at work for about 45 seconds: resumption across two servers and rotations.
     Demo(DemoArgs),
+    /// Show a revocation: a hundred terminators drop the keys, and what a client sees of it.
+    DemoRevoke,
     /// Bring the database's schema up to this program's.
     Migrate(WithConfig),
     /// Look at keysets and change them.
     Keyset(KeysetArgs),
+    /// Read the audit trail and verify its chain.
+    Audit(AuditArgs),
     /// Make, list and revoke bearer tokens.
     Token(TokenArgs),
     /// Let principals act in a role on keysets, list what is granted and take it away.
@@ -174,12 +179,35 @@ pub enum KeysetCommand {
         /// What to change.
         #[command(flatten)]
         policy: PolicyArgs,
+        /// How to make the change.
+        #[command(flatten)]
+        how: ChangeArgs,
     },
     /// Rotate now: the pending key seals at once. No session is lost.
     Rotate {
         /// Its name.
         #[arg(value_parser = KeysetName::try_new)]
         keyset: KeysetName,
+        /// How to make the change.
+        #[command(flatten)]
+        how: ChangeArgs,
+    },
+    /// Forbid the keys of a keyset at once: its sessions need a full handshake from then on. Live
+    /// connections go on.
+    Revoke {
+        /// Its name.
+        #[arg(value_parser = KeysetName::try_new)]
+        keyset: KeysetName,
+        /// Forbid this key alone. Whoever read a terminator's memory holds the pending keys too, so
+        /// every key is forbidden if left out.
+        #[arg(long, value_name = "ID", value_parser = KeyId::parse)]
+        key: Option<KeyId>,
+        /// Why; written into the audit trail. 1 to 256 bytes.
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// How to make the change.
+        #[command(flatten)]
+        how: ChangeArgs,
     },
     /// Show what the planner will do.
     Plan {
@@ -197,9 +225,9 @@ pub enum KeysetCommand {
         /// Its name.
         #[arg(value_parser = KeysetName::try_new)]
         keyset: KeysetName,
-        /// Do not ask.
-        #[arg(long)]
-        yes: bool,
+        /// How to make the change.
+        #[command(flatten)]
+        how: ChangeArgs,
     },
 }
 
@@ -212,7 +240,8 @@ impl KeysetCommand {
             | Self::Create { keyset, .. }
             | Self::Show { keyset }
             | Self::Policy { keyset, .. }
-            | Self::Rotate { keyset }
+            | Self::Rotate { keyset, .. }
+            | Self::Revoke { keyset, .. }
             | Self::Plan { keyset, .. }
             | Self::Delete { keyset, .. } => Some(keyset),
         }
@@ -232,6 +261,21 @@ pub struct TerminatorsArgs {
     /// https://stek-1.example.org:8443. With --revision, only those that hold less.
     #[arg(long, value_name = "URL")]
     pub distribution: Option<String>,
+}
+
+/// How a change of a keyset is made. Ends with status 75 if it was made and not every instance that
+/// is seen has confirmed it in time.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct ChangeArgs {
+    /// Show what it costs and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask.
+    #[arg(long)]
+    pub yes: bool,
+    /// How long to wait for the instances to confirm; 0s does not.
+    #[arg(long, value_name = "SPAN", value_parser = Seconds::parse, default_value = "30s")]
+    pub wait: Seconds,
 }
 
 /// A policy; what is left out takes its default, or stays as it is.
@@ -267,6 +311,45 @@ pub struct PolicyArgs {
 
 fn activation_quorum(text: &str) -> Result<ActivationQuorum, &'static str> {
     ActivationQuorum::parse(text).ok_or("all or off is allowed")
+}
+
+/// `stekd audit …`.
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// How to reach the manager.
+    #[command(flatten)]
+    pub reach: Reach,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: AuditCommand,
+}
+
+/// What can be done with the audit trail.
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// List what was done, oldest first.
+    List {
+        /// Only what was done to this keyset.
+        #[arg(long, value_name = "KEYSET", value_parser = KeysetName::try_new)]
+        keyset: Option<KeysetName>,
+        /// Only from then on: an RFC 3339 instant, or a span before now such as 12h.
+        #[arg(long, value_name = "WHEN")]
+        since: Option<String>,
+        /// Use the database of this manager configuration instead of asking a manager.
+        #[arg(long, value_name = "FILE")]
+        offline: Option<PathBuf>,
+    },
+    /// Verify that nothing was changed, removed or put in between. Ends with status 1 if it was.
+    Verify {
+        /// A link that the chain must have, as the manager's log and metrics told it: without one,
+        /// a trail that was cut at its end together with its head is not seen.
+        #[arg(long, value_name = "HASH")]
+        anchor: Option<String>,
+        /// Use the database and cluster secret of this manager configuration instead of asking a
+        /// manager.
+        #[arg(long, value_name = "FILE")]
+        offline: Option<PathBuf>,
+    },
 }
 
 /// `stekd token …`.

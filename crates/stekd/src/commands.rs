@@ -1,5 +1,8 @@
 //! The commands that do one thing and end.
 
+pub(crate) mod audit;
+pub(crate) mod change;
+pub(crate) mod confirmation;
 pub(crate) mod dev_ca;
 pub(crate) mod grant;
 pub(crate) mod healthcheck;

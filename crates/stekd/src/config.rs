@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use stek_core::time::Seconds;
 
 use crate::Refused;
 
@@ -26,6 +27,9 @@ pub struct ManagerConfig {
     pub listen: ListenSection,
     /// Where metrics and health are shown.
     pub metrics: MetricsSection,
+    /// How long the audit trail is kept.
+    #[serde(default)]
+    pub audit: AuditSection,
 }
 
 /// `stekd distribution`.
@@ -74,6 +78,34 @@ pub struct CustodySection {
     pub cluster_secret_file: PathBuf,
     /// The ratchet's state, this manager's own; made at first start. Never back it up.
     pub state_file: PathBuf,
+}
+
+/// `[audit]`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditSection {
+    /// How long a line of the audit trail is kept, in days: 1 to 36,500, or 0 for ever.
+    pub retention_days: u64,
+}
+
+impl Default for AuditSection {
+    fn default() -> Self {
+        Self { retention_days: 400 }
+    }
+}
+
+impl AuditSection {
+    /// How long a line is kept; for ever if none.
+    ///
+    /// # Errors
+    /// [`Refused`] with field, value and what is allowed.
+    pub fn retention(&self) -> Result<Option<Seconds>, Refused> {
+        match self.retention_days {
+            0 => Ok(None),
+            days @ 1..=36_500 => Ok(Some(Seconds::from_days(days))),
+            days => Err(Refused(format!("audit.retention_days is {days}, allowed are 0 to 36500"))),
+        }
+    }
 }
 
 /// `[listen]`.

@@ -3,6 +3,7 @@
 
 pub(crate) mod certificates;
 pub mod demo;
+pub mod demo_revoke;
 pub mod node;
 pub mod site;
 pub mod visitor;

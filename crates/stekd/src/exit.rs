@@ -1,5 +1,7 @@
 //! The status that a failed command ends with, by what the caller can do about it.
 
+use crate::commands::confirmation::Unconfirmed;
+
 /// A configuration or an argument that is not allowed; nothing was begun.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -23,18 +25,24 @@ const FAULTY: u8 = 2;
 pub const USAGE: u8 = 64;
 /// Status when something that is needed does not answer, `EX_UNAVAILABLE`.
 const UNAVAILABLE: u8 = 69;
+/// Status when a change was made and not confirmed by all in time, `EX_TEMPFAIL` of sysexits.
+const UNCONFIRMED: u8 = 75;
 
 /// Every status with what it means; docs/COMMANDS.md and the help show the same.
-pub const CODES: [(u8, &str); 5] = [
+pub const CODES: [(u8, &str); 6] = [
     (0, "it went well"),
     (FAILURE, "it failed; standard error says why"),
     (FAULTY, "what was examined has faults, such as servers that do not resume"),
     (USAGE, "configuration or arguments are not allowed; nothing was begun"),
     (UNAVAILABLE, "a database or server that is needed does not answer"),
+    (UNCONFIRMED, "a change was made, and not every instance has confirmed it in time"),
 ];
 
 /// The exit status for `error`, one of [`CODES`].
 pub fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.chain().any(|cause| cause.is::<Unconfirmed>()) {
+        return UNCONFIRMED;
+    }
     let refused = error.chain().any(|cause| cause.is::<Refused>());
     let unreachable = error.chain().any(|cause| {
         matches!(
@@ -76,6 +84,8 @@ mod tests {
         assert_eq!(exit_code(&Err::<(), _>(away).context("database").unwrap_err()), 69);
         assert_eq!(exit_code(&Unanswered("nobody".into()).into()), 69);
         assert_eq!(exit_code(&Faulty("no".into()).into()), 2);
+        let late = anyhow::Error::new(Unconfirmed("2 lag".into())).context("keyset main");
+        assert_eq!(exit_code(&late), 75);
         assert_eq!(exit_code(&anyhow::anyhow!("else")), 1);
     }
 }

@@ -47,6 +47,11 @@ impl Draft {
         });
     }
 
+    pub(super) fn end(&mut self, id: KeyId, cause: EndCause) {
+        self.keys.retain(|(key, _)| *key != Some(id));
+        self.ops.push(Op::End { id, cause });
+    }
+
     pub(super) fn reschedule(&mut self, id: KeyId, schedule: Schedule, reason: MoveReason) {
         for (_, current) in self.keys.iter_mut().filter(|(key, _)| *key == Some(id)) {
             *current = schedule;

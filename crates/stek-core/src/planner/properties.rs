@@ -36,6 +36,8 @@ fn requests() -> impl Strategy<Value = PolicyRequest> {
 enum Event {
     Pass,
     Rotate,
+    /// Every key is revoked, or the one at this position.
+    Revoke(Option<usize>),
     /// A pass that is told that every pending key is lacking somewhere.
     Lagging,
 }
@@ -46,6 +48,23 @@ fn histories() -> impl Strategy<Value = (PolicyRequest, Vec<(u64, Event)>)> {
         1 => Just(Event::Rotate),
         2 => Just(Event::Lagging),
     ];
+    steps(event)
+}
+
+/// Histories in which keys are revoked too.
+fn troubled_histories() -> impl Strategy<Value = (PolicyRequest, Vec<(u64, Event)>)> {
+    let event = prop_oneof![
+        6 => Just(Event::Pass),
+        1 => Just(Event::Rotate),
+        1 => Just(Event::Revoke(None)),
+        2 => (0usize..6).prop_map(|position| Event::Revoke(Some(position))),
+    ];
+    steps(event)
+}
+
+fn steps(
+    event: impl Strategy<Value = Event>,
+) -> impl Strategy<Value = (PolicyRequest, Vec<(u64, Event)>)> {
     // Mostly regular passes; now and then an outage of up to three rotations.
     let step = prop_oneof![8 => 1u64..400, 1 => 400u64..3000];
     (requests(), prop::collection::vec((step, event), 1..60))
@@ -71,11 +90,19 @@ fn run(
             // What cannot be rotated now is left to the next pass, as the manager does it.
             Event::Rotate => rotate_now(&world.keyset, at(now))
                 .unwrap_or_else(|_| plan(&world.keyset, &Convergence::confirmed(), at(now))),
+            Event::Revoke(position) => revoke(&world.keyset, selection(&world, *position), at(now))
+                .unwrap_or_else(|_| plan(&world.keyset, &Convergence::confirmed(), at(now))),
         };
         world.apply(&ops);
         look(&world.keyset, &ops, at(now))?;
     }
     Ok(())
+}
+
+fn selection(world: &World, position: Option<usize>) -> Selection {
+    let keys = world.keyset.keys();
+    let key = position.filter(|_| !keys.is_empty()).map(|at| keys[at % keys.len()].id);
+    key.map_or(Selection::All, Selection::Key)
 }
 
 /// The encrypt periods that were really used: a node seals by the schedule it holds at the time.
@@ -281,5 +308,52 @@ proptest! {
             check_no_overlap(&world.keyset)?;
             clock = next_due(&world.keyset, &Convergence::confirmed(), clock);
         }
+    }
+
+    #[test]
+    fn a_revoked_key_is_gone_for_ever_and_nothing_else_is_erased_early(
+        (asked, events) in troubled_histories()
+    ) {
+        let mut gone: Vec<KeyId> = Vec::new();
+        run(&asked, &events, |keyset, ops, now| {
+            let is_revoked = |op: &Op| match op {
+                Op::End { id, cause: EndCause::Revoked } => Some(*id),
+                _ => None,
+            };
+            gone.extend(ops.iter().filter_map(is_revoked));
+            prop_assert!(keyset.keys().iter().all(|key| !gone.contains(&key.id)));
+            prop_assert!(keyset.keys().iter().all(|key| key.schedule.opens(now)));
+            check_no_overlap(keyset)
+        })?;
+    }
+
+    #[test]
+    fn after_a_revocation_sealing_resumes_within_the_urgent_lead_and_nothing_is_left_to_do(
+        (asked, events) in troubled_histories()
+    ) {
+        run(&asked, &events, |keyset, ops, now| {
+            let revoked = ops.iter().any(|op| matches!(op, Op::End { cause: EndCause::Revoked, .. }));
+            if revoked {
+                prop_assert_eq!(plan(keyset, &Convergence::confirmed(), now), vec![]);
+                let ready = now + keyset.policy().urgent_lead();
+                prop_assert!(keyset.active(ready).is_some(), "nothing seals at {ready}");
+            }
+            Ok(())
+        })?;
+    }
+
+    /// What opens what an instance seals that has not heard of the revocation is kept.
+    #[test]
+    fn a_revocation_brings_no_end_forward_but_that_of_the_revoked((asked, events) in troubled_histories()) {
+        let mut ends: Vec<(KeyId, Timestamp)> = Vec::new();
+        run(&asked, &events, |keyset, ops, _| {
+            for (id, before) in &ends {
+                let after = keyset.keys().iter().find(|key| key.id == *id);
+                let ended = ops.iter().any(|op| matches!(op, Op::End { id: gone, .. } if gone == id));
+                prop_assert!(ended || after.is_some_and(|key| key.schedule.destroy_at() >= *before));
+            }
+            ends = keyset.keys().iter().map(|key| (key.id, key.schedule.destroy_at())).collect();
+            Ok(())
+        })?;
     }
 }

@@ -196,6 +196,29 @@ impl RandomSource for Dying {
     }
 }
 
+/// Runs in a circle of so many draws, each of which looks random.
+struct Circling(AtomicU8, u8);
+
+impl RandomSource for Circling {
+    fn fill(&self, buffer: &mut [u8]) -> Result<(), RandomError> {
+        let turn = self.0.fetch_add(1, Ordering::Relaxed) % self.1;
+        Stuck.fill(buffer)?;
+        buffer.iter_mut().for_each(|byte| *byte ^= turn);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_source_that_runs_in_a_circle_is_seen() {
+    let place = Place::new();
+    let custody = place.custody();
+    let circling = Circling(AtomicU8::new(0), 40);
+    for _ in 0..40 {
+        custody.mint(&circling).unwrap();
+    }
+    assert!(matches!(custody.mint(&circling), Err(MintError::Repeated)));
+}
+
 #[test]
 fn broken_random_sources_are_refused() {
     let place = Place::new();

@@ -74,6 +74,7 @@ impl From<OperationError> for Failure {
             OperationError::Exists(_)
             | OperationError::Busy(_)
             | OperationError::Rotate(_)
+            | OperationError::Revoke(_)
             | OperationError::TokenExists
             | OperationError::TooManyTokens
             | OperationError::TooManyGrants => Problem::conflict(error.to_string()),

@@ -1,14 +1,12 @@
 //! What an operation did, as the documents that its caller is given.
 
-use stek_core::id::Incarnation;
+use stek_core::id::{Incarnation, KeyId};
 use stek_core::keyset::Keyset;
 use stek_core::planner::Op;
 use stek_core::policy::Policy;
 use stek_core::time::Timestamp;
 use stek_store::{Committed, StoredKeyset};
 use stek_wire::admin::{Effect, EffectDocument, KeysetDocument, KeysetTimes};
-
-use crate::draft::Draft;
 
 pub(super) fn document(
     stored: &StoredKeyset,
@@ -35,12 +33,16 @@ pub(super) fn describe(policy: &Policy) -> String {
     )
 }
 
-pub(super) fn effects(draft: &Draft, ops: &[Op], now: Timestamp) -> Vec<Effect> {
-    let mut minted = draft.minted().into_iter();
+/// The effects of `ops`, whose minted keys are `minted` as far as they are made yet.
+pub(super) fn effects(
+    mut minted: impl Iterator<Item = KeyId>,
+    ops: &[Op],
+    now: Timestamp,
+) -> Vec<Effect> {
     let effects = ops.iter().map(|op| {
         let (action, key, at, reason) = match op {
             Op::Mint { schedule, reason } => {
-                let key = minted.next().map(|key| key.record.id.to_string());
+                let key = minted.next().map(|id| id.to_string());
                 ("mint", key, schedule.activate_at(), format!("{reason}; seals from then on"))
             }
             Op::Move { id, schedule, reason } if schedule.seals(now) => {
@@ -63,12 +65,12 @@ pub(super) fn effects(draft: &Draft, ops: &[Op], now: Timestamp) -> Vec<Effect> 
 
 pub(super) fn warnings(
     before: &Keyset,
-    draft: &Draft,
+    after: &Keyset,
     policy: Option<&Policy>,
     now: Timestamp,
 ) -> Vec<String> {
     let mut warnings = Vec::new();
-    if let Some(active) = draft.keyset.active(now) {
+    if let Some(active) = after.active(now) {
         let out_for = now.since(active.schedule.published_at());
         let rotated = before.active(now).is_some_and(|before| before.id != active.id);
         if rotated && out_for < before.policy().urgent_lead() {
@@ -78,6 +80,12 @@ pub(super) fn warnings(
                 active.id
             ));
         }
+    }
+    if after.active(now).is_none() {
+        warnings.push(match seals_from(after, now) {
+            Some(from) => format!("no ticket is sealed until {from}"),
+            None => "no ticket is sealed until the planner's next key".into(),
+        });
     }
     if policy.is_some() {
         let next = before.keys().iter().map(|key| key.schedule.retire_at()).max();
@@ -89,21 +97,32 @@ pub(super) fn warnings(
     warnings
 }
 
-pub(super) fn deleted(
-    stored: &StoredKeyset,
-    committed: Committed,
-    now: Timestamp,
-) -> EffectDocument {
+/// From when on something seals, if anything does.
+pub(super) fn seals_from(keyset: &Keyset, now: Timestamp) -> Option<Timestamp> {
+    let next = || keyset.next_pending(now).map(|key| key.schedule.activate_at());
+    keyset.active(now).map(|_| now).or_else(next)
+}
+
+/// The ends of all keys of a keyset that is deleted.
+pub(super) fn deletions(stored: &StoredKeyset, now: Timestamp) -> Vec<Effect> {
     let effects = stored.keys.iter().map(|key| Effect {
         action: "revoke".into(),
         key: Some(key.record.id.to_string()),
         at: Some(now.to_string()),
         reason: "keyset deleted".into(),
     });
+    effects.collect()
+}
+
+pub(super) fn deleted(
+    stored: &StoredKeyset,
+    committed: Committed,
+    now: Timestamp,
+) -> EffectDocument {
     EffectDocument {
         keyset: stored.keyset.name().to_string(),
         revision: committed.revision.as_u64(),
-        effects: effects.collect(),
+        effects: deletions(stored, now),
         warnings: vec![
             "terminators make full handshakes as soon as they hear of it; live connections go on"
                 .into(),

@@ -1,7 +1,7 @@
 //! Carries out what is due, a bounded part of it in each pass. A keyset that cannot be carried out
 //! is left alone for a while, so that it holds up nobody else.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use stek_core::audit::{AuditAction, AuditEvent};
@@ -9,7 +9,9 @@ use stek_core::name::KeysetName;
 use stek_core::planner::{self, Convergence};
 use stek_core::principal::PLANNER;
 use stek_core::time::Timestamp;
-use stek_store::{Change, Commit, CommitError, MAX_BATCH, MAX_PAGE, StoreError, StoredKeyset};
+use stek_store::{
+    Change, Commit, CommitError, Keysets, MAX_BATCH, MAX_PAGE, StoreError, StoredKeyset, Unsound,
+};
 
 use crate::draft::{Draft, DraftError};
 use crate::engine::{Engine, PassTime};
@@ -21,6 +23,8 @@ const BATCHES: usize = 4;
 const FAILED_REST: Duration = Duration::from_secs(10);
 /// How long one is left alone that others keep changing.
 const CONFLICT_REST: Duration = Duration::from_secs(1);
+/// How much of a name is told that need not be one.
+const SHOWN_CHARACTERS: usize = 64;
 /// How many failed keysets of a batch are named in the log.
 const NAMED: usize = 16;
 
@@ -33,23 +37,44 @@ pub(super) enum Progress {
 
 /// Keysets that are left alone, each until a boot time.
 #[derive(Default)]
-pub(super) struct Resting(HashMap<KeysetName, Duration>);
+pub(super) struct Resting {
+    keysets: HashMap<KeysetName, Duration>,
+    /// Those that cannot be read, with the reason. They stay due until somebody mends them.
+    unsound: BTreeMap<String, String>,
+}
 
 impl Resting {
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.keysets.is_empty() && self.unsound.is_empty()
     }
 
     fn wake(&mut self, boot: Duration) {
-        self.0.retain(|_, until| *until > boot);
+        self.keysets.retain(|_, until| *until > boot);
     }
 
     fn rest(&mut self, engine: &Engine, name: &KeysetName, span: Duration) {
-        self.0.insert(name.clone(), engine.clock().boot() + span);
+        self.keysets.insert(name.clone(), engine.clock().boot() + span);
+    }
+
+    /// How many keysets cannot be read, as far as that was seen.
+    pub(super) fn unsound(&self) -> usize {
+        self.unsound.len()
+    }
+
+    /// Notes which due keysets cannot be read; each is told once until it can.
+    fn set_aside(&mut self, unsound: Vec<Unsound>) {
+        let before = std::mem::take(&mut self.unsound);
+        for Unsound { name, why } in unsound {
+            let name: String = name.chars().take(SHOWN_CHARACTERS).collect();
+            if before.get(&name) != Some(&why) {
+                tracing::error!(keyset = ?name, why, "keyset cannot be read; others go on");
+            }
+            self.unsound.insert(name, why);
+        }
     }
 
     fn rests(&self, keyset: &StoredKeyset) -> bool {
-        self.0.contains_key(keyset.keyset.name())
+        self.keysets.contains_key(keyset.keyset.name())
     }
 }
 
@@ -153,26 +178,31 @@ async fn one_by_one(
 /// Up to [`MAX_BATCH`] keysets that are due and do not rest.
 async fn next_batch(
     engine: &Engine,
-    resting: &Resting,
+    resting: &mut Resting,
     now: Timestamp,
 ) -> Result<Vec<StoredKeyset>, StoreError> {
-    let limit = MAX_BATCH + resting.0.len();
+    let limit = MAX_BATCH + resting.keysets.len() + resting.unsound.len();
     if limit <= MAX_PAGE {
-        let mut due = engine.store.due(now, limit).await?;
+        let Keysets { sound: mut due, unsound } = engine.store.due(now, limit).await?;
+        resting.set_aside(unsound);
         due.retain(|keyset| !resting.rests(keyset));
         due.truncate(MAX_BATCH);
         return Ok(due);
     }
     // So many rest that they would fill the list of those due: look at all.
-    let mut batch = Vec::new();
+    let (mut batch, mut unsound) = (Vec::new(), Vec::new());
     let mut after: Option<KeysetName> = None;
     loop {
         let page = engine.store.keysets(after.as_ref(), MAX_PAGE).await?;
-        after = page.last().map(|last| last.keyset.name().clone());
-        let is_last = page.len() < MAX_PAGE;
-        batch.extend(page.into_iter().filter(|one| one.next_due <= now && !resting.rests(one)));
+        after = page.last_name();
+        let is_last = page.rows() < MAX_PAGE || after.is_none();
+        unsound.extend(page.unsound);
+        batch.extend(
+            page.sound.into_iter().filter(|one| one.next_due <= now && !resting.rests(one)),
+        );
         if is_last || batch.len() >= MAX_BATCH {
             batch.truncate(MAX_BATCH);
+            resting.set_aside(unsound);
             return Ok(batch);
         }
     }

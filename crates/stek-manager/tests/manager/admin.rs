@@ -87,6 +87,18 @@ fn matrix() -> Vec<(Method, &'static str, String, [u16; 9])> {
             none(),
             [401, 401, 403, 403, 403, 403, 200, 404, 409],
         ),
+        (
+            Method::POST,
+            "/admin/v1/keysets/main/revoke",
+            json!({"reason": "leak", "dry_run": true}).to_string(),
+            [401, 401, 403, 403, 403, 403, 200, 404, 200],
+        ),
+        (
+            Method::POST,
+            "/admin/v1/keysets/main/revoke",
+            json!({"reason": "leak", "key": "0192f0c1-7b6e-7c3a-9d2b-5f0c4a1e8d37"}).to_string(),
+            [401, 401, 403, 403, 403, 403, 409, 404, 409],
+        ),
         (Method::GET, "/admin/v1/tokens", none(), [401, 401, 403, 403, 403, 200, 403, 403, 200]),
         (
             Method::POST,
@@ -145,6 +157,7 @@ async fn what_is_not_granted_answers_like_what_does_not_exist() {
         (Method::DELETE, ""),
         (Method::GET, "/plan"),
         (Method::POST, "/rotate"),
+        (Method::POST, "/rotate?dry_run=true"),
         (Method::PUT, "/policy"),
     ] {
         let body = r#"{"policy":{}}"#;

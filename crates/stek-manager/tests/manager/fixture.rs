@@ -126,6 +126,7 @@ impl Site {
             cluster: Arc::clone(&self.cluster),
             random: Arc::clone(&self.random) as Arc<dyn RandomSource + Send + Sync>,
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+            audit_retention: Some(Seconds::from_days(400)),
         }
     }
 

@@ -14,5 +14,6 @@ mod http;
 mod listening;
 mod operations;
 mod page;
+mod revoke;
 mod rotation;
 mod store;

@@ -10,8 +10,8 @@ use stek_core::id::Revision;
 use stek_core::name::KeysetName;
 use stek_core::time::Timestamp;
 use stek_store::{
-    AuditRow, Change, Changes, ClusterState, Commit, CommitError, Committed, KeyStore, MemoryStore,
-    SeedRow, StoreError, StoredAccess, StoredKeyset,
+    AuditCheckpoint, AuditRow, Change, Changes, ClusterState, Commit, CommitError, Committed,
+    KeyStore, Keysets, MemoryStore, SeedRow, StoreError, StoredAccess, StoredKeyset,
 };
 use tokio::sync::watch;
 
@@ -136,7 +136,7 @@ impl KeyStore for FaultyStore {
         self.inner.cluster().await
     }
 
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<StoredKeyset>, StoreError> {
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Keysets, StoreError> {
         self.fault("due").await?;
         self.inner.due(now, limit).await
     }
@@ -155,7 +155,7 @@ impl KeyStore for FaultyStore {
         &self,
         after: Option<&KeysetName>,
         limit: usize,
-    ) -> Result<Vec<StoredKeyset>, StoreError> {
+    ) -> Result<Keysets, StoreError> {
         self.fault("keysets").await?;
         self.inner.keysets(after, limit).await
     }
@@ -226,6 +226,10 @@ impl KeyStore for FaultyStore {
         let mut word = self.word.subscribe();
         word.changed().await.unwrap();
         Ok(*word.borrow_and_update())
+    }
+
+    async fn audit_checkpoint(&self) -> Result<Option<AuditCheckpoint>, StoreError> {
+        self.inner.audit_checkpoint().await
     }
 
     async fn purge(&self, before: Timestamp) -> Result<u64, StoreError> {

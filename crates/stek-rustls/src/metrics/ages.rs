@@ -10,7 +10,6 @@ use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
 use stek_clock::FleetClock;
 use stek_core::bundle::Bundle;
 use stek_core::name::KeysetName;
-use stek_core::planner;
 use stek_core::schedule::KeyState;
 use stek_core::time::{Seconds, Timestamp};
 
@@ -80,7 +79,8 @@ impl Ages {
     fn observe(&self, bundle: Option<&Bundle>, now: Timestamp) {
         let keyset = bundle.map(Bundle::keyset);
         for state in STATES {
-            let states = keyset.into_iter().flat_map(|keyset| planner::states(keyset, now));
+            let keys = keyset.into_iter().flat_map(|keyset| keyset.keys());
+            let states = keys.map(|key| key.schedule.state(now));
             let count = states.filter(|of| *of == state).count();
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             self.held.with_label_values(&[state.as_str()]).set(count);

@@ -23,10 +23,10 @@ pub async fn a_new_store_is_empty(store: Arc<dyn KeyStore>) {
     assert_eq!(cluster.access_revision, Revision::ZERO);
     assert_eq!((cluster.audit_sequence, cluster.audit_head), (0, ChainLink::ORIGIN));
     assert_eq!(store.cluster().await.unwrap().incarnation, cluster.incarnation);
-    assert!(store.due(Timestamp::MAX, 10).await.unwrap().is_empty());
+    assert!(store.due(Timestamp::MAX, 10).await.unwrap().sound.is_empty());
     assert_eq!(store.next_due().await.unwrap(), None);
     assert_eq!(store.keyset(&name("main")).await.unwrap(), None);
-    assert!(store.keysets(None, 10).await.unwrap().is_empty());
+    assert!(store.keysets(None, 10).await.unwrap().sound.is_empty());
     let changes = store.changed_since(Revision::ZERO).await.unwrap();
     assert_eq!(changes.cluster, cluster);
     assert!(changes.keysets.is_empty() && changes.tombstones.is_empty());
@@ -64,9 +64,9 @@ pub async fn what_is_created_is_read_again(store: Arc<dyn KeyStore>) {
     assert_eq!(empty.keyset.history(), History::Fresh);
     assert_eq!(empty.keyset.policy(), &policy());
     let all = vec![empty.clone(), stored.clone()];
-    assert_eq!(store.keysets(None, 10).await.unwrap(), all);
+    assert_eq!(store.keysets(None, 10).await.unwrap().sound, all);
     assert_eq!(store.changed_since(Revision::ZERO).await.unwrap().keysets, all);
-    assert_eq!(store.due(at(5), 10).await.unwrap(), [empty, stored]);
+    assert_eq!(store.due(at(5), 10).await.unwrap().sound, [empty, stored]);
 }
 
 /// A second keyset of one name is refused, and so is a change to one that is not there.
@@ -113,7 +113,7 @@ pub async fn a_batch_applies_whole_or_not_at_all(store: Arc<dyn KeyStore>) {
     let names = ["a", "b", "c"];
     let changes = (1..).zip(names).map(|(number, name)| create(name, vec![key(number, 0, 10)]));
     let made = commit(&store, changes.collect()).await.unwrap();
-    let before = (store.cluster().await.unwrap(), store.keysets(None, 10).await.unwrap());
+    let before = (store.cluster().await.unwrap(), store.keysets(None, 10).await.unwrap().sound);
 
     let batch = |last: Revision| {
         let insert = |number| vec![KeyStep::Insert(key(number, 10, 20))];
@@ -125,12 +125,12 @@ pub async fn a_batch_applies_whole_or_not_at_all(store: Arc<dyn KeyStore>) {
         ]
     };
     assert_conflict(commit(&store, batch(Revision::ZERO)).await, "c");
-    let after = (store.cluster().await.unwrap(), store.keysets(None, 10).await.unwrap());
+    let after = (store.cluster().await.unwrap(), store.keysets(None, 10).await.unwrap().sound);
     assert_eq!(after, before);
     assert_eq!(store.audit(0, 10).await.unwrap().len(), 1);
 
     let done = commit(&store, batch(made.revision)).await.unwrap();
-    let keysets = store.keysets(None, 10).await.unwrap();
+    let keysets = store.keysets(None, 10).await.unwrap().sound;
     let found: Vec<_> = keysets.iter().map(|k| (k.keyset.name().as_str(), k.revision)).collect();
     assert_eq!(found, [("b", done.revision), ("c", done.revision), ("d", done.revision)]);
 }
@@ -208,8 +208,8 @@ pub async fn a_deleted_keyset_leaves_a_tombstone(store: Arc<dyn KeyStore>) {
     let delete = |expected| vec![Change::DeleteKeyset { name: name("main"), expected }];
     let deleted = commit_at(&store, 7, delete(made.revision)).await.unwrap();
     assert_eq!(store.keyset(&name("main")).await.unwrap(), None);
-    assert!(store.keysets(None, 10).await.unwrap().is_empty());
-    assert!(store.due(Timestamp::MAX, 10).await.unwrap().is_empty());
+    assert!(store.keysets(None, 10).await.unwrap().sound.is_empty());
+    assert!(store.due(Timestamp::MAX, 10).await.unwrap().sound.is_empty());
     assert_eq!(store.next_due().await.unwrap(), None);
     let changes = store.changed_since(made.revision).await.unwrap();
     assert!(changes.keysets.is_empty());

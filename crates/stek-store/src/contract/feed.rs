@@ -33,14 +33,18 @@ pub async fn due_keysets_come_most_overdue_first(store: Arc<dyn KeyStore>) {
         (99, 2, &["b", "c"]),
         (99, 0, &[]),
     ] {
-        assert_eq!(names(&store.due(at(now), limit).await.unwrap()), expected, "{now} {limit}");
+        assert_eq!(
+            names(&store.due(at(now), limit).await.unwrap().sound),
+            expected,
+            "{now} {limit}"
+        );
     }
     // The due time moves without a new revision.
     let later =
         KeysetUpdate { publish: None, next_due: at(35), ..update("b", made.revision, vec![]) };
     commit(&store, vec![Change::UpdateKeyset(later)]).await.unwrap();
     assert_eq!(store.next_due().await.unwrap(), Some(at(20)));
-    assert_eq!(names(&store.due(at(99), 10).await.unwrap()), ["c", "a", "b", "d"]);
+    assert_eq!(names(&store.due(at(99), 10).await.unwrap().sound), ["c", "a", "b", "d"]);
 }
 
 /// By bytes, not by the rules of some language, and never more than a page.
@@ -48,11 +52,11 @@ pub async fn keysets_come_by_name_in_pages(store: Arc<dyn KeyStore>) {
     let sorted = ["0", "a", "a-b", "a.b", "a0", "a_b", "aa", "ab", "b"];
     let changes = sorted.iter().rev().map(|name| create(name, vec![])).collect();
     commit(&store, changes).await.unwrap();
-    assert_eq!(names(&store.keysets(None, 100).await.unwrap()), sorted);
+    assert_eq!(names(&store.keysets(None, 100).await.unwrap().sound), sorted);
     let mut seen: Vec<StoredKeyset> = vec![];
     loop {
         let after = seen.last().map(|stored| stored.keyset.name().clone());
-        let page = store.keysets(after.as_ref(), 2).await.unwrap();
+        let page = store.keysets(after.as_ref(), 2).await.unwrap().sound;
         if page.is_empty() {
             break;
         }
@@ -62,9 +66,9 @@ pub async fn keysets_come_by_name_in_pages(store: Arc<dyn KeyStore>) {
     }
     assert_eq!(names(&seen), sorted);
     let between: KeysetName = name("a1");
-    let after = store.keysets(Some(&between), MAX_PAGE + 1).await.unwrap();
+    let after = store.keysets(Some(&between), MAX_PAGE + 1).await.unwrap().sound;
     assert_eq!(names(&after), ["a_b", "aa", "ab", "b"]);
-    assert!(store.keysets(None, 0).await.unwrap().is_empty());
+    assert!(store.keysets(None, 0).await.unwrap().sound.is_empty());
 }
 
 /// From a revision on, without what was there before it, and from any cursor whatever.
@@ -136,7 +140,7 @@ struct Follower {
 
 impl Follower {
     async fn poll(&mut self, store: &Arc<dyn KeyStore>) {
-        let Changes { cluster, keysets, tombstones } =
+        let Changes { cluster, keysets, tombstones, .. } =
             store.changed_since(self.last).await.unwrap();
         assert!(cluster.revision >= self.last);
         // One event for each commit.

@@ -9,7 +9,7 @@ use stek_core::id::Revision;
 use super::fixture::{
     PlainChain, at, commit, commit_at, create, end, erase, event, id, key, name, update,
 };
-use crate::{AuditRow, Change, Commit, KeyStep, KeyStore, SeedRow};
+use crate::{AuditCheckpoint, AuditRow, Change, Commit, KeyStep, KeyStore, SeedRow};
 
 fn verify(rows: &[AuditRow]) -> ChainLink {
     let mut head = ChainLink::ORIGIN;
@@ -110,4 +110,31 @@ pub async fn purging_forgets_what_ended(store: Arc<dyn KeyStore>) {
     commit(&store, vec![Change::UpdateKeyset(update("main", made.revision, insert))])
         .await
         .unwrap();
+}
+
+/// The oldest lines go with the change that says so, and what is left is verified from there; a
+/// checkpoint that lies behind the present one does nothing.
+pub async fn the_trail_is_pruned_from_its_beginning(store: Arc<dyn KeyStore>) {
+    for _ in 0..5 {
+        commit(&store, vec![]).await.unwrap();
+    }
+    let rows = store.audit(0, 100).await.unwrap();
+    assert_eq!(store.audit_checkpoint().await.unwrap(), None);
+    let checkpoint = |row: &AuditRow| AuditCheckpoint {
+        sequence: row.sequence,
+        link: row.link,
+        seal: [row.sequence as u8; 32],
+    };
+    for (row, left) in [(&rows[1], 4), (&rows[3], 3), (&rows[0], 4)] {
+        commit(&store, vec![Change::PruneAudit(checkpoint(row))]).await.unwrap();
+        assert_eq!(store.audit(0, 100).await.unwrap().len(), left, "up to {}", row.sequence);
+    }
+    assert_eq!(store.audit_checkpoint().await.unwrap(), Some(checkpoint(&rows[3])));
+    let left = store.audit(0, 100).await.unwrap();
+    let mut head = rows[3].link;
+    for (row, sequence) in left.iter().zip(5..) {
+        head = PlainChain.link(&head, &row.event.canonical(sequence, row.revision));
+        assert_eq!((row.sequence, row.link), (sequence, head));
+    }
+    assert_eq!(store.cluster().await.unwrap().audit_head, head);
 }

@@ -59,6 +59,9 @@ impl State {
         commit: &Commit,
         chain: &dyn AuditChain,
     ) -> Committed {
+        if let Some(checkpoint) = changes.prune {
+            self.prune(checkpoint);
+        }
         let committed = self.take_revision(done.access_changed, &commit.events, chain);
         for (mut entry, published) in done.entries {
             if published {

@@ -11,8 +11,8 @@ use stek_core::name::KeysetName;
 use stek_core::time::Timestamp;
 
 use crate::{
-    AuditRow, ClusterState, Committed, SealedToken, SeedRow, StoredKey, StoredKeyset, Tombstone,
-    trail,
+    AuditCheckpoint, AuditRow, ClusterState, Committed, SealedToken, SeedRow, StoredKey,
+    StoredKeyset, Tombstone, trail,
 };
 
 pub(super) struct State {
@@ -27,6 +27,7 @@ pub(super) struct State {
     pub(super) grants: BTreeMap<Grant, [u8; 32]>,
     pub(super) seed: Option<SeedRow>,
     pub(super) audit: Vec<AuditRow>,
+    pub(super) checkpoint: Option<AuditCheckpoint>,
 }
 
 /// A keyset with all its ended keys.
@@ -92,6 +93,7 @@ impl State {
             grants: BTreeMap::new(),
             seed: None,
             audit: vec![],
+            checkpoint: None,
         }
     }
 
@@ -117,6 +119,14 @@ impl State {
         cluster.audit_sequence = rows.last().map_or(cluster.audit_sequence, |row| row.sequence);
         self.audit.extend(rows);
         Committed { revision: cluster.revision, head }
+    }
+
+    /// Removes the trail up to the checkpoint, unless that lies behind the present one.
+    pub(super) fn prune(&mut self, checkpoint: &AuditCheckpoint) {
+        if self.checkpoint.is_none_or(|present| present.sequence < checkpoint.sequence) {
+            self.audit.retain(|row| row.sequence > checkpoint.sequence);
+            self.checkpoint = Some(*checkpoint);
+        }
     }
 
     pub(super) fn purge(&mut self, before: Timestamp) -> u64 {

@@ -55,6 +55,7 @@ async fn try_commit(
     let locked = lock(&mut transaction, changes).await?;
     let stamps = apply(&mut transaction, changes, &locked).await?;
     let access_changed = write::access(&mut transaction, &changes.access).await?;
+    write::prune(&mut transaction, changes.prune).await?;
     // What is deferred is checked here, before the row that everybody waits for is taken.
     sqlx::query("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *transaction).await?;
     let committed = take_revision(&mut transaction, access_changed, events, chain).await?;
@@ -191,8 +192,10 @@ async fn settle(
     )
     .fetch_all(connection)
     .await?;
-    let known: HashMap<_, KnownKey> =
-        rows.iter().map(|row| ((row.keyset_id, key_id(row.id)), row.known())).collect();
+    let known: HashMap<_, KnownKey> = rows
+        .iter()
+        .map(|row| Ok(((row.keyset_id, key_id(row.id)), row.known()?)))
+        .collect::<Result<_, StoreError>>()?;
     for (keyset_id, update, steps) in updates {
         steps.settle(&update.name, |id| known.get(&(*keyset_id, id)).copied())?;
     }

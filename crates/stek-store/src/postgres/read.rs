@@ -7,10 +7,14 @@ use stek_core::name::KeysetName;
 use stek_core::time::Timestamp;
 
 use crate::sql::{
-    AuditRecord, ClusterRecord, EndedKeyRecord, GrantRecord, KeysetRecord, LiveKeyRecord, SqlTime,
-    TokenRecord, TombstoneRecord, as_signed, assemble, collect, page, reading,
+    AuditRecord, CheckpointRecord, ClusterRecord, EndedKeyRecord, GrantRecord, KeysetRecord,
+    LiveKeyRecord, SqlTime, TokenRecord, TombstoneRecord, as_signed, assemble, collect, page,
+    reading, sift,
 };
-use crate::{AuditRow, Changes, ClusterState, StoreError, StoredAccess, StoredKeyset};
+use crate::{
+    AuditCheckpoint, AuditRow, Changes, ClusterState, Keysets, StoreError, StoredAccess,
+    StoredKeyset, Unsound,
+};
 
 async fn snapshot(pool: &PgPool) -> Result<Transaction<'static, Postgres>, StoreError> {
     pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -38,7 +42,7 @@ pub(super) async fn due(
     pool: &PgPool,
     now: Timestamp,
     limit: usize,
-) -> Result<Vec<StoredKeyset>, StoreError> {
+) -> Result<Keysets, StoreError> {
     let mut snapshot = snapshot(pool).await?;
     let rows = sqlx::query_as!(
         KeysetRecord,
@@ -67,7 +71,7 @@ pub(super) async fn next_due(pool: &PgPool) -> Result<Option<Timestamp>, StoreEr
     .fetch_optional(pool)
     .await
     .map_err(reading("keysets"))?;
-    Ok(next.map(|next| next.0))
+    next.map(|next| next.read("keysets", "next_due")).transpose()
 }
 
 pub(super) async fn keyset(
@@ -89,14 +93,17 @@ pub(super) async fn keyset(
     .map_err(reading("keysets"))?;
     let mut keysets = with_keys(&mut snapshot, rows).await?;
     end(snapshot).await?;
-    Ok(keysets.pop())
+    if let Some(Unsound { why, .. }) = keysets.unsound.pop() {
+        return Err(StoreError::Corrupt { table: "keysets", what: why });
+    }
+    Ok(keysets.sound.pop())
 }
 
 pub(super) async fn keysets(
     pool: &PgPool,
     after: Option<&KeysetName>,
     limit: usize,
-) -> Result<Vec<StoredKeyset>, StoreError> {
+) -> Result<Keysets, StoreError> {
     let mut snapshot = snapshot(pool).await?;
     let rows = sqlx::query_as!(
         KeysetRecord,
@@ -151,16 +158,48 @@ pub(super) async fn changed_since(pool: &PgPool, since: Revision) -> Result<Chan
     .await
     .map_err(reading("keysets"))?;
     end(snapshot).await?;
-    Ok(Changes { cluster, keysets, tombstones: collect(tombstones)? })
+    let Keysets { sound: keysets, unsound } = keysets;
+    // A deletion that cannot be read is as if it had been purged.
+    let (tombstones, _) = sift(tombstones);
+    Ok(Changes { cluster, keysets, unsound, tombstones })
 }
 
-/// The keysets of these rows, with two more queries however many they are.
+/// The keysets of these rows. What cannot even be decoded is searched for by halves, so that it is
+/// set aside alone.
 async fn with_keys(
     connection: &mut PgConnection,
     rows: Vec<KeysetRecord>,
-) -> Result<Vec<StoredKeyset>, StoreError> {
+) -> Result<Keysets, StoreError> {
+    let mut all = Keysets::default();
+    let mut parts = vec![rows];
+    while let Some(mut part) = parts.pop() {
+        match keys_of(connection, &part).await {
+            Ok((live, ended)) => {
+                let Keysets { sound, unsound } = assemble(part, live, ended);
+                all.sound.extend(sound);
+                all.unsound.extend(unsound);
+            }
+            Err(error @ StoreError::Corrupt { .. }) if part.len() == 1 => {
+                let name = part.remove(0).name;
+                all.unsound.push(Unsound { name, why: error.to_string() });
+            }
+            Err(StoreError::Corrupt { .. }) => {
+                parts.push(part.split_off(part.len() / 2));
+                parts.push(part);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(all)
+}
+
+/// The keys of these keysets, with two queries however many they are.
+async fn keys_of(
+    connection: &mut PgConnection,
+    rows: &[KeysetRecord],
+) -> Result<(Vec<LiveKeyRecord>, Vec<EndedKeyRecord>), StoreError> {
     if rows.is_empty() {
-        return Ok(vec![]);
+        return Ok((vec![], vec![]));
     }
     let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
     let live = sqlx::query_as!(
@@ -168,7 +207,7 @@ async fn with_keys(
         r#"SELECT id, keyset_id, format, kcv, published_at AS "published_at: SqlTime",
                activate_at AS "activate_at: SqlTime", retire_at AS "retire_at: SqlTime",
                destroy_at AS "destroy_at: SqlTime", destroy_by AS "destroy_by: SqlTime",
-               seed_id, epoch, wrap_nonce AS "wrap_nonce!", wrap_ciphertext AS "wrap_ciphertext!"
+               seed_id, epoch, wrap_nonce, wrap_ciphertext
            FROM ticket_keys WHERE keyset_id = ANY($1) AND ended_at IS NULL"#,
         &ids,
     )
@@ -192,7 +231,7 @@ async fn with_keys(
     .fetch_all(&mut *connection)
     .await
     .map_err(reading("ticket_keys"))?;
-    assemble(rows, live, ended)
+    Ok((live, ended))
 }
 
 pub(super) async fn access(pool: &PgPool) -> Result<StoredAccess, StoreError> {
@@ -213,7 +252,8 @@ pub(super) async fn access(pool: &PgPool) -> Result<StoredAccess, StoreError> {
     .await
     .map_err(reading("grants"))?;
     end(snapshot).await?;
-    Ok(StoredAccess { tokens: collect(tokens)?, grants: collect(grants)? })
+    let ((tokens, bad_tokens), (grants, bad_grants)) = (sift(tokens), sift(grants));
+    Ok(StoredAccess { tokens, grants, unsound: bad_tokens + bad_grants })
 }
 
 pub(super) async fn audit(
@@ -233,4 +273,13 @@ pub(super) async fn audit(
     .await
     .map_err(reading("audit"))?;
     collect(rows)
+}
+
+pub(super) async fn audit_checkpoint(pool: &PgPool) -> Result<Option<AuditCheckpoint>, StoreError> {
+    let row =
+        sqlx::query_as!(CheckpointRecord, "SELECT sequence, link, seal FROM audit_checkpoint",)
+            .fetch_optional(pool)
+            .await
+            .map_err(reading("audit_checkpoint"))?;
+    row.map(AuditCheckpoint::try_from).transpose()
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::changeset::{AccessChange, Creation, broken, rule};
 use crate::sql::{Failure, SqlTime, as_signed, to_uuid};
-use crate::{AuditRow, CommitError, StoredKey};
+use crate::{AuditCheckpoint, AuditRow, CommitError, StoredKey};
 
 fn seconds(span: Seconds) -> i64 {
     as_signed(span.as_secs())
@@ -341,5 +341,32 @@ pub(super) async fn audit(connection: &mut PgConnection, rows: &[AuditRow]) -> R
     )
     .execute(connection)
     .await?;
+    Ok(())
+}
+
+/// Removes the trail up to the checkpoint, unless that lies behind the present one.
+pub(super) async fn prune(
+    connection: &mut PgConnection,
+    checkpoint: Option<&AuditCheckpoint>,
+) -> Result<(), Failure> {
+    let Some(checkpoint) = checkpoint else { return Ok(()) };
+    let sequence = as_signed(checkpoint.sequence);
+    let moved = sqlx::query!(
+        "INSERT INTO audit_checkpoint (sequence, link, seal) VALUES ($1, $2, $3)
+         ON CONFLICT (only_row) DO UPDATE SET sequence = excluded.sequence, link = excluded.link,
+             seal = excluded.seal
+         WHERE audit_checkpoint.sequence < excluded.sequence",
+        sequence,
+        checkpoint.link.as_bytes(),
+        &checkpoint.seal,
+    )
+    .execute(&mut *connection)
+    .await?
+    .rows_affected();
+    if moved > 0 {
+        sqlx::query!("DELETE FROM audit WHERE sequence <= $1", sequence)
+            .execute(connection)
+            .await?;
+    }
     Ok(())
 }

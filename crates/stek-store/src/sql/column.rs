@@ -16,17 +16,27 @@ use crate::StoreError;
 const POSTGRES_EPOCH: i64 = 946_684_800;
 
 /// An instant: `timestamptz` in PostgreSQL, whole seconds since the Unix epoch in SQLite.
+///
+/// One that is no instant of the domain is kept as what is wrong with it, so that it makes its own
+/// row unsound and not all that are read with it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct SqlTime(pub(crate) Timestamp);
+pub(crate) struct SqlTime(Result<Timestamp, &'static str>);
 
 impl SqlTime {
-    fn from_unix(seconds: i64) -> Result<Self, BoxDynError> {
-        let instant = Timestamp::from_unix(u64::try_from(seconds).map_err(|_| "before 1970")?);
-        if as_signed(instant.as_unix()) == seconds {
-            Ok(Self(instant))
-        } else {
-            Err("after the year 9999".into())
-        }
+    pub(crate) const fn of(instant: Timestamp) -> Self {
+        Self(Ok(instant))
+    }
+
+    /// The instant of a column, or the row is corrupt.
+    pub(crate) fn read(self, table: &'static str, column: &str) -> Result<Timestamp, StoreError> {
+        self.0.map_err(|why| StoreError::Corrupt { table, what: format!("column {column}: {why}") })
+    }
+
+    fn from_unix(seconds: i64) -> Self {
+        let Ok(unix) = u64::try_from(seconds) else { return Self(Err("before 1970")) };
+        let instant = Timestamp::from_unix(unix);
+        let fits = as_signed(instant.as_unix()) == seconds;
+        Self(if fits { Ok(instant) } else { Err("after the year 9999") })
     }
 
     /// The same for a parameter of a checked query.
@@ -48,12 +58,12 @@ impl Decode<'_, Postgres> for SqlTime {
     fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
         let micros = <i64 as Decode<Postgres>>::decode(value)?;
         if micros == i64::MAX || micros == i64::MIN {
-            return Err("an infinite instant".into());
+            return Ok(Self(Err("an infinite instant")));
         }
         if micros % 1_000_000 != 0 {
-            return Err("a fraction of a second".into());
+            return Ok(Self(Err("a fraction of a second")));
         }
-        Self::from_unix(micros / 1_000_000 + POSTGRES_EPOCH)
+        Ok(Self::from_unix(micros / 1_000_000 + POSTGRES_EPOCH))
     }
 }
 
@@ -65,13 +75,14 @@ impl Type<Sqlite> for SqlTime {
 
 impl Decode<'_, Sqlite> for SqlTime {
     fn decode(value: SqliteValueRef<'_>) -> Result<Self, BoxDynError> {
-        Self::from_unix(<i64 as Decode<Sqlite>>::decode(value)?)
+        Ok(Self::from_unix(<i64 as Decode<Sqlite>>::decode(value)?))
     }
 }
 
 impl Encode<'_, Sqlite> for SqlTime {
     fn encode_by_ref(&self, buffer: &mut SqliteArgumentsBuffer) -> Result<IsNull, BoxDynError> {
-        <i64 as Encode<Sqlite>>::encode(as_signed(self.0.as_unix()), buffer)
+        let instant = self.0?;
+        <i64 as Encode<Sqlite>>::encode(as_signed(instant.as_unix()), buffer)
     }
 }
 

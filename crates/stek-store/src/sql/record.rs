@@ -20,8 +20,8 @@ use uuid::Uuid;
 use super::column::{SqlTime, array, as_unsigned, key_id};
 use crate::changeset::KnownKey;
 use crate::{
-    AuditRow, ClusterState, SealedGrant, SealedToken, SeedRow, StoreError, StoredKey, StoredKeyset,
-    Tombstone,
+    AuditCheckpoint, AuditRow, ClusterState, Keysets, SealedGrant, SealedToken, SeedRow,
+    StoreError, StoredKey, StoredKeyset, Tombstone, Unsound,
 };
 
 fn corrupt(table: &'static str, what: &(impl ToString + ?Sized)) -> StoreError {
@@ -121,8 +121,8 @@ impl KeysetRecord {
                 "content_digest",
                 &self.content_digest,
             )?),
-            next_due: self.next_due.0,
-            created_at: self.created_at.0,
+            next_due: self.next_due.read("keysets", "next_due")?,
+            created_at: self.created_at.read("keysets", "created_at")?,
         })
     }
 }
@@ -140,8 +140,8 @@ pub(crate) struct LiveKeyRecord {
     pub(crate) destroy_by: SqlTime,
     pub(crate) seed_id: Uuid,
     pub(crate) epoch: i64,
-    pub(crate) wrap_nonce: Vec<u8>,
-    pub(crate) wrap_ciphertext: Vec<u8>,
+    pub(crate) wrap_nonce: Option<Vec<u8>>,
+    pub(crate) wrap_ciphertext: Option<Vec<u8>>,
 }
 
 impl TryFrom<LiveKeyRecord> for StoredKey {
@@ -150,11 +150,11 @@ impl TryFrom<LiveKeyRecord> for StoredKey {
     fn try_from(row: LiveKeyRecord) -> Result<Self, StoreError> {
         const TABLE: &str = "ticket_keys";
         let schedule = Schedule::try_new(
-            row.published_at.0,
-            row.activate_at.0,
-            row.retire_at.0,
-            row.destroy_at.0,
-            row.destroy_by.0,
+            row.published_at.read(TABLE, "published_at")?,
+            row.activate_at.read(TABLE, "activate_at")?,
+            row.retire_at.read(TABLE, "retire_at")?,
+            row.destroy_at.read(TABLE, "destroy_at")?,
+            row.destroy_by.read(TABLE, "destroy_by")?,
         );
         let format = u16::try_from(row.format).ok().and_then(TicketFormat::from_u16);
         Ok(Self {
@@ -168,8 +168,12 @@ impl TryFrom<LiveKeyRecord> for StoredKey {
             wrapped: WrappedKey {
                 seed: SeedId::from_bytes(row.seed_id.into_bytes()),
                 epoch: Epoch::new(as_unsigned(TABLE, "epoch", row.epoch)?),
-                nonce: array(TABLE, "wrap_nonce", &row.wrap_nonce)?,
-                ciphertext: array(TABLE, "wrap_ciphertext", &row.wrap_ciphertext)?,
+                nonce: array(TABLE, "wrap_nonce", &row.wrap_nonce.unwrap_or_default())?,
+                ciphertext: array(
+                    TABLE,
+                    "wrap_ciphertext",
+                    &row.wrap_ciphertext.unwrap_or_default(),
+                )?,
             },
         })
     }
@@ -194,33 +198,65 @@ impl TryFrom<EndedKeyRecord> for EndedKey {
             kcv: Kcv::from_bytes(array(TABLE, "kcv", &row.kcv)?),
             cause: EndCause::parse(&row.end_cause)
                 .ok_or_else(|| corrupt(TABLE, "end_cause is unknown"))?,
-            ended_at: row.ended_at.0,
+            ended_at: row.ended_at.read(TABLE, "ended_at")?,
         })
     }
 }
 
-/// Puts the keys into their keysets, which keep their order.
+/// Puts the keys into their keysets, which keep their order. One that is not sound, or has a key
+/// that is not, is set aside.
 pub(crate) fn assemble(
     keysets: Vec<KeysetRecord>,
     live: Vec<LiveKeyRecord>,
     ended: Vec<EndedKeyRecord>,
-) -> Result<Vec<StoredKeyset>, StoreError> {
-    let mut live_by_keyset: HashMap<i64, Vec<StoredKey>> = HashMap::new();
+) -> Keysets {
+    let mut live_by_keyset: HashMap<i64, Result<Vec<StoredKey>, StoreError>> = HashMap::new();
     for row in live {
-        live_by_keyset.entry(row.keyset_id).or_default().push(row.try_into()?);
+        push(&mut live_by_keyset, row.keyset_id, row);
     }
-    let mut ended_by_keyset: HashMap<i64, Vec<EndedKey>> = HashMap::new();
+    let mut ended_by_keyset: HashMap<i64, Result<Vec<EndedKey>, StoreError>> = HashMap::new();
     for row in ended {
-        ended_by_keyset.entry(row.keyset_id).or_default().push(row.try_into()?);
+        push(&mut ended_by_keyset, row.keyset_id, row);
     }
-    keysets
-        .into_iter()
-        .map(|row| {
-            let keys = live_by_keyset.remove(&row.id).unwrap_or_default();
-            let ended = ended_by_keyset.remove(&row.id).unwrap_or_default();
-            row.try_into_stored(keys, ended)
-        })
-        .collect()
+    let mut assembled = Keysets::default();
+    for row in keysets {
+        let name = row.name.clone();
+        let keys = live_by_keyset.remove(&row.id).unwrap_or_else(|| Ok(vec![]));
+        let ended = ended_by_keyset.remove(&row.id).unwrap_or_else(|| Ok(vec![]));
+        match keys.and_then(|keys| row.try_into_stored(keys, ended?)) {
+            Ok(keyset) => assembled.sound.push(keyset),
+            Err(error) => assembled.unsound.push(Unsound { name, why: error.to_string() }),
+        }
+    }
+    assembled
+}
+
+/// Adds a row to those of its keyset, of which one that is not sound spoils all.
+fn push<Row, Value>(
+    rows: &mut HashMap<i64, Result<Vec<Value>, StoreError>>,
+    keyset_id: i64,
+    row: Row,
+) where
+    Value: TryFrom<Row, Error = StoreError>,
+{
+    let slot = rows.entry(keyset_id).or_insert_with(|| Ok(vec![]));
+    if let Ok(values) = slot {
+        match Value::try_from(row) {
+            Ok(value) => values.push(value),
+            Err(error) => *slot = Err(error),
+        }
+    }
+}
+
+/// The rows that are sound as domain values, and how many are not.
+pub(crate) fn sift<Row, Value>(rows: Vec<Row>) -> (Vec<Value>, usize)
+where
+    Value: TryFrom<Row, Error = StoreError>,
+{
+    let all = rows.len();
+    let sound: Vec<Value> = rows.into_iter().filter_map(|row| row.try_into().ok()).collect();
+    let unsound = all - sound.len();
+    (sound, unsound)
 }
 
 /// All rows as domain values, or the first that is not sound.
@@ -229,6 +265,26 @@ where
     Value: TryFrom<Row, Error = StoreError>,
 {
     rows.into_iter().map(Value::try_from).collect()
+}
+
+#[derive(FromRow)]
+pub(crate) struct CheckpointRecord {
+    pub(crate) sequence: i64,
+    pub(crate) link: Vec<u8>,
+    pub(crate) seal: Vec<u8>,
+}
+
+impl TryFrom<CheckpointRecord> for AuditCheckpoint {
+    type Error = StoreError;
+
+    fn try_from(row: CheckpointRecord) -> Result<Self, StoreError> {
+        const TABLE: &str = "audit_checkpoint";
+        Ok(Self {
+            sequence: as_unsigned(TABLE, "sequence", row.sequence)?,
+            link: ChainLink::from_bytes(array(TABLE, "link", &row.link)?),
+            seal: array(TABLE, "seal", &row.seal)?,
+        })
+    }
 }
 
 #[derive(FromRow)]
@@ -241,12 +297,12 @@ pub(crate) struct KnownKeyRecord {
 }
 
 impl KnownKeyRecord {
-    pub(crate) fn known(&self) -> KnownKey {
-        KnownKey {
-            published_at: self.published_at.0,
-            destroy_by: self.destroy_by.0,
+    pub(crate) fn known(&self) -> Result<KnownKey, StoreError> {
+        Ok(KnownKey {
+            published_at: self.published_at.read("ticket_keys", "published_at")?,
+            destroy_by: self.destroy_by.read("ticket_keys", "destroy_by")?,
             ended: self.ended,
-        }
+        })
     }
 }
 
@@ -265,7 +321,7 @@ impl TryFrom<TombstoneRecord> for Tombstone {
         Ok(Self {
             name: KeysetName::try_new(&row.name).map_err(|error| corrupt("keysets", &error))?,
             revision: Revision::new(revision),
-            deleted_at: row.deleted_at.0,
+            deleted_at: row.deleted_at.read("keysets", "deleted_at")?,
         })
     }
 }
@@ -289,7 +345,7 @@ impl TryFrom<TokenRecord> for SealedToken {
                 principal: PrincipalName::try_new(&row.principal)
                     .map_err(|error| corrupt("tokens", &error))?,
                 hash: TokenHash::from_bytes(array("tokens", "hash", &row.hash)?),
-                expires_at: row.expires_at.0,
+                expires_at: row.expires_at.read("tokens", "expires_at")?,
             },
             seal: array("tokens", "seal", &row.seal)?,
         })
@@ -334,7 +390,7 @@ impl TryFrom<SeedRecord> for SeedRow {
         Ok(Self {
             seed: SeedId::from_bytes(row.seed_id.into_bytes()),
             check: array("ratchet_seeds", "check_value", &row.check_value)?,
-            claimed_at: row.claimed_at.0,
+            claimed_at: row.claimed_at.read("ratchet_seeds", "claimed_at")?,
         })
     }
 }
@@ -361,7 +417,7 @@ impl TryFrom<AuditRecord> for AuditRow {
             sequence: as_unsigned("audit", "sequence", row.sequence)?,
             revision: Revision::new(as_unsigned("audit", "revision", row.revision)?),
             event: AuditEvent {
-                at: row.at.0,
+                at: row.at.read("audit", "at")?,
                 actor: row.actor,
                 action: AuditAction::parse(&row.action)
                     .ok_or_else(|| corrupt("audit", "unknown action"))?,

@@ -46,6 +46,7 @@ async fn try_commit(
     let ids = compare(&mut transaction, changes).await?;
     let created = apply(&mut transaction, changes, &ids).await?;
     let access_changed = write::access(&mut transaction, &changes.access).await?;
+    write::prune(&mut transaction, changes.prune).await?;
     let touched: Vec<i64> = created.iter().chain(ids.values()).copied().collect();
     write::check_keys(&mut transaction, &touched).await?;
 
@@ -137,7 +138,9 @@ async fn apply_update(
         .bind(id)
         .fetch_optional(&mut *connection)
         .await?;
-        known.extend(row.map(|row| (key_id(row.id), row.known())));
+        if let Some(row) = row {
+            known.insert(key_id(row.id), row.known()?);
+        }
     }
     steps.settle(&update.name, |key| known.get(&key).copied())?;
     write::insert_keys(connection, id, steps.inserts.iter().copied()).await?;
@@ -202,7 +205,7 @@ async fn try_claim(
     sqlx::query("INSERT INTO ratchet_seeds (seed_id, check_value, claimed_at) VALUES (?, ?, ?)")
         .bind(Uuid::from_bytes(*seed.seed.as_bytes()))
         .bind(seed.check.as_slice())
-        .bind(SqlTime(seed.claimed_at))
+        .bind(SqlTime::of(seed.claimed_at))
         .execute(&mut *transaction)
         .await?;
     take_revision(&mut transaction, false, std::slice::from_ref(event), chain).await?;
@@ -223,7 +226,7 @@ pub(super) async fn purge(
                 "DELETE FROM ticket_keys WHERE id IN
                      (SELECT id FROM ticket_keys WHERE ended_at < ? LIMIT ?)",
             )
-            .bind(SqlTime(before))
+            .bind(SqlTime::of(before))
             .bind(PURGE_BATCH)
             .execute(pool)
             .await
@@ -238,7 +241,7 @@ pub(super) async fn purge(
     }
     let tombstones = bounded(time_out, async {
         sqlx::query("DELETE FROM keysets WHERE deleted_at < ?")
-            .bind(SqlTime(before))
+            .bind(SqlTime::of(before))
             .execute(pool)
             .await
             .map_err(writing("keysets"))

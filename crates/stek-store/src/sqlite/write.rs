@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::read::list;
 use crate::changeset::{AccessChange, Creation, broken, rule};
 use crate::sql::{Failure, SqlTime, as_signed, to_uuid};
-use crate::{AuditRow, CommitError, StoredKey};
+use crate::{AuditCheckpoint, AuditRow, CommitError, StoredKey};
 
 fn seconds(span: Seconds) -> i64 {
     as_signed(span.as_secs())
@@ -41,8 +41,8 @@ pub(super) async fn create(
     .bind(policy.activation_quorum().as_str())
     .bind(seconds(policy.activation_deadline()))
     .bind(create.digest.as_bytes().as_slice())
-    .bind(SqlTime(create.next_due))
-    .bind(SqlTime(at))
+    .bind(SqlTime::of(create.next_due))
+    .bind(SqlTime::of(at))
     .fetch_one(connection)
     .await
     .map_err(|error| match Failure::from(error) {
@@ -85,7 +85,7 @@ pub(super) async fn next_due(
     next_due: Timestamp,
 ) -> Result<(), Failure> {
     sqlx::query("UPDATE keysets SET next_due = ? WHERE id = ?")
-        .bind(SqlTime(next_due))
+        .bind(SqlTime::of(next_due))
         .bind(id)
         .execute(connection)
         .await?;
@@ -108,11 +108,11 @@ pub(super) async fn insert_keys(
         .bind(keyset_id)
         .bind(i32::from(key.record.format.as_u16()))
         .bind(key.record.kcv.as_bytes().as_slice())
-        .bind(SqlTime(schedule.published_at()))
-        .bind(SqlTime(schedule.activate_at()))
-        .bind(SqlTime(schedule.retire_at()))
-        .bind(SqlTime(schedule.destroy_at()))
-        .bind(SqlTime(schedule.destroy_by()))
+        .bind(SqlTime::of(schedule.published_at()))
+        .bind(SqlTime::of(schedule.activate_at()))
+        .bind(SqlTime::of(schedule.retire_at()))
+        .bind(SqlTime::of(schedule.destroy_at()))
+        .bind(SqlTime::of(schedule.destroy_by()))
         .bind(Uuid::from_bytes(*key.wrapped.seed.as_bytes()))
         .bind(as_signed(key.wrapped.epoch.as_u64()))
         .bind(key.wrapped.nonce.as_slice())
@@ -136,9 +136,9 @@ pub(super) async fn move_key(
         "UPDATE ticket_keys SET activate_at = ?, retire_at = ?, destroy_at = ?
          WHERE id = ? AND ended_at IS NULL",
     )
-    .bind(SqlTime(schedule.activate_at()))
-    .bind(SqlTime(schedule.retire_at()))
-    .bind(SqlTime(schedule.destroy_at()))
+    .bind(SqlTime::of(schedule.activate_at()))
+    .bind(SqlTime::of(schedule.retire_at()))
+    .bind(SqlTime::of(schedule.destroy_at()))
     .bind(to_uuid(id))
     .execute(connection)
     .await?;
@@ -156,7 +156,7 @@ pub(super) async fn end_key(
              wrap_ciphertext = NULL
          WHERE id = ? AND ended_at IS NULL",
     )
-    .bind(SqlTime(at))
+    .bind(SqlTime::of(at))
     .bind(cause.as_str())
     .bind(to_uuid(id))
     .execute(connection)
@@ -174,7 +174,7 @@ pub(super) async fn revoke_all(
              wrap_ciphertext = NULL
          WHERE keyset_id = ? AND ended_at IS NULL",
     )
-    .bind(SqlTime(at))
+    .bind(SqlTime::of(at))
     .bind(EndCause::Revoked.as_str())
     .bind(keyset_id)
     .execute(connection)
@@ -207,7 +207,7 @@ pub(super) async fn delete(
         "UPDATE keysets SET revision = ?1, deleted_revision = ?1, deleted_at = ?2 WHERE id = ?3",
     )
     .bind(as_signed(revision.as_u64()))
-    .bind(SqlTime(at))
+    .bind(SqlTime::of(at))
     .bind(id)
     .execute(connection)
     .await?;
@@ -263,7 +263,7 @@ pub(super) async fn access(
             .bind(to_uuid(row.token.id))
             .bind(row.token.principal.as_str())
             .bind(row.token.hash.as_bytes().as_slice())
-            .bind(SqlTime(row.token.expires_at))
+            .bind(SqlTime::of(row.token.expires_at))
             .bind(row.seal.as_slice()),
             AccessChange::RemoveToken(id) => {
                 sqlx::query("DELETE FROM tokens WHERE id = ?").bind(to_uuid(*id))
@@ -299,7 +299,7 @@ pub(super) async fn audit(
         )
         .bind(as_signed(row.revision.as_u64()))
         .bind(as_signed(row.sequence))
-        .bind(SqlTime(row.event.at))
+        .bind(SqlTime::of(row.event.at))
         .bind(row.event.actor.as_str())
         .bind(row.event.action.as_str())
         .bind(row.event.keyset.as_ref().map(ToString::to_string))
@@ -308,6 +308,34 @@ pub(super) async fn audit(
         .bind(row.link.as_bytes().as_slice())
         .execute(&mut *connection)
         .await?;
+    }
+    Ok(())
+}
+
+/// Removes the trail up to the checkpoint, unless that lies behind the present one.
+pub(super) async fn prune(
+    connection: &mut SqliteConnection,
+    checkpoint: Option<&AuditCheckpoint>,
+) -> Result<(), Failure> {
+    let Some(checkpoint) = checkpoint else { return Ok(()) };
+    let sequence = as_signed(checkpoint.sequence);
+    let moved = sqlx::query(
+        "INSERT INTO audit_checkpoint (only_row, sequence, link, seal) VALUES (1, ?, ?, ?)
+         ON CONFLICT (only_row) DO UPDATE SET sequence = excluded.sequence, link = excluded.link,
+             seal = excluded.seal
+         WHERE audit_checkpoint.sequence < excluded.sequence",
+    )
+    .bind(sequence)
+    .bind(checkpoint.link.as_bytes().as_slice())
+    .bind(checkpoint.seal.as_slice())
+    .execute(&mut *connection)
+    .await?
+    .rows_affected();
+    if moved > 0 {
+        sqlx::query("DELETE FROM audit WHERE sequence <= ?")
+            .bind(sequence)
+            .execute(connection)
+            .await?;
     }
     Ok(())
 }

@@ -112,7 +112,7 @@ async fn a_store_survives_its_server() {
         assert!(matches!(error, StoreError::Unreachable(_)), "{error:?}");
     }
     server.restart().unwrap();
-    let keysets = store.keysets(None, 10).await.unwrap();
+    let keysets = store.keysets(None, 10).await.unwrap().sound;
     assert_eq!((keysets.len(), keysets[0].revision), (1, made.revision));
     commit(&store, vec![create("other", vec![])]).await.unwrap();
 }

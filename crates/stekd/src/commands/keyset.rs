@@ -1,16 +1,17 @@
 //! `stekd keyset …`.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use reqwest::Method;
 use stek_core::name::KeysetName;
 use stek_core::policy::ActivationQuorum;
 use stek_wire::admin::{
     ChangePolicy, CreateKeyset, EffectDocument, KeysetDocument, KeysetList, PlanDocument,
-    PolicyDocument,
+    PolicyDocument, RevokeKeys,
 };
 
 use crate::Refused;
 use crate::cli::{KeysetArgs, KeysetCommand, Output, PolicyArgs};
+use crate::commands::change::{self, Change};
 use crate::commands::manager_client::ManagerClient;
 use crate::commands::{table, terminators};
 
@@ -41,18 +42,21 @@ async fn carry_out(manager: &ManagerClient, command: KeysetCommand, output: Outp
             let shown: KeysetDocument = manager.ask(Method::GET, &path(&keyset, ""), None).await?;
             table::print(output, &shown, keyset_table)
         }
-        KeysetCommand::Policy { keyset, policy } => {
+        KeysetCommand::Policy { keyset, policy, how } => {
             let policy = document(policy);
             if policy == PolicyDocument::default() {
                 return Err(Refused("nothing to change: give at least one option".into()).into());
             }
             let body = ChangePolicy { policy }.encode();
-            let effect = manager.ask(Method::PUT, &path(&keyset, "/policy"), Some(body)).await?;
-            table::print(output, &effect, effect_table)
+            change::make(manager, Change::policy(keyset, &body), &how, output).await
         }
-        KeysetCommand::Rotate { keyset } => {
-            let effect = manager.ask(Method::POST, &path(&keyset, "/rotate"), None).await?;
-            table::print(output, &effect, effect_table)
+        KeysetCommand::Rotate { keyset, how } => {
+            change::make(manager, Change::rotate(keyset), &how, output).await
+        }
+        KeysetCommand::Revoke { keyset, key, reason, how } => {
+            change::check_reason(&reason)?;
+            let asked = RevokeKeys { reason, key, dry_run: false };
+            change::make(manager, Change::revoke(keyset, &asked), &how, output).await
         }
         KeysetCommand::Plan { keyset, until } => {
             let until = until.replace('+', "%2B");
@@ -61,15 +65,13 @@ async fn carry_out(manager: &ManagerClient, command: KeysetCommand, output: Outp
             table::print(output, &plan, plan_table)
         }
         KeysetCommand::Terminators(asked) => terminators::run(manager, &asked, output).await,
-        KeysetCommand::Delete { keyset, yes } => {
-            confirm(manager, &keyset, yes).await?;
-            let effect = manager.ask(Method::DELETE, &path(&keyset, ""), None).await?;
-            table::print(output, &effect, effect_table)
+        KeysetCommand::Delete { keyset, how } => {
+            change::make(manager, Change::delete(keyset), &how, output).await
         }
     }
 }
 
-fn path(keyset: &KeysetName, rest: &str) -> String {
+pub(crate) fn path(keyset: &KeysetName, rest: &str) -> String {
     format!("/admin/v1/keysets/{keyset}{rest}")
 }
 
@@ -99,25 +101,6 @@ async fn list(manager: &ManagerClient) -> Result<KeysetList> {
             None => return Ok(all),
         }
     }
-}
-
-/// Says what deleting costs and asks.
-async fn confirm(manager: &ManagerClient, keyset: &KeysetName, yes: bool) -> Result<()> {
-    let shown: KeysetDocument = manager.ask(Method::GET, &path(keyset, ""), None).await?;
-    if yes {
-        return Ok(());
-    }
-    table::line(&format!(
-        "Deleting {keyset} revokes {} keys. Its terminators make full handshakes as soon as they \
-         hear of it; live connections go on. This cannot be undone. Type the keyset's name to go on:",
-        shown.keys.len()
-    ));
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    if answer.trim() != keyset.as_str() {
-        bail!("not confirmed; nothing was changed");
-    }
-    Ok(())
 }
 
 fn keyset_table(keyset: &KeysetDocument) -> String {
@@ -173,7 +156,7 @@ fn list_table(list: &KeysetList) -> String {
     table::columns(&["KEYSET", "REVISION", "KEYS", "NEXT ROTATION"], &rows)
 }
 
-fn effect_table(effect: &EffectDocument) -> String {
+pub(crate) fn effect_table(effect: &EffectDocument) -> String {
     let rows: Vec<Vec<String>> = effect
         .effects
         .iter()

@@ -23,7 +23,9 @@ pub(crate) async fn run(path: &Path) -> Result<()> {
     let listen = Prepared::new(&config.listen)?;
     let shutdown = CancellationToken::new();
     let registry = listener::registry()?;
-    let parts = assemble(&config.database, &config.custody).await?;
+    let retention = config.audit.retention()?;
+    let assembled = assemble(&config.database, &config.custody).await?;
+    let parts = EngineParts { audit_retention: retention, ..assembled };
     let manager = Manager::start(parts, &registry, shutdown.clone())?;
     let feed = Distribution::start(manager.feed(), manager.fleet(), &registry, shutdown.clone())?;
     confirmations::follow(&manager, &feed, instance_name(None)?);
@@ -53,6 +55,7 @@ pub(crate) async fn assemble(
         cluster,
         random: Arc::new(random),
         clock: Arc::new(clock),
+        audit_retention: None,
     })
 }
 

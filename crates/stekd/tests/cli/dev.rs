@@ -115,7 +115,7 @@ fn operators_are_told_what_is_wrong() {
     assert!(made.contains("rotation 1h"), "{made}");
     let plan = shown(&dev.keyset(&["plan", "other", "--until", "3h"]));
     assert!(plan.contains("mint"), "{plan}");
-    let gone = shown(&dev.keyset(&["delete", "other", "--yes"]));
+    let gone = shown(&dev.keyset(&["delete", "other", "--yes", "--wait", "0s"]));
     assert!(gone.contains("revoke") && gone.contains("full handshakes"), "{gone}");
     assert_eq!(status(&dev.keyset(&["show", "other"])), 1);
     let refused = dev.keyset(&["delete", "main"]);
@@ -158,4 +158,54 @@ fn a_development_folder_is_used_again() {
 
 fn keys(table: &str) -> Vec<&str> {
     table.lines().filter(|line| line.contains("active") || line.contains("pending")).collect()
+}
+
+#[test]
+fn the_demonstration_of_a_revocation_shows_what_it_says() {
+    let shown = shown(&stekd(&["demo-revoke"]));
+    for words in ["100/100 in", "have dropped the keys after", "counts its ticket as revoked"] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+    assert!(shown.trim_end().ends_with("resumes at server-b again."), "{shown}");
+}
+
+#[test]
+fn a_revocation_is_asked_about_confirmed_and_written_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let dev = Dev::start_in(folder.path());
+    let session = dev.site().join("session");
+    dev.visit("server-a", &session, Offer::Nothing);
+    let cost = shown(&dev.keyset(&["revoke", "main", "--reason", "leak", "--dry-run"]));
+    assert!(cost.contains("need a full handshake") && cost.contains("pending"), "{cost}");
+    // Nobody answers the question.
+    let unanswered = dev.keyset(&["revoke", "main", "--reason", "leak"]);
+    assert_eq!(status(&unanswered), 1);
+    assert!(said(&unanswered).contains("not confirmed; nothing was changed"));
+    let bad = dev.keyset(&["revoke", "main", "--reason", "", "--yes"]);
+    assert_eq!(status(&bad), 64, "{}", said(&bad));
+    let (kept, _) = dev.visit("server-b", &session, Offer::Session);
+    assert_eq!(kept, "server-b: resumed handshake");
+
+    let revoke = ["revoke", "main", "--reason", "leak", "--yes", "--output", "json"];
+    let done: serde_json::Value = serde_json::from_str(&shown(&dev.keyset(&revoke))).unwrap();
+    let confirmation = &done["confirmation"];
+    assert_eq!((&confirmation["instances"], &confirmation["confirmed"]), (&2.into(), &2.into()));
+    let (after, _) = dev.visit("server-b", &session, Offer::Session);
+    assert_eq!(after, "server-b: full handshake");
+
+    let profile = dev.site().join("operator.toml");
+    let audit = |arguments: &[&str]| {
+        stekd(&[&["audit"], arguments, &["--profile", profile.to_str().unwrap()]].concat())
+    };
+    let trail = shown(&audit(&["list", "--keyset", "main", "--since", "1h"]));
+    let revoked = trail.lines().filter(|line| line.contains("key-revoked"));
+    assert_eq!(revoked.filter(|line| line.contains("token:operator")).count(), 2, "{trail}");
+    let verdict = shown(&audit(&["verify", "--output", "json"]));
+    let verdict: serde_json::Value = serde_json::from_str(&verdict).unwrap();
+    let link = verdict["link"].as_str().unwrap();
+    assert!(shown(&audit(&["verify", "--anchor", link])).contains("the anchor is the link of"));
+    let cut = audit(&["verify", "--anchor", &"0f".repeat(32)]);
+    assert_eq!(status(&cut), 1);
+    assert!(said(&cut).contains("it was cut or written anew"), "{}", said(&cut));
+    dev.end();
 }

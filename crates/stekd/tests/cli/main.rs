@@ -4,6 +4,7 @@
 
 mod alerts;
 mod dev;
+mod killed;
 mod kills;
 mod listeners;
 mod metrics;

@@ -1,0 +1,171 @@
+//! `stekd audit …`.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use reqwest::Method;
+use stek_clock::{Clock, SystemClock};
+use stek_core::audit::ChainLink;
+use stek_core::name::KeysetName;
+use stek_core::time::{Seconds, Timestamp};
+use stek_manager::{TrailQuery, list_offline, verify_offline};
+use stek_wire::admin::{AuditList, VerdictDocument};
+
+use crate::Refused;
+use crate::cli::{AuditArgs, AuditCommand};
+use crate::commands::manager_client::ManagerClient;
+use crate::commands::table;
+use crate::config::{self, ManagerConfig};
+use crate::roles::database;
+use crate::roles::manager::read_cluster_secret;
+
+/// Does what was asked and prints what came of it.
+pub(crate) async fn run(asked: AuditArgs) -> Result<()> {
+    let (output, profile) = (asked.reach.output, asked.reach.profile);
+    match asked.command {
+        AuditCommand::List { keyset, since, offline } => {
+            let since = since.as_deref().map(instant).transpose()?;
+            let list = match offline {
+                Some(config) => read_offline(&config, keyset, since).await?,
+                None => read(&ManagerClient::new(profile.as_ref())?, keyset, since).await?,
+            };
+            table::print(output, &list, list_table)
+        }
+        AuditCommand::Verify { anchor, offline } => {
+            let anchor = anchor.as_deref().map(parse_anchor).transpose()?;
+            let verdict = match offline {
+                Some(config) => {
+                    let config: ManagerConfig = config::read(&config)?;
+                    let cluster = read_cluster_secret(&config.custody.cluster_secret_file)?;
+                    let store = database::open(&config.database).await.context("database")?;
+                    verify_offline(store.as_ref(), &cluster, anchor).await?
+                }
+                None => verify(&ManagerClient::new(profile.as_ref())?, anchor).await?,
+            };
+            table::print(output, &verdict, verdict_table)?;
+            judge(&verdict, anchor)
+        }
+    }
+}
+
+fn parse_anchor(text: &str) -> Result<ChainLink> {
+    ChainLink::parse(text)
+        .map_err(|error| Refused(format!("--anchor {text:?} is not allowed: {error}")).into())
+}
+
+/// An instant, or a span before now.
+fn instant(text: &str) -> Result<Timestamp> {
+    let now = Timestamp::from_unix(SystemClock.wall_millis() / 1000);
+    let past = || Seconds::parse(text).map(|span| now - span);
+    Timestamp::parse(text).or_else(|_| past()).map_err(|_| {
+        let allowed = "an RFC 3339 instant or a span such as 12h";
+        Refused(format!("--since {text:?} is not allowed: {allowed}")).into()
+    })
+}
+
+async fn read(
+    manager: &ManagerClient,
+    keyset: Option<KeysetName>,
+    since: Option<Timestamp>,
+) -> Result<AuditList> {
+    let mut all = AuditList { events: Vec::new(), unreadable: Vec::new(), next: None };
+    let mut after = 0;
+    loop {
+        let mut path = format!("/admin/v1/audit?after={after}");
+        if let Some(keyset) = &keyset {
+            path.push_str(&format!("&keyset={keyset}"));
+        }
+        if let Some(since) = since {
+            path.push_str(&format!("&since={since}"));
+        }
+        let page: AuditList = manager.ask(Method::GET, &path, None).await?;
+        all.events.extend(page.events);
+        all.unreadable.extend(page.unreadable);
+        match page.next {
+            Some(next) => after = next,
+            None => return Ok(all),
+        }
+    }
+}
+
+async fn read_offline(
+    config: &Path,
+    keyset: Option<KeysetName>,
+    since: Option<Timestamp>,
+) -> Result<AuditList> {
+    let config: ManagerConfig = config::read(config)?;
+    let store = database::open(&config.database).await.context("database")?;
+    let mut all = AuditList { events: Vec::new(), unreadable: Vec::new(), next: None };
+    let mut query = TrailQuery { after: 0, keyset, since };
+    loop {
+        let page = list_offline(store.as_ref(), &query).await?;
+        all.events.extend(page.events);
+        all.unreadable.extend(page.unreadable);
+        match page.next {
+            Some(next) => query.after = next,
+            None => return Ok(all),
+        }
+    }
+}
+
+async fn verify(manager: &ManagerClient, anchor: Option<ChainLink>) -> Result<VerdictDocument> {
+    let (mut after, mut anchored_at, mut first) = (0, None, None);
+    loop {
+        let mut path = format!("/admin/v1/audit/verify?after={after}");
+        if let Some(anchor) = anchor {
+            path.push_str(&format!("&anchor={anchor}"));
+        }
+        let mut verdict: VerdictDocument = manager.ask(Method::GET, &path, None).await?;
+        anchored_at = anchored_at.or(verdict.anchored_at);
+        let begin = *first.get_or_insert(verdict.first);
+        if verdict.broken.is_some() || !verdict.more {
+            (verdict.anchored_at, verdict.first) = (anchored_at, begin);
+            return Ok(verdict);
+        }
+        after = verdict.verified_to;
+    }
+}
+
+/// A chain that is broken, or does not hold the anchor, is a failure.
+fn judge(verdict: &VerdictDocument, anchor: Option<ChainLink>) -> Result<()> {
+    if let Some(broken) = &verdict.broken {
+        bail!("the audit trail is broken at line {}: {}", broken.sequence, broken.why);
+    }
+    if let (Some(anchor), None) = (anchor, verdict.anchored_at) {
+        bail!("no line of the audit trail has the link {anchor}: it was cut or written anew");
+    }
+    Ok(())
+}
+
+fn list_table(list: &AuditList) -> String {
+    let rows: Vec<Vec<String>> = list
+        .events
+        .iter()
+        .map(|event| {
+            let about = [event.keyset.as_deref(), event.key.as_deref()];
+            let about: Vec<&str> = about.into_iter().flatten().collect();
+            let line = event.sequence.to_string();
+            let (at, actor, action) = (event.at.clone(), shown(&event.actor), event.action.clone());
+            vec![line, at, actor, action, about.join(" "), shown(&event.reason)]
+        })
+        .collect();
+    let mut text = table::columns(&["LINE", "AT", "WHO", "WHAT", "OF", "WHY"], &rows);
+    for sequence in &list.unreadable {
+        text.push_str(&format!("note: line {sequence} cannot be read\n"));
+    }
+    text
+}
+
+/// A text of the database without what would steer a terminal.
+fn shown(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+fn verdict_table(verdict: &VerdictDocument) -> String {
+    let VerdictDocument { first, verified_to, link, .. } = verdict;
+    let mut text = format!("lines {first} to {verified_to} hold; link {link}\n");
+    if let Some(at) = verdict.anchored_at {
+        text.push_str(&format!("the anchor is the link of line {at}\n"));
+    }
+    text
+}

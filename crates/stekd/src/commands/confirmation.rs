@@ -1,0 +1,198 @@
+//! The clock that runs after a change of a keyset: how many instances say that they hold it, until
+//! all do or the time is up. What they say is a claim; whoever polls nobody is not counted.
+
+use std::io::{IsTerminal, Write as _};
+use std::time::Duration;
+
+use anyhow::Result;
+use reqwest::Method;
+use serde::Serialize;
+use stek_clock::{Clock, SystemClock};
+use stek_core::name::KeysetName;
+use stek_core::time::Seconds;
+use stek_wire::admin::TerminatorsDocument;
+
+use crate::commands::manager_client::ManagerClient;
+
+/// How often the manager is asked.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How long nobody may report before that is taken for an answer; replicas do every two seconds.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// How many of those that lag are named.
+const NAMED: usize = 20;
+
+/// How wide the bar is, in characters.
+const BAR: u64 = 30;
+
+/// What came of waiting.
+#[derive(Debug, Serialize)]
+pub(crate) struct Confirmation {
+    /// The revision that was waited for.
+    pub(crate) revision: u64,
+    /// The instances that were seen; none if no replica reported.
+    pub(crate) instances: Option<u64>,
+    /// Those of them that hold the revision or a newer one.
+    pub(crate) confirmed: Option<u64>,
+    /// How long it was waited, in milliseconds.
+    pub(crate) waited_ms: u64,
+    /// Some of those that do not hold it, as `principal instance`.
+    pub(crate) lagging: Vec<String>,
+}
+
+impl Confirmation {
+    /// Whether every instance that is seen holds the revision.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.instances.is_some() && self.instances == self.confirmed
+    }
+
+    /// The outcome in words.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let after = seconds(Duration::from_millis(self.waited_ms));
+        let (Some(instances), Some(confirmed)) = (self.instances, self.confirmed) else {
+            return vec![format!("not confirmed: no replica reported an instance within {after}")];
+        };
+        match (self.is_complete(), instances) {
+            (true, 0) => vec!["no instance polls this keyset".into()],
+            (true, _) => vec![format!("all {instances} instances confirmed in {after}")],
+            (false, _) => {
+                let late = instances.saturating_sub(confirmed);
+                let mut lines = vec![format!(
+                    "{late} of {instances} instances had not confirmed after {after}:"
+                )];
+                lines.extend(self.lagging.iter().map(|name| format!("  {name}")));
+                let unnamed = late.saturating_sub(self.lagging.len() as u64);
+                if unnamed > 0 {
+                    lines.push(format!("  and {unnamed} more"));
+                }
+                lines
+            }
+        }
+    }
+}
+
+/// A change was made, and not every instance has confirmed it in time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the change is made, but {0}")]
+pub(crate) struct Unconfirmed(pub(crate) String);
+
+/// Asks until every instance holds `revision`, for `wait` at the longest, and shows how it goes on
+/// standard error.
+pub(crate) async fn wait(
+    manager: &ManagerClient,
+    keyset: &KeysetName,
+    revision: u64,
+    wait: Seconds,
+) -> Result<Confirmation> {
+    let path = format!("/admin/v1/keysets/{keyset}/terminators?revision={revision}");
+    let started = SystemClock.boot();
+    let mut meter = Meter::new();
+    let mut looks = tokio::time::interval(LOOK);
+    loop {
+        looks.tick().await;
+        let seen: TerminatorsDocument = manager.ask(Method::GET, &path, None).await?;
+        let waited = SystemClock.boot().saturating_sub(started);
+        let confirmation = Confirmation {
+            revision,
+            instances: seen.instances,
+            confirmed: seen.confirmed,
+            waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
+            lagging: seen
+                .lagging
+                .iter()
+                .take(NAMED)
+                .map(|one| format!("{} {}", one.principal, one.instance))
+                .collect(),
+        };
+        let silent = seen.instances.is_none() && waited >= SILENCE;
+        let over = waited >= wait.to_std() || silent;
+        meter.show(&confirmation, waited);
+        if confirmation.is_complete() || over {
+            meter.end();
+            return Ok(confirmation);
+        }
+    }
+}
+
+fn seconds(span: Duration) -> String {
+    format!("{:.1} s", span.as_secs_f64())
+}
+
+/// A bar that is drawn over itself on a terminal, a line for each change elsewhere.
+struct Meter {
+    live: bool,
+    shown: Option<(u64, u64)>,
+}
+
+impl Meter {
+    fn new() -> Self {
+        Self { live: std::io::stderr().is_terminal(), shown: None }
+    }
+
+    #[allow(clippy::print_stderr, reason = "progress of what the command was asked for")]
+    fn show(&mut self, now: &Confirmation, waited: Duration) {
+        let (Some(instances), Some(confirmed)) = (now.instances, now.confirmed) else { return };
+        let line = format!("{confirmed}/{instances} in {}", seconds(waited));
+        if self.live {
+            eprint!("\r\x1b[2K[{}] {line}", bar(confirmed, instances));
+            // Progress that cannot be shown is not worth failing for.
+            let _ = std::io::stderr().flush();
+        } else if self.shown != Some((confirmed, instances)) {
+            eprintln!("{line}");
+        }
+        self.shown = Some((confirmed, instances));
+    }
+
+    #[allow(clippy::print_stderr, reason = "progress of what the command was asked for")]
+    fn end(&self) {
+        if self.live && self.shown.is_some() {
+            eprintln!();
+        }
+    }
+}
+
+fn bar(confirmed: u64, instances: u64) -> String {
+    let full = (confirmed.min(instances) * BAR).checked_div(instances).unwrap_or(BAR);
+    (0..BAR).map(|place| if place < full { '#' } else { '.' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn confirmation(instances: Option<u64>, confirmed: Option<u64>) -> Confirmation {
+        let lagging = vec!["token:edge web-7".to_owned()];
+        Confirmation { revision: 7, instances, confirmed, waited_ms: 820, lagging }
+    }
+
+    #[test]
+    fn silence_confirms_nothing() {
+        let silent = confirmation(None, None);
+        assert!(!silent.is_complete());
+        assert_eq!(silent.lines(), ["not confirmed: no replica reported an instance within 0.8 s"]);
+        assert!(confirmation(Some(0), Some(0)).is_complete());
+    }
+
+    #[test]
+    fn those_that_lag_are_named() {
+        let late = confirmation(Some(100), Some(98));
+        assert!(!late.is_complete());
+        let expected = [
+            "2 of 100 instances had not confirmed after 0.8 s:",
+            "  token:edge web-7",
+            "  and 1 more",
+        ];
+        assert_eq!(late.lines(), expected);
+        let all = confirmation(Some(100), Some(100));
+        assert_eq!(all.lines(), ["all 100 instances confirmed in 0.8 s"]);
+    }
+
+    #[test]
+    fn the_bar_is_as_full_as_the_count() {
+        assert_eq!(bar(0, 2), ".".repeat(30));
+        assert_eq!(bar(1, 2), format!("{}{}", "#".repeat(15), ".".repeat(15)));
+        assert_eq!(bar(3, 2), "#".repeat(30));
+        assert_eq!(bar(0, 0), "#".repeat(30));
+    }
+}
