@@ -2,6 +2,7 @@
 //! waits is given.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
@@ -13,11 +14,13 @@ use http::header::{
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use stek_core::access::{Role, TokenSecret};
-use stek_http::{Channel, Peer};
+use stek_core::principal::Principals;
+use stek_core::time::Seconds;
+use stek_http::{Channel, ClientCertificate, Peer};
 use stek_wire::admin::PolicyDocument;
 use tower::ServiceExt;
 
-use crate::fixture::{FAST, Running, Site, eventually, name, soon};
+use crate::fixture::{FAST, Running, Site, eventually, name, principal, soon};
 use crate::store::Fault;
 
 struct Answer {
@@ -41,7 +44,12 @@ impl Answer {
 }
 
 fn router(running: &Running) -> Router {
-    let peer = Peer { addr: SocketAddr::from(([192, 0, 2, 1], 1)), channel: Channel::Tls(None) };
+    router_on(running, Channel::Tls(None))
+}
+
+/// The routes as a connection has them that came in this way.
+fn router_on(running: &Running, channel: Channel) -> Router {
+    let peer = Peer { addr: SocketAddr::from(([192, 0, 2, 1], 1)), channel };
     let routes = running.manager.admin_router().merge(running.manager.page_router());
     stek_http::problem::with_fallbacks(routes).layer(Extension(peer))
 }
@@ -143,6 +151,25 @@ async fn only_readers_of_a_keyset_see_it() {
     let refused = get(&router, "/status", &[(AUTHORIZATION, &bearer)]).await;
     assert_eq!(refused.status, StatusCode::FORBIDDEN);
     assert_eq!(sign_in(&router, &terminator).await.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn a_client_certificate_needs_no_form() {
+    let site = Site::new();
+    let (running, _, cookie) = signed_in(&site).await;
+    let operator = principal("token:root");
+    let certificate = |who| {
+        let not_after = site.now() + Seconds::from_days(1);
+        let certificate = ClientCertificate { principals: Principals::from(who), not_after };
+        router_on(&running, Channel::Tls(Some(Arc::new(certificate))))
+    };
+    let page = get(&certificate(operator), "/status", &[]).await;
+    assert_eq!(page.status, StatusCode::OK);
+    assert!(!page.text.contains("Sign out"), "there is no session to end");
+    let stranger = certificate(principal("spiffe://fleet.example/edge"));
+    assert_eq!(get(&stranger, "/status", &[]).await.status, StatusCode::FORBIDDEN);
+    // A session counts before what its connection happens to have.
+    assert_eq!(get(&stranger, "/status", &[(COOKIE, &cookie)]).await.status, StatusCode::OK);
 }
 
 #[tokio::test]

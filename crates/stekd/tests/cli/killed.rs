@@ -7,7 +7,7 @@ use std::time::Duration;
 use stek_testpg::Session;
 
 use crate::process::{PATIENCE, stekd};
-use crate::roles::{Role, Site};
+use crate::site::{Role, Site};
 
 /// Where the manager is stopped: when a trigger fires, on which table, under which condition.
 const POINTS: [(&str, &str, &str); 8] = [
