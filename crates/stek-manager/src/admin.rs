@@ -3,6 +3,7 @@
 
 mod caller;
 mod failure;
+mod ratchet;
 
 use std::sync::Arc;
 
@@ -55,6 +56,10 @@ pub(crate) fn router(operations: Arc<Operations>) -> Router {
         .route("/admin/v1/keysets/{keyset}/policy", put(change_policy))
         .route("/admin/v1/keysets/{keyset}/rotate", post(rotate))
         .route("/admin/v1/keysets/{keyset}/plan", get(plan))
+        .route("/admin/v1/ratchet", get(ratchet::show))
+        .route("/admin/v1/ratchet/join", post(ratchet::join))
+        .route("/admin/v1/ratchet/reseed", post(ratchet::reseed))
+        .route("/admin/v1/ratchet/confirm-clock", post(ratchet::confirm_clock))
         .route("/admin/v1/tokens", get(tokens).post(create_token))
         .route("/admin/v1/tokens/{id}", delete(revoke_token))
         .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))

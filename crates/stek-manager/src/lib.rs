@@ -10,14 +10,17 @@ mod forecast;
 mod metrics;
 mod operations;
 mod publisher;
+mod ratchet;
 mod readiness;
 mod reconcile;
 
-pub use bootstrap::{BootstrapError, claim_ratchet};
+pub use bootstrap::{BootstrapError, Newcomer, claim_ratchet, join_ratchet};
 pub use engine::{ClockError, DatabaseBehind, Engine, EngineParts};
 pub use operations::{
-    MAX_TOKENS, NewToken, OperationError, Operations, TokenRow, add_token_offline,
+    AcceptError, MAX_TOKENS, NewToken, OperationError, Operations, TokenRow, accept_restore,
+    add_token_offline, replace_lost_seed,
 };
+pub use ratchet::{NoPeers, PeerError, Peers, RatchetError, RatchetRules};
 
 use std::sync::Arc;
 
@@ -53,7 +56,7 @@ impl Manager {
     ) -> Result<Self, prometheus::Error> {
         let metrics = ManagerMetrics::register(registry)?;
         let engine = Arc::new(Engine::new(parts));
-        let readiness = Arc::new(readiness::ManagerReadiness::default());
+        let readiness = Arc::new(readiness::ManagerReadiness::new(Arc::clone(&engine)));
         let (sender, feed) = watch::channel(None);
         let operations = Arc::new(Operations::new(Arc::clone(&engine), feed.clone()));
         let reconciler = Reconciler::new(engine, sender, metrics, Arc::clone(&readiness));

@@ -17,17 +17,19 @@ pub(crate) enum Outcome {
     Clock,
     Store,
     Behind,
+    Ratchet,
     Failed,
     Panicked,
     TimedOut,
 }
 
 impl Outcome {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Succeeded,
         Self::Clock,
         Self::Store,
         Self::Behind,
+        Self::Ratchet,
         Self::Failed,
         Self::Panicked,
         Self::TimedOut,
@@ -39,6 +41,7 @@ impl Outcome {
             Self::Clock => "clock",
             Self::Store => "store",
             Self::Behind => "behind",
+            Self::Ratchet => "ratchet",
             Self::Failed => "failed",
             Self::Panicked => "panicked",
             Self::TimedOut => "timed-out",
@@ -54,10 +57,12 @@ pub(crate) struct ManagerMetrics {
     pub(crate) ratchet_failures: IntCounter,
     pub(crate) unpublishable: IntCounter,
     pub(crate) unwrap_failures: IntCounter,
+    pub(crate) keys_proven_destroyed: IntCounter,
     passes: IntCounterVec,
     last_pass: IntGauge,
     next_due: IntGauge,
     ratchet_epoch: IntGauge,
+    ratchet: RatchetGauges,
     clock_disagreement: Gauge,
     keys: IntGaugeVec,
     keysets: IntGauge,
@@ -99,6 +104,10 @@ impl ManagerMetrics {
                 "stek_manager_unwrap_failures_total",
                 "Times a stored key could not be unwrapped.",
             )?,
+            keys_proven_destroyed: counter(
+                "stek_manager_keys_proven_destroyed_total",
+                "Ended keys that no known manager can unwrap any more, noted by this one.",
+            )?,
             passes,
             last_pass: gauge(
                 "stek_manager_last_pass_timestamp_seconds",
@@ -112,6 +121,7 @@ impl ManagerMetrics {
                 "stek_manager_ratchet_epoch",
                 "Epoch of the ratchet, in hours since 1970.",
             )?,
+            ratchet: RatchetGauges::register(registry)?,
             clock_disagreement: add(
                 registry,
                 Gauge::new("stek_manager_clock_disagreement_seconds", disagreement)?,
@@ -142,6 +152,15 @@ impl ManagerMetrics {
         self.ratchet_epoch.set(signed(epoch.as_u64()));
     }
 
+    pub(crate) fn observe_ratchet(&self, view: RatchetView) {
+        let gauges = &self.ratchet;
+        gauges.replicas.set(count(view.replicas));
+        gauges.behind.set(signed(view.behind));
+        gauges.unproven.set(count(view.unproven));
+        gauges.changing.set(i64::from(view.changing));
+        gauges.previous_secret_needed.set(i64::from(view.previous_secret_needed));
+    }
+
     pub(crate) fn observe_due(&self, now: Timestamp, due: Option<Timestamp>) {
         self.last_pass.set(signed(now.as_unix()));
         self.next_due.set(due.map_or(0, |due| signed(due.as_unix())));
@@ -159,6 +178,52 @@ impl ManagerMetrics {
         self.unsealed.set(count(keysets().filter(|keyset| keyset.active(now).is_none()).count()));
         let coverage = keysets().map(|keyset| keyset.covered_from(now)).min();
         self.coverage.set(signed(coverage.unwrap_or(Seconds::ZERO).as_secs()));
+    }
+}
+
+/// Where the managers are with the ratchet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RatchetView {
+    pub(crate) replicas: usize,
+    /// How many epochs the slowest is behind.
+    pub(crate) behind: u64,
+    /// How many were last seen with a seed that has ended.
+    pub(crate) unproven: usize,
+    /// Whether seeds are changing.
+    pub(crate) changing: bool,
+    pub(crate) previous_secret_needed: bool,
+}
+
+struct RatchetGauges {
+    replicas: IntGauge,
+    behind: IntGauge,
+    unproven: IntGauge,
+    changing: IntGauge,
+    previous_secret_needed: IntGauge,
+}
+
+impl RatchetGauges {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let gauge = |name, help| add(registry, IntGauge::new(name, help)?);
+        Ok(Self {
+            replicas: gauge(
+                "stek_manager_ratchet_replicas",
+                "Managers that hold a state of the ratchet.",
+            )?,
+            behind: gauge(
+                "stek_manager_ratchet_behind_epochs",
+                "How many hours the slowest manager's ratchet is behind.",
+            )?,
+            unproven: gauge(
+                "stek_manager_ratchet_unproven_replicas",
+                "Managers that have not said that they erased a seed that has ended.",
+            )?,
+            changing: gauge("stek_manager_reseeding", "1 while one seed takes another's place.")?,
+            previous_secret_needed: gauge(
+                "stek_manager_previous_cluster_secret_needed",
+                "1 while the previous cluster secret must stay configured.",
+            )?,
+        })
     }
 }
 

@@ -1,7 +1,9 @@
 //! What operators ask for: each operation reads the keyset, lets the planner decide, commits, and
 //! says what it did. Who may ask is decided in [`crate::admin`].
 
+mod offline;
 mod outcome;
+mod ratchet;
 mod tokens;
 
 use std::collections::BTreeSet;
@@ -23,6 +25,7 @@ use crate::draft::{Draft, DraftError};
 use crate::engine::{ClockError, ClusterError, DatabaseBehind, Engine, PassTime};
 use crate::forecast;
 
+pub use offline::{AcceptError, accept_restore, replace_lost_seed};
 pub use tokens::{MAX_TOKENS, NewToken, TokenRow, add_token_offline};
 
 /// How often an operation is tried again when the keyset moved under it.
@@ -61,6 +64,9 @@ pub enum OperationError {
     /// A rotation cannot be had now.
     #[error(transparent)]
     Rotate(#[from] RotateError),
+    /// The state of a ratchet cannot be had here, or no seed offered.
+    #[error("{0}")]
+    Ratchet(&'static str),
     /// A token with this secret exists, as after an answer that was lost.
     #[error("a token with this hash exists already")]
     TokenExists,
@@ -214,7 +220,12 @@ impl Operations {
         let time = self.engine.read_time().await?;
         let stored = self.read(name).await?;
         let incarnation = self.engine.store.cluster().await?.incarnation;
-        Ok(outcome::document(&stored, incarnation, time.now))
+        let mut document = outcome::document(&stored, incarnation, time.now);
+        let proofs = self.engine.store.proofs(name).await?;
+        for (key, shown) in stored.ended.iter().zip(&mut document.ended) {
+            shown.provably_destroyed_at = proofs.get(&key.id).map(ToString::to_string);
+        }
+        Ok(document)
     }
 
     /// What the planner would do until `until`.

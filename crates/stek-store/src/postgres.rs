@@ -3,6 +3,7 @@
 
 mod commit;
 mod options;
+mod ratchet;
 mod read;
 mod seed;
 mod write;

@@ -2,6 +2,7 @@
 //! secret. Requests are read strictly, for an operator's slip must not be passed over in silence;
 //! answers are read leniently, so that an older command line understands a newer manager.
 
+mod ratchet;
 mod request;
 mod token;
 
@@ -12,6 +13,7 @@ use stek_core::keyset::{KeyRecord, Keyset};
 use stek_core::policy::{Policy, PolicyRequest};
 use stek_core::time::{Seconds, Timestamp};
 
+pub use ratchet::{JoinDocument, RatchetDocument, ReplicaDocument, SeedDocument, StateDocument};
 pub use request::{ChangePolicy, CreateKeyset, MAX_REQUEST_BYTES};
 pub use token::{CreateToken, GrantDocument, MAX_GRANTS, TokenDocument, TokenList};
 
@@ -138,6 +140,10 @@ pub struct EndedKeyDocument {
     pub cause: String,
     /// When it ended.
     pub ended_at: String,
+    /// Since when no known manager can unwrap it, not even from a backup of the database; absent
+    /// until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provably_destroyed_at: Option<String>,
 }
 
 impl From<&EndedKey> for EndedKeyDocument {
@@ -147,6 +153,7 @@ impl From<&EndedKey> for EndedKeyDocument {
             kcv: key.kcv.to_string(),
             cause: key.cause.as_str().into(),
             ended_at: key.ended_at.to_string(),
+            provably_destroyed_at: None,
         }
     }
 }

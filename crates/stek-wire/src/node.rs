@@ -51,12 +51,13 @@ pub(crate) enum Strangers {
 pub(crate) const SHOWN_CHARACTERS: usize = 80;
 
 /// The name of every field of every document that is read here. A path in an error has no others.
-const NAMES: [&str; 38] = [
+const NAMES: [&str; 41] = [
     "access",
     "access_digest",
     "access_read_at",
     "activate_at",
     "cause",
+    "challenge",
     "clock_skew_seconds",
     "destroy_at",
     "destroy_by",
@@ -79,11 +80,13 @@ const NAMES: [&str; 38] = [
     "poll_interval_seconds",
     "principal",
     "published_at",
+    "replica",
     "retire_at",
     "revision",
     "role",
     "rotation_period_seconds",
     "secret",
+    "seed",
     "session_lifetime_seconds",
     "since",
     "ticket_lifetime_seconds",

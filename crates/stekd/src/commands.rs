@@ -1,10 +1,12 @@
 //! The commands that do one thing and end.
 
+pub(crate) mod db;
 pub(crate) mod dev_ca;
 pub(crate) mod healthcheck;
 pub(crate) mod keyset;
 pub(crate) mod manager_client;
 pub(crate) mod migrate;
+pub(crate) mod ratchet;
 pub(crate) mod secret;
 pub(crate) mod table;
 pub(crate) mod token;

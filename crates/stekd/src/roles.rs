@@ -5,4 +5,5 @@ pub(crate) mod database;
 pub(crate) mod distribution;
 pub(crate) mod listener;
 pub(crate) mod manager;
+mod peers;
 pub mod terminator;

@@ -75,6 +75,7 @@ impl From<OperationError> for Failure {
             | OperationError::Busy(_)
             | OperationError::Rotate(_)
             | OperationError::TokenExists
+            | OperationError::Ratchet(_)
             | OperationError::TooManyTokens => Problem::conflict(error.to_string()),
             OperationError::Policy(broken) => invalid_policy(broken),
             OperationError::Clock(_) | OperationError::Store(_) | OperationError::Behind(_) => {

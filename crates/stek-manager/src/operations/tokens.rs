@@ -14,6 +14,7 @@ use stek_custody::random::RandomSource;
 use stek_store::{Change, Commit, KeyStore, MAX_BATCH, SealedGrant, SealedToken, StoredAccess};
 
 use super::{OperationError, Operations, event};
+use crate::bootstrap::choose_secret;
 use crate::draft::new_id;
 use crate::engine::{ClockError, PassTime};
 
@@ -153,6 +154,9 @@ pub async fn add_token_offline(
     let now = Timestamp::from_unix(millis / 1000);
     let time = PassTime { now, millis, apart_millis: millis.abs_diff(ours) };
     check_new(&store.access().await?, &new)?;
+    if let Some(row) = store.seed().await? {
+        choose_secret(cluster, &row).map_err(|error| OperationError::Failed(Box::new(error)))?;
+    }
     let id = new_id(random, time)?;
     let (token, changes, events) = creation(new, id, &cluster.row_sealer(), time, OFFLINE_ACTOR);
     let commit = Commit { at: time.now, changes, events };

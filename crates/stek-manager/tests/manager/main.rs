@@ -11,5 +11,6 @@ mod failures;
 mod fixture;
 mod http;
 mod operations;
+mod ratchet;
 mod rotation;
 mod store;

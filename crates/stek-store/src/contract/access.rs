@@ -25,7 +25,7 @@ fn token(number: u8) -> SealedToken {
     }
 }
 
-fn grant(who: &str, keysets: &str, role: Role) -> SealedGrant {
+pub(super) fn grant(who: &str, keysets: &str, role: Role) -> SealedGrant {
     let keysets = KeysetSelector::parse(keysets).unwrap();
     SealedGrant { grant: Grant { principal: principal(who), keysets, role }, seal: [9; 32] }
 }

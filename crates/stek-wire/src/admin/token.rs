@@ -65,7 +65,7 @@ impl CreateToken {
     }
 }
 
-const ROLES: &str = "terminator, distribution, operator or auditor";
+const ROLES: &str = "terminator, distribution, operator, auditor or manager";
 
 #[derive(Serialize)]
 struct Create<'a> {

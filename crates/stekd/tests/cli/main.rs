@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 mod dev;
+mod managers;
 mod process;
 mod refusals;
 mod roles;

@@ -10,13 +10,13 @@ use tempfile::TempDir;
 use crate::process::{Offer, PATIENCE, lines_of, said, shown, stekd, terminate, visit};
 
 /// A role that runs, and where it listens.
-struct Role {
-    process: Child,
+pub(crate) struct Role {
+    pub(crate) process: Child,
     log: Receiver<String>,
 }
 
 impl Role {
-    fn start(name: &str, config: &Path) -> Self {
+    pub(crate) fn start(name: &str, config: &Path) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_stekd"))
             .args(["--log-format", "json", name, "--config"])
             .arg(config)
@@ -29,7 +29,7 @@ impl Role {
     }
 
     /// The port of a listener, as the role logs it.
-    fn port(&self, listener: &str) -> String {
+    pub(crate) fn port(&self, listener: &str) -> String {
         loop {
             let line = self.log.recv_timeout(PATIENCE).expect("the role logs where it listens");
             let entry: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -42,7 +42,7 @@ impl Role {
     }
 
     /// Waits until the role logs `message`.
-    fn logs(&self, message: &str) {
+    pub(crate) fn logs(&self, message: &str) {
         while !self.log.recv_timeout(PATIENCE).expect("the role goes on").contains(message) {}
     }
 }
@@ -55,11 +55,11 @@ impl Drop for Role {
     }
 }
 
-struct Site(TempDir);
+pub(crate) struct Site(TempDir);
 
 impl Site {
     /// A folder with all that a manager needs, a migrated database, and a token for each role.
-    fn with_database(url: &str) -> Self {
+    pub(crate) fn with_database(url: &str) -> Self {
         let site = Self(tempfile::tempdir().unwrap());
         site.write("database-url", url);
         let config = format!(
@@ -91,22 +91,22 @@ impl Site {
         shown(&rotated);
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         std::fs::write(self.path(name), text).unwrap();
         self.path(name)
     }
 
-    fn stekd(&self, arguments: &str) -> String {
+    pub(crate) fn stekd(&self, arguments: &str) -> String {
         let filled = arguments.replace("DIR", self.0.path().to_str().unwrap());
         shown(&stekd(&filled.split_whitespace().collect::<Vec<_>>()))
     }
 }
 
-const LISTEN: &str = "[listen]\naddress = \"127.0.0.1:0\"\ncertificate_file = \"tls/server.pem\"\n\
+pub(crate) const LISTEN: &str = "[listen]\naddress = \"127.0.0.1:0\"\ncertificate_file = \"tls/server.pem\"\n\
                       private_key_file = \"tls/server.key\"\n[metrics]\naddress = \"127.0.0.1:0\"\n";
 
 fn upstream(port: &str, token: &str) -> String {
