@@ -16,7 +16,7 @@ TESTED_FEATURES = --features stek-store/contract,stek-rustls/redis,stek-rustls/t
 export SQLX_OFFLINE = true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test lint fmt doc golden sqlx-prepare bench-tickets fuzz
+.PHONY: help demo dev test test-long lint fmt doc golden sqlx-prepare bench-tickets fuzz
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,10 @@ dev: ## run all roles on loopback in ./stekd-dev until Ctrl-C
 test: ## run every test; brings its own PostgreSQL
 	$(WITH_POSTGRES) $(CARGO) test --workspace --exclude stek-bench $(TESTED_FEATURES)
 	$(CARGO) test -p stek-core --lib --features aws-lc # the ticket format once more, over AWS-LC
+
+test-long: ## the tests that take a minute each: what a thief of backups can open, restored databases
+	$(WITH_POSTGRES) $(CARGO) test -p stek-testbed --test thief -- --ignored
+	$(WITH_POSTGRES) $(CARGO) test -p stekd --test cli -- --ignored
 
 lint: ## rustfmt, clippy and rustdoc, warnings denied
 	$(CARGO) fmt --all --check
