@@ -16,7 +16,7 @@ TESTED_FEATURES = --features stek-store/contract,stek-rustls/redis,stek-rustls/t
 export SQLX_OFFLINE = true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-revoke dev test test-page lint fmt doc man golden sqlx-prepare \
+.PHONY: help demo demo-revoke dev test test-long test-page lint fmt doc man golden sqlx-prepare \
 	bench-tickets bench-distribution bench-manager fuzz \
 	up up-offline proof down test-compose test-deploy
 
@@ -38,6 +38,10 @@ test: ## run every test; brings its own PostgreSQL
 
 test-page: ## test the status page in Chromium; installs what it needs in target/, Chromium by apt-get as root
 	browser/run.sh
+
+test-long: ## the tests that take a minute each: what a thief of backups can open, restored databases
+	$(WITH_POSTGRES) $(CARGO) test -p stek-testbed --test thief -- --ignored
+	$(WITH_POSTGRES) $(CARGO) test -p stekd --test cli -- --ignored
 
 lint: ## rustfmt, clippy and rustdoc, warnings denied
 	$(CARGO) fmt --all --check

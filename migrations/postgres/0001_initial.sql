@@ -126,6 +126,7 @@ CREATE TABLE ticket_keys (
     wrap_ciphertext bytea,
     ended_at timestamptz,
     end_cause text,
+    proven_at timestamptz,
     CONSTRAINT ticket_keys_format CHECK (format BETWEEN 1 AND 65535),
     CONSTRAINT ticket_keys_kcv_length CHECK (octet_length(kcv) = 8),
     CONSTRAINT ticket_keys_kcv_unique UNIQUE (keyset_id, kcv),
@@ -138,7 +139,8 @@ CREATE TABLE ticket_keys (
                AND retire_at = date_trunc('second', retire_at)
                AND destroy_at = date_trunc('second', destroy_at)
                AND destroy_by = date_trunc('second', destroy_by)
-               AND ended_at = date_trunc('second', ended_at)),
+               AND ended_at = date_trunc('second', ended_at)
+               AND proven_at = date_trunc('second', proven_at)),
     CONSTRAINT ticket_keys_epoch CHECK (0 <= epoch),
     CONSTRAINT ticket_keys_wrap_nonce_length CHECK (octet_length(wrap_nonce) = 12),
     CONSTRAINT ticket_keys_wrap_ciphertext_length CHECK (octet_length(wrap_ciphertext) = 48),
@@ -147,6 +149,7 @@ CREATE TABLE ticket_keys (
                AND (ended_at IS NULL) = (wrap_ciphertext IS NOT NULL)),
     CONSTRAINT ticket_keys_ended_together CHECK ((ended_at IS NULL) = (end_cause IS NULL)),
     CONSTRAINT ticket_keys_end_cause CHECK (end_cause IN ('expired', 'revoked')),
+    CONSTRAINT ticket_keys_proven_if_ended CHECK (proven_at IS NULL OR ended_at IS NOT NULL),
     CONSTRAINT ticket_keys_encrypt_periods_disjoint
         EXCLUDE USING gist (
             int8range(keyset_id, keyset_id, '[]') WITH =,
@@ -157,6 +160,9 @@ CREATE INDEX ticket_keys_live ON ticket_keys (keyset_id) WHERE ended_at IS NULL;
 CREATE INDEX ticket_keys_ended ON ticket_keys (keyset_id, ended_at DESC, id DESC)
     WHERE ended_at IS NOT NULL;
 CREATE INDEX ticket_keys_forgettable ON ticket_keys (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX ticket_keys_unproven ON ticket_keys (epoch)
+    WHERE ended_at IS NOT NULL AND proven_at IS NULL;
+CREATE INDEX ticket_keys_wrapped ON ticket_keys (seed_id) WHERE ended_at IS NULL;
 COMMENT ON TABLE ticket_keys IS 'Ticket keys: live ones encrypted, ended ones without material.';
 COMMENT ON COLUMN ticket_keys.id IS 'Its identity, a UUIDv7.';
 COMMENT ON COLUMN ticket_keys.keyset_id IS 'The keyset it belongs to.';
@@ -175,6 +181,8 @@ COMMENT ON COLUMN ticket_keys.wrap_ciphertext IS
     'The encrypted key with its tag; null exactly if it has ended.';
 COMMENT ON COLUMN ticket_keys.ended_at IS 'When it ended, if it has.';
 COMMENT ON COLUMN ticket_keys.end_cause IS 'Why it ended: expired or revoked.';
+COMMENT ON COLUMN ticket_keys.proven_at IS
+    'When every known manager had passed its epoch, or erased its seed.';
 
 CREATE TABLE tokens (
     id uuid PRIMARY KEY,
@@ -218,32 +226,42 @@ CREATE TABLE ratchet_seeds (
     seed_id uuid PRIMARY KEY,
     check_value bytea NOT NULL,
     claimed_at timestamptz NOT NULL,
-    live boolean NOT NULL DEFAULT true,
+    phase text NOT NULL DEFAULT 'live',
     CONSTRAINT ratchet_seeds_check_value_length CHECK (octet_length(check_value) = 8),
+    CONSTRAINT ratchet_seeds_phase CHECK (phase IN ('offered', 'live', 'retiring', 'ended')),
     CONSTRAINT ratchet_seeds_whole_seconds CHECK (claimed_at = date_trunc('second', claimed_at))
 );
-CREATE UNIQUE INDEX ratchet_seeds_one_live ON ratchet_seeds (live) WHERE live;
+CREATE UNIQUE INDEX ratchet_seeds_one_live ON ratchet_seeds (phase) WHERE phase = 'live';
+CREATE UNIQUE INDEX ratchet_seeds_one_reseed ON ratchet_seeds ((true))
+    WHERE phase IN ('offered', 'retiring');
 COMMENT ON TABLE ratchet_seeds IS
-    'Seeds of the ratchet by identity, never by value; at most one of them is live.';
+    'Seeds of the ratchet by identity, never by value; at most one of them is live, and at most one '
+    'is on its way to being so or to its end.';
 COMMENT ON COLUMN ratchet_seeds.seed_id IS 'Its identity.';
 COMMENT ON COLUMN ratchet_seeds.check_value IS
     'Derived from seed and cluster secret; tells a wrong state or secret from the right one.';
 COMMENT ON COLUMN ratchet_seeds.claimed_at IS 'When it was claimed for this cluster.';
-COMMENT ON COLUMN ratchet_seeds.live IS 'Whether new keys are wrapped under it.';
+COMMENT ON COLUMN ratchet_seeds.phase IS
+    'offered: managers fetch it; live: keys are wrapped under it; retiring: its keys are being '
+    're-wrapped; ended: managers erase it.';
 
 CREATE TABLE ratchet_replicas (
     replica_id uuid PRIMARY KEY,
     seed_id uuid NOT NULL
         CONSTRAINT ratchet_replicas_seed REFERENCES ratchet_seeds (seed_id) ON DELETE CASCADE,
+    next_seed_id uuid
+        CONSTRAINT ratchet_replicas_next_seed REFERENCES ratchet_seeds (seed_id) ON DELETE SET NULL,
     epoch bigint NOT NULL,
     seen_at timestamptz NOT NULL,
     CONSTRAINT ratchet_replicas_epoch CHECK (0 <= epoch),
     CONSTRAINT ratchet_replicas_whole_seconds CHECK (seen_at = date_trunc('second', seen_at))
 );
 COMMENT ON TABLE ratchet_replicas IS 'Which managers hold a state of the ratchet, and how far it is.';
-COMMENT ON COLUMN ratchet_replicas.replica_id IS 'The manager''s own identity.';
+COMMENT ON COLUMN ratchet_replicas.replica_id IS 'The identity of the manager''s state file.';
 COMMENT ON COLUMN ratchet_replicas.seed_id IS 'The seed whose state it holds.';
-COMMENT ON COLUMN ratchet_replicas.epoch IS 'The epoch its state has reached.';
+COMMENT ON COLUMN ratchet_replicas.next_seed_id IS
+    'The seed whose state it holds beside that one while seeds change.';
+COMMENT ON COLUMN ratchet_replicas.epoch IS 'The epoch its states have reached.';
 COMMENT ON COLUMN ratchet_replicas.seen_at IS 'When it last said so.';
 
 CREATE TABLE audit (

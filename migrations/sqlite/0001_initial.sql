@@ -136,6 +136,8 @@ CREATE TABLE ticket_keys (
     ended_at INTEGER,
     -- Why it ended: expired or revoked.
     end_cause TEXT,
+    -- When every known manager had passed its epoch, or erased its seed.
+    proven_at INTEGER,
     CONSTRAINT ticket_keys_id_length CHECK (length(id) = 16),
     CONSTRAINT ticket_keys_format CHECK (format BETWEEN 1 AND 65535),
     CONSTRAINT ticket_keys_kcv_length CHECK (length(kcv) = 8),
@@ -151,12 +153,16 @@ CREATE TABLE ticket_keys (
         CHECK ((ended_at IS NULL) = (wrap_nonce IS NOT NULL)
                AND (ended_at IS NULL) = (wrap_ciphertext IS NOT NULL)),
     CONSTRAINT ticket_keys_ended_together CHECK ((ended_at IS NULL) = (end_cause IS NULL)),
-    CONSTRAINT ticket_keys_end_cause CHECK (end_cause IN ('expired', 'revoked'))
+    CONSTRAINT ticket_keys_end_cause CHECK (end_cause IN ('expired', 'revoked')),
+    CONSTRAINT ticket_keys_proven_if_ended CHECK (proven_at IS NULL OR ended_at IS NOT NULL)
 ) STRICT;
 CREATE INDEX ticket_keys_live ON ticket_keys (keyset_id) WHERE ended_at IS NULL;
 CREATE INDEX ticket_keys_ended ON ticket_keys (keyset_id, ended_at DESC, id DESC)
     WHERE ended_at IS NOT NULL;
 CREATE INDEX ticket_keys_forgettable ON ticket_keys (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX ticket_keys_unproven ON ticket_keys (epoch)
+    WHERE ended_at IS NOT NULL AND proven_at IS NULL;
+CREATE INDEX ticket_keys_wrapped ON ticket_keys (seed_id) WHERE ended_at IS NULL;
 
 -- Bearer tokens, of which only a hash is kept.
 CREATE TABLE tokens (
@@ -197,7 +203,8 @@ CREATE TABLE grants (
     CONSTRAINT grants_seal_length CHECK (length(seal) = 32)
 ) STRICT;
 
--- Seeds of the ratchet by identity, never by value; at most one of them is live.
+-- Seeds of the ratchet by identity, never by value; at most one of them is live, and at most one is on
+-- its way to being so or to its end.
 CREATE TABLE ratchet_seeds (
     -- Its identity.
     seed_id BLOB PRIMARY KEY NOT NULL,
@@ -205,22 +212,28 @@ CREATE TABLE ratchet_seeds (
     check_value BLOB NOT NULL,
     -- When it was claimed for this cluster.
     claimed_at INTEGER NOT NULL,
-    -- Whether new keys are wrapped under it.
-    live INTEGER NOT NULL DEFAULT 1,
+    -- offered: managers fetch it; live: keys are wrapped under it; retiring: its keys are being
+    -- re-wrapped; ended: managers erase it.
+    phase TEXT NOT NULL DEFAULT 'live',
     CONSTRAINT ratchet_seeds_id_length CHECK (length(seed_id) = 16),
     CONSTRAINT ratchet_seeds_check_value_length CHECK (length(check_value) = 8),
-    CONSTRAINT ratchet_seeds_live CHECK (live IN (0, 1))
+    CONSTRAINT ratchet_seeds_phase CHECK (phase IN ('offered', 'live', 'retiring', 'ended'))
 ) STRICT;
-CREATE UNIQUE INDEX ratchet_seeds_one_live ON ratchet_seeds (live) WHERE live = 1;
+CREATE UNIQUE INDEX ratchet_seeds_one_live ON ratchet_seeds (phase) WHERE phase = 'live';
+CREATE UNIQUE INDEX ratchet_seeds_one_reseed ON ratchet_seeds ((1))
+    WHERE phase IN ('offered', 'retiring');
 
 -- Which managers hold a state of the ratchet, and how far it is.
 CREATE TABLE ratchet_replicas (
-    -- The manager's own identity.
+    -- The identity of the manager's state file.
     replica_id BLOB PRIMARY KEY NOT NULL,
     -- The seed whose state it holds.
     seed_id BLOB NOT NULL
         CONSTRAINT ratchet_replicas_seed REFERENCES ratchet_seeds (seed_id) ON DELETE CASCADE,
-    -- The epoch its state has reached.
+    -- The seed whose state it holds beside that one while seeds change.
+    next_seed_id BLOB
+        CONSTRAINT ratchet_replicas_next_seed REFERENCES ratchet_seeds (seed_id) ON DELETE SET NULL,
+    -- The epoch its states have reached.
     epoch INTEGER NOT NULL,
     -- When it last said so.
     seen_at INTEGER NOT NULL,

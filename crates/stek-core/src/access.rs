@@ -24,12 +24,14 @@ pub enum Role {
     Operator,
     /// Read keysets, schedules and the audit trail, never a secret.
     Auditor,
+    /// Join the ratchet, as one key-manager among several.
+    Manager,
 }
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 4] =
-        [Self::Terminator, Self::Distribution, Self::Operator, Self::Auditor];
+    pub const ALL: [Self; 5] =
+        [Self::Terminator, Self::Distribution, Self::Operator, Self::Auditor, Self::Manager];
 
     /// The role as it is written.
     pub const fn as_str(self) -> &'static str {
@@ -38,6 +40,7 @@ impl Role {
             Self::Distribution => "distribution",
             Self::Operator => "operator",
             Self::Auditor => "auditor",
+            Self::Manager => "manager",
         }
     }
 

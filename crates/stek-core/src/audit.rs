@@ -51,10 +51,32 @@ pub enum AuditAction {
     KeysRead,
     /// Lines of this trail were removed because of their age.
     TrailPruned,
+    /// A manager was given the state of a ratchet.
+    ManagerJoined,
+    /// A new seed was offered to all managers.
+    SeedOffered,
+    /// An offer came to nothing.
+    SeedWithdrawn,
+    /// An offered seed became the one that keys are wrapped under.
+    SeedPromoted,
+    /// Nothing is wrapped under a seed any more; managers erase it.
+    SeedEnded,
+    /// A seed of which no state is left was given up, with its keys.
+    SeedLost,
+    /// A seed was replaced without the word of every manager that held it.
+    DestructionUnproven,
+    /// A manager that showed no life was forgotten.
+    ReplicaForgotten,
+    /// A restored database was accepted as a later lineage.
+    RestoreAccepted,
+    /// An operator vouched for a clock that had jumped.
+    ClockConfirmed,
+    /// Tokens and grants were sealed under a new cluster secret.
+    AccessResealed,
 }
 
 impl AuditAction {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 27] = [
         Self::KeysetCreated,
         Self::PolicyChanged,
         Self::KeysetDeleted,
@@ -71,6 +93,17 @@ impl AuditAction {
         Self::SeedClaimed,
         Self::KeysRead,
         Self::TrailPruned,
+        Self::ManagerJoined,
+        Self::SeedOffered,
+        Self::SeedWithdrawn,
+        Self::SeedPromoted,
+        Self::SeedEnded,
+        Self::SeedLost,
+        Self::DestructionUnproven,
+        Self::ReplicaForgotten,
+        Self::RestoreAccepted,
+        Self::ClockConfirmed,
+        Self::AccessResealed,
     ];
 
     /// The action as it is stored.
@@ -92,6 +125,17 @@ impl AuditAction {
             Self::SeedClaimed => "seed-claimed",
             Self::KeysRead => "keys-read",
             Self::TrailPruned => "trail-pruned",
+            Self::ManagerJoined => "manager-joined",
+            Self::SeedOffered => "seed-offered",
+            Self::SeedWithdrawn => "seed-withdrawn",
+            Self::SeedPromoted => "seed-promoted",
+            Self::SeedEnded => "seed-ended",
+            Self::SeedLost => "seed-lost",
+            Self::DestructionUnproven => "destruction-unproven",
+            Self::ReplicaForgotten => "replica-forgotten",
+            Self::RestoreAccepted => "restore-accepted",
+            Self::ClockConfirmed => "clock-confirmed",
+            Self::AccessResealed => "access-resealed",
         }
     }
 

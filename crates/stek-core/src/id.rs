@@ -45,6 +45,11 @@ impl Incarnation {
         Self(uuid::Builder::from_unix_timestamp_millis(unix_millis, random).into_uuid())
     }
 
+    /// When it began, in milliseconds since the Unix epoch (RFC 9562, 5.7).
+    pub fn unix_millis(&self) -> u64 {
+        self.as_bytes()[..6].iter().fold(0, |millis, byte| millis << 8 | u64::from(*byte))
+    }
+
     /// The lineage with these sixteen bytes.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))

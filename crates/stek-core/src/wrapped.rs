@@ -5,6 +5,7 @@ use std::fmt;
 
 use uuid::Uuid;
 
+use crate::id::ParseIdError;
 use crate::secret::KEY_LEN;
 use crate::time::{Seconds, Timestamp};
 
@@ -17,32 +18,51 @@ pub const WRAP_NONCE_LEN: usize = 12;
 /// Ciphertext and tag of a wrapped ticket key.
 pub const WRAP_CIPHERTEXT_LEN: usize = KEY_LEN + 16;
 
-/// Identifies one seed of the ratchet; every manager of a cluster holds a state of the same seed.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SeedId(Uuid);
+macro_rules! identities {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Uuid);
 
-impl SeedId {
-    /// The identifier with these sixteen bytes.
-    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(Uuid::from_bytes(bytes))
-    }
+        impl $name {
+            /// The identifier with these sixteen bytes.
+            pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(Uuid::from_bytes(bytes))
+            }
 
-    /// The sixteen bytes.
-    pub const fn as_bytes(&self) -> &[u8; 16] {
-        self.0.as_bytes()
-    }
+            /// The sixteen bytes.
+            pub const fn as_bytes(&self) -> &[u8; 16] {
+                self.0.as_bytes()
+            }
+
+            /// Reads a UUID in any of its usual forms.
+            ///
+            /// # Errors
+            /// [`ParseIdError`] if it is no UUID.
+            pub fn parse(text: &str) -> Result<Self, ParseIdError> {
+                Uuid::try_parse(text).map(Self).map_err(|_| ParseIdError)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+    )*};
 }
 
-impl fmt::Display for SeedId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
-    }
-}
-
-impl fmt::Debug for SeedId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
-    }
+identities! {
+    /// Identifies one seed of the ratchet; every manager of a cluster holds a state of the same seed.
+    SeedId;
+    /// Identifies one manager's copy of the ratchet: its state file, whatever process has it open.
+    ReplicaId;
 }
 
 /// A step of the ratchet: `floor(unix time / 1 h)`.

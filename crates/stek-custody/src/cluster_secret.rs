@@ -5,6 +5,8 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 use stek_core::audit::{AuditChain, ChainLink};
@@ -35,7 +37,58 @@ const FORBIDDEN_MODE: u32 = 0o037;
 /// | [`Kek`] of epoch x       | cluster secret              | S_x                | `stek/1/kek` ‖ seed id ‖ x u64 BE |
 ///
 /// [`Kek`]: crate::ratchet::Kek
-pub struct ClusterSecret(Secret);
+///
+/// While it is exchanged there are two: the current one and the previous one. What is in use is
+/// the one that the live seed was claimed with; rows sealed under either hold.
+pub struct ClusterSecret {
+    current: Secret,
+    previous: Option<Secret>,
+    in_use: InUse,
+}
+
+/// Which of two cluster secrets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Generation {
+    /// The one to be used from now on.
+    Current,
+    /// The one before it.
+    Previous,
+}
+
+/// The one that is in use, shared by all that is derived from both.
+#[derive(Debug, Clone, Default)]
+struct InUse(Arc<AtomicBool>);
+
+impl InUse {
+    fn get(&self) -> Generation {
+        if self.0.load(Ordering::Acquire) { Generation::Previous } else { Generation::Current }
+    }
+
+    fn set(&self, generation: Generation) {
+        self.0.store(generation == Generation::Previous, Ordering::Release);
+    }
+}
+
+/// A key derived from each.
+#[derive(Debug)]
+struct Derived {
+    current: Secret,
+    previous: Option<Secret>,
+    in_use: InUse,
+}
+
+impl Derived {
+    fn in_use(&self) -> &Secret {
+        match self.in_use.get() {
+            Generation::Current => &self.current,
+            Generation::Previous => self.previous.as_ref().unwrap_or(&self.current),
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Secret> {
+        std::iter::once(&self.current).chain(&self.previous)
+    }
+}
 
 /// A text that is no cluster secret. Says nothing of its characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -138,6 +191,36 @@ impl ClusterSecret {
         Ok(text)
     }
 
+    /// The same with the one before it, under which rows may still be sealed.
+    #[must_use]
+    pub fn with_previous(self, previous: Self) -> Self {
+        Self { previous: Some(previous.current), ..self }
+    }
+
+    /// Whether there is a previous one.
+    pub fn has_previous(&self) -> bool {
+        self.previous.is_some()
+    }
+
+    /// Which of the two `seed` was claimed with; `None` if neither.
+    pub fn claimed_with(&self, seed: &SeedId, check: &[u8; CHECK_LEN]) -> Option<Generation> {
+        let is = |generation| -> bool {
+            self.expose_one(generation)
+                .is_some_and(|secret| check_value(secret, seed).ct_eq(check).into())
+        };
+        [Generation::Current, Generation::Previous].into_iter().find(|one| is(*one))
+    }
+
+    /// Which one seals and links from now on.
+    pub fn put_in_use(&self, generation: Generation) {
+        self.in_use.set(generation);
+    }
+
+    /// Which one seals and links.
+    pub fn in_use(&self) -> Generation {
+        self.in_use.get()
+    }
+
     /// What seals rows of the database.
     pub fn row_sealer(&self) -> RowSealer {
         RowSealer(self.derive(b"stek/1/seal"))
@@ -155,19 +238,30 @@ impl ClusterSecret {
     /// kept that every later state could confirm. A state with the right identity and wrong bytes
     /// shows only when a wrapped key does not open.
     pub fn check_value(&self, seed: &SeedId) -> [u8; CHECK_LEN] {
-        let mut check = [0; CHECK_LEN];
-        erasing_stack(|| {
-            expand(Some(self.expose()), seed.as_bytes(), &[b"stek/1/check-secret"], &mut check);
-        });
-        check
+        check_value(self.expose(), seed)
     }
 
     pub(crate) fn expose(&self) -> &[u8; SECRET_LEN] {
-        self.0.expose()
+        self.current.expose()
     }
 
-    fn derive(&self, info: &[u8]) -> Secret {
-        erasing_stack(|| Secret::written_by(|key| expand(None, self.expose(), &[info], key)))
+    /// The one of this generation, if there is one.
+    pub(crate) fn expose_one(&self, generation: Generation) -> Option<&[u8; SECRET_LEN]> {
+        match generation {
+            Generation::Current => Some(self.current.expose()),
+            Generation::Previous => self.previous.as_ref().map(Secret::expose),
+        }
+    }
+
+    fn derive(&self, info: &[u8]) -> Derived {
+        let derived = |secret: &Secret| {
+            erasing_stack(|| Secret::written_by(|key| expand(None, secret.expose(), &[info], key)))
+        };
+        Derived {
+            current: derived(&self.current),
+            previous: self.previous.as_ref().map(derived),
+            in_use: self.in_use.clone(),
+        }
     }
 
     fn parse_bytes(text: &[u8]) -> Result<Self, ParseClusterSecretError> {
@@ -181,8 +275,16 @@ impl ClusterSecret {
             }
         });
         secret.check().map_err(ParseClusterSecretError::Weak)?;
-        Ok(Self(secret))
+        Ok(Self { current: secret, previous: None, in_use: InUse::default() })
     }
+}
+
+fn check_value(secret: &[u8; SECRET_LEN], seed: &SeedId) -> [u8; CHECK_LEN] {
+    let mut check = [0; CHECK_LEN];
+    erasing_stack(|| {
+        expand(Some(secret), seed.as_bytes(), &[b"stek/1/check-secret"], &mut check);
+    });
+    check
 }
 
 impl fmt::Debug for ClusterSecret {
@@ -194,32 +296,56 @@ impl fmt::Debug for ClusterSecret {
 /// Seals rows that decide who may do what, so that whoever can only write the database grants
 /// nothing. Shows a changed row, not a missing one.
 #[derive(Debug)]
-pub struct RowSealer(Secret);
+pub struct RowSealer(Derived);
 
 impl RowSealer {
     /// HMAC-SHA256 over the canonical bytes of a row, which begin with its kind.
     pub fn seal(&self, canonical: &[u8]) -> [u8; 32] {
-        let mut seal = [0; 32];
-        erasing_stack(|| mac(self.0.expose(), &[canonical], &mut seal));
-        seal
+        sealed(self.0.in_use(), canonical)
+    }
+
+    /// Whether `seal` is that of the row under the cluster secret that is in use.
+    pub fn is_up_to_date(&self, canonical: &[u8], seal: &[u8; 32]) -> bool {
+        self.seal(canonical).ct_eq(seal).into()
     }
 
     /// Whether `seal` is that of the row, in time that does not depend on where it differs.
     #[must_use = "a row whose seal is wrong counts for nothing"]
     pub fn verify(&self, canonical: &[u8], seal: &[u8; 32]) -> bool {
-        self.seal(canonical).ct_eq(seal).into()
+        self.0.all().any(|key| sealed(key, canonical).ct_eq(seal).into())
     }
+}
+
+fn sealed(key: &Secret, canonical: &[u8]) -> [u8; 32] {
+    let mut seal = [0; 32];
+    erasing_stack(|| mac(key.expose(), &[canonical], &mut seal));
+    seal
 }
 
 /// Links the audit trail: `link = HMAC-SHA256(key, previous link ‖ event)`.
 #[derive(Debug)]
-pub struct AuditKey(Secret);
+pub struct AuditKey(Derived);
+
+impl AuditKey {
+    /// Whether `link` covers `event` and the link before it, under either cluster secret: the
+    /// trail goes on from one to the next.
+    #[must_use = "a link that does not hold was tampered with"]
+    pub fn verify(&self, previous: &ChainLink, event: &[u8], link: &ChainLink) -> bool {
+        self.0
+            .all()
+            .any(|key| linked(key, previous, event).as_bytes().ct_eq(link.as_bytes()).into())
+    }
+}
+
+fn linked(key: &Secret, previous: &ChainLink, event: &[u8]) -> ChainLink {
+    let mut link = [0; 32];
+    erasing_stack(|| mac(key.expose(), &[previous.as_bytes(), event], &mut link));
+    ChainLink::from_bytes(link)
+}
 
 impl AuditChain for AuditKey {
     fn link(&self, previous: &ChainLink, event: &[u8]) -> ChainLink {
-        let mut link = [0; 32];
-        erasing_stack(|| mac(self.0.expose(), &[previous.as_bytes(), event], &mut link));
-        ChainLink::from_bytes(link)
+        linked(self.0.in_use(), previous, event)
     }
 }
 

@@ -2,7 +2,7 @@
 //! wrapping and unwrapping of ticket keys. When to do what is the manager's.
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use stek_core::derive::kcv;
@@ -11,12 +11,11 @@ use stek_core::id::{Incarnation, Kcv, Revision};
 use stek_core::keyset::KeyRecord;
 use stek_core::name::KeysetName;
 use stek_core::secret::KeyMaterial;
-use stek_core::wrapped::{Epoch, SeedId, WRAP_NONCE_LEN, WrappedKey};
-use subtle::ConstantTimeEq;
+use stek_core::wrapped::{Epoch, ReplicaId, SeedId, WRAP_NONCE_LEN, WrappedKey};
 
-use crate::cluster_secret::{CHECK_LEN, ClusterSecret};
+use crate::cluster_secret::{CHECK_LEN, ClusterSecret, Generation};
 use crate::random::{DrawError, RandomSource, draw};
-use crate::ratchet::{self, KekError, RatchetState};
+use crate::ratchet::{self, Kek, KekError, RatchetState};
 use crate::secret::erasing_stack;
 use crate::state_file::{Contents, HighWater, StateFile, StateFileError};
 use crate::wrap::{Binding, destruction_epoch, open, seal};
@@ -25,21 +24,59 @@ use crate::wrap::{Binding, destruction_epoch, open, seal};
 /// a longer circle by the database, which takes no key of a keyset twice.
 const REMEMBERED: usize = 1024;
 
-/// The custody of one seed. Shared by all tasks of a manager; each call holds a lock, and those
-/// that write block until the disk has it.
+/// The custody of a ratchet, and of a second one beside it while seeds change. Shared by all tasks
+/// of a manager; each call holds a lock, and those that write block until the disk has it.
 #[derive(Debug)]
 pub struct Custody {
     cluster: Arc<ClusterSecret>,
+    path: PathBuf,
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug)]
 struct Inner {
-    file: StateFile,
-    contents: Contents,
+    main: Held,
+    next: Option<Held>,
+    /// Whether new keys are wrapped under `next`.
+    wraps_next: bool,
     /// What the random source gave lately, oldest first, to see that it does not repeat itself.
     minted: VecDeque<Kcv>,
     last_nonce: Option<[u8; WRAP_NONCE_LEN]>,
+}
+
+/// One ratchet with its file.
+#[derive(Debug)]
+struct Held {
+    file: StateFile,
+    contents: Contents,
+    /// The cluster secret that its seed was claimed with.
+    generation: Generation,
+}
+
+impl Held {
+    fn new(file: StateFile, contents: Contents) -> Self {
+        Self { file, contents, generation: Generation::Current }
+    }
+
+    fn kek(&self, x: Epoch, cluster: &ClusterSecret) -> Result<Kek, KekError> {
+        // A generation is only noted if the secret is there.
+        let secret = cluster.expose_one(self.generation).unwrap_or(cluster.expose());
+        self.contents.state.kek_under(x, secret)
+    }
+}
+
+impl Inner {
+    fn all(&self) -> impl Iterator<Item = &Held> {
+        std::iter::once(&self.main).chain(&self.next)
+    }
+
+    fn of(&self, seed: SeedId) -> Option<&Held> {
+        self.all().find(|held| held.contents.state.seed_id() == seed)
+    }
+
+    fn wrapping(&self) -> &Held {
+        self.next.as_ref().filter(|_| self.wraps_next).unwrap_or(&self.main)
+    }
 }
 
 /// A ratchet could not be begun.
@@ -167,10 +204,11 @@ impl Custody {
         epoch: Epoch,
     ) -> Result<Self, CreateError> {
         let state = RatchetState::generate(seed, epoch, random)?;
-        Ok(Self::join(path, cluster, state)?)
+        let replica = ratchet::new_replica_id(random).map_err(DrawError::Random)?;
+        Ok(Self::join(path, cluster, state, replica)?)
     }
 
-    /// Takes on a ratchet that a peer began, in a new file at `path`.
+    /// Takes on a ratchet that a peer began, as the copy `replica`, in a new file at `path`.
     ///
     /// # Errors
     /// [`StateFileError`] if the file exists or cannot be made.
@@ -178,10 +216,11 @@ impl Custody {
         path: &Path,
         cluster: Arc<ClusterSecret>,
         state: RatchetState,
+        replica: ReplicaId,
     ) -> Result<Self, StateFileError> {
-        let contents = Contents { state, high_water: None };
+        let contents = Contents { state, high_water: None, replica };
         let file = StateFile::create(path, &contents)?;
-        Ok(Self::new(cluster, file, contents))
+        Ok(Self::new(path, cluster, Held::new(file, contents), None))
     }
 
     /// Goes on with the ratchet in the file at `path`.
@@ -190,12 +229,15 @@ impl Custody {
     /// [`StateFileError`] if the file is missing, in use, open to others or torn.
     pub fn open(path: &Path, cluster: Arc<ClusterSecret>) -> Result<Self, StateFileError> {
         let (file, contents) = StateFile::open(path)?;
-        Ok(Self::new(cluster, file, contents))
+        let next = beside::open(path, &contents)?;
+        let next = next.map(|(file, contents)| Held::new(file, contents));
+        Ok(Self::new(path, cluster, Held::new(file, contents), next))
     }
 
-    fn new(cluster: Arc<ClusterSecret>, file: StateFile, contents: Contents) -> Self {
-        let inner = Inner { file, contents, minted: VecDeque::new(), last_nonce: None };
-        Self { cluster, inner: Mutex::new(inner) }
+    fn new(path: &Path, cluster: Arc<ClusterSecret>, main: Held, next: Option<Held>) -> Self {
+        let (minted, last_nonce) = (VecDeque::new(), None);
+        let inner = Mutex::new(Inner { main, next, wraps_next: false, minted, last_nonce });
+        Self { cluster, path: path.to_owned(), inner }
     }
 
     /// The check value to claim this seed with; see [`ClusterSecret::check_value`].
@@ -203,18 +245,21 @@ impl Custody {
         self.cluster.check_value(&self.seed_id())
     }
 
-    /// Whether state file and cluster secret are those that the database names.
+    /// Whether state file and cluster secret are those that the database names. Notes which
+    /// cluster secret the seed was claimed with.
     ///
     /// # Errors
     /// [`SeedMismatch`], which says which of the two is another.
     pub fn verify_seed(&self, named: SeedId, check: &[u8; CHECK_LEN]) -> Result<(), SeedMismatch> {
-        let held = self.seed_id();
-        if held != named {
+        let generation = self.cluster.claimed_with(&named, check);
+        let mut inner = self.lock();
+        let held = inner.main.contents.state.seed_id();
+        let Inner { main, next, .. } = &mut *inner;
+        let mut all = std::iter::once(main).chain(next);
+        let Some(known) = all.find(|known| known.contents.state.seed_id() == named) else {
             return Err(SeedMismatch::OtherSeed { held, named });
-        }
-        if !bool::from(self.check_value().ct_eq(check)) {
-            return Err(SeedMismatch::OtherClusterSecret { named });
-        }
+        };
+        known.generation = generation.ok_or(SeedMismatch::OtherClusterSecret { named })?;
         Ok(())
     }
 
@@ -261,8 +306,9 @@ impl Custody {
             return Err(WrapError::Repeated);
         }
         inner.last_nonce = Some(nonce);
-        let binding = Binding { keyset, record, seed: inner.contents.state.seed_id() };
-        let kek = inner.contents.state.kek(binding.epoch(), &self.cluster)?;
+        let held = inner.wrapping();
+        let binding = Binding { keyset, record, seed: held.contents.state.seed_id() };
+        let kek = held.kek(binding.epoch(), &self.cluster)?;
         Ok(seal(&kek, nonce, &binding, material))
     }
 
@@ -278,15 +324,15 @@ impl Custody {
     ) -> Result<KeyMaterial, UnwrapError> {
         let kek = {
             let inner = self.lock();
-            let held = inner.contents.state.seed_id();
-            if wrapped.seed != held {
+            let Some(held) = inner.of(wrapped.seed) else {
+                let held = inner.main.contents.state.seed_id();
                 return Err(UnwrapError::OtherSeed { held, named: wrapped.seed });
-            }
+            };
             let expected = destruction_epoch(&record.schedule);
             if wrapped.epoch != expected {
                 return Err(UnwrapError::OtherEpoch { named: wrapped.epoch, expected });
             }
-            inner.contents.state.kek(expected, &self.cluster)?
+            held.kek(expected, &self.cluster)?
         };
         let binding = Binding { keyset, record, seed: wrapped.seed };
         let material = open(&kek, &binding, wrapped).map_err(|_| UnwrapError::Forged)?;
@@ -305,31 +351,44 @@ impl Custody {
     /// [`AdvanceError`]; the ratchet then counts as not moved and may be moved again.
     pub fn advance(&self, epoch: Epoch) -> Result<(), AdvanceError> {
         let mut inner = self.lock();
-        if inner.contents.state.epoch() == epoch {
-            return Ok(());
+        let Inner { main, next, .. } = &mut *inner;
+        // A peer that gave the second one may have been ahead; the main one must not be.
+        let next = next.as_mut().filter(|next| next.contents.state.epoch() < epoch);
+        for held in std::iter::once(main).chain(next) {
+            let Contents { state, high_water, replica } = &held.contents;
+            if state.epoch() == epoch {
+                continue;
+            }
+            let mut state = state.duplicate();
+            state.advance_to(epoch)?;
+            let next = Contents { state, high_water: *high_water, replica: *replica };
+            held.file.replace(&next)?;
+            held.contents = next;
         }
-        let mut state = inner.contents.state.duplicate();
-        state.advance_to(epoch)?;
-        let next = Contents { state, high_water: inner.contents.high_water };
-        inner.file.replace(&next)?;
-        inner.contents = next;
         Ok(())
     }
 
     /// The epoch of the ratchet: what was wrapped to an earlier one is destroyed, as far as this
     /// manager goes.
     pub fn epoch(&self) -> Epoch {
-        self.lock().contents.state.epoch()
+        let inner = self.lock();
+        let epochs = inner.all().map(|held| held.contents.state.epoch());
+        epochs.min().unwrap_or(inner.main.contents.state.epoch())
     }
 
     /// The seed of the ratchet.
     pub fn seed_id(&self) -> SeedId {
-        self.lock().contents.state.seed_id()
+        self.lock().main.contents.state.seed_id()
+    }
+
+    /// Which copy of the ratchet this is.
+    pub fn replica(&self) -> ReplicaId {
+        self.lock().main.contents.replica
     }
 
     /// The highest revision published that this manager knows of.
     pub fn high_water(&self) -> Option<HighWater> {
-        self.lock().contents.high_water
+        self.lock().main.contents.high_water
     }
 
     /// Notes that `revision` of `incarnation` was published. It only rises, and only then is the
@@ -344,12 +403,14 @@ impl Custody {
     ) -> Result<(), StateFileError> {
         let mut inner = self.lock();
         let raised = Some(HighWater { incarnation, revision });
-        if raised <= inner.contents.high_water {
+        let main = &mut inner.main;
+        if raised <= main.contents.high_water {
             return Ok(());
         }
-        let next = Contents { state: inner.contents.state.duplicate(), high_water: raised };
-        inner.file.update(&next)?;
-        inner.contents = next;
+        let (state, replica) = (main.contents.state.duplicate(), main.contents.replica);
+        let next = Contents { state, high_water: raised, replica };
+        main.file.update(&next)?;
+        main.contents = next;
         Ok(())
     }
 
@@ -359,19 +420,20 @@ impl Custody {
         Some(HighWater { incarnation, revision }) < self.high_water()
     }
 
-    /// The state, for a manager that joins. Whoever asks for it says who gets it and writes that
-    /// into the audit trail.
-    pub fn share(&self) -> RatchetState {
-        self.lock().contents.state.duplicate()
-    }
-
-    /// Ends the custody of this seed: overwrites the state and removes the file.
+    /// Ends the custody: overwrites the states and removes the files.
     ///
     /// # Errors
-    /// [`StateFileError`] if the state could not be overwritten or the file not removed.
+    /// [`StateFileError`] if a state could not be overwritten or a file not removed.
     pub fn erase(self) -> Result<(), StateFileError> {
         let inner = self.inner.into_inner().unwrap_or_else(PoisonError::into_inner);
-        inner.file.erase()
+        inner.main.file.erase()?;
+        inner.next.map_or(Ok(()), |next| next.file.erase())
+    }
+
+    /// A second state of the main ratchet.
+    #[cfg(test)]
+    pub(crate) fn duplicate(&self) -> RatchetState {
+        self.lock().main.contents.state.duplicate()
     }
 
     /// Every change is made by one assignment after the file has it, so what another thread left
@@ -384,6 +446,9 @@ impl Custody {
 fn check_value_of(material: &KeyMaterial) -> Kcv {
     erasing_stack(|| kcv(material))
 }
+
+mod beside;
+pub use beside::{HoldError, RewrapError, ShareError};
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ pub mod custody;
 pub mod random;
 pub mod ratchet;
 mod secret;
+pub mod share;
 pub mod state_file;
 pub mod wrap;
 

@@ -5,7 +5,7 @@
 use std::fmt;
 
 use stek_core::health::WeakKey;
-use stek_core::wrapped::{Epoch, SeedId};
+use stek_core::wrapped::{Epoch, ReplicaId, SeedId};
 use zeroize::Zeroize;
 
 use crate::cluster_secret::ClusterSecret;
@@ -132,6 +132,10 @@ impl RatchetState {
     /// # Errors
     /// [`KekError`] if epoch `x` has passed or lies too far ahead.
     pub fn kek(&self, x: Epoch, cluster: &ClusterSecret) -> Result<Kek, KekError> {
+        self.kek_under(x, cluster.expose())
+    }
+
+    pub(crate) fn kek_under(&self, x: Epoch, cluster: &[u8; SECRET_LEN]) -> Result<Kek, KekError> {
         let at = self.epoch;
         let steps = x.as_u64().checked_sub(at.as_u64());
         let steps = steps.ok_or(KekError::Passed { asked: x, at })?;
@@ -142,7 +146,7 @@ impl RatchetState {
         let number = x.as_u64().to_be_bytes();
         let info: [&[u8]; 3] = [b"stek/1/kek", self.seed.as_bytes(), &number];
         Ok(Kek(erasing_stack(|| {
-            Secret::written_by(|key| expand(Some(cluster.expose()), ikm.expose(), &info, key))
+            Secret::written_by(|key| expand(Some(cluster), ikm.expose(), &info, key))
         })))
     }
 
@@ -191,9 +195,21 @@ impl Kek {
 /// # Errors
 /// [`RandomError`] if the source fails.
 pub fn new_seed_id(random: &dyn RandomSource) -> Result<SeedId, RandomError> {
+    new_uuid(random).map(SeedId::from_bytes)
+}
+
+/// A new identity for a manager's copy of the ratchet, likewise.
+///
+/// # Errors
+/// [`RandomError`] if the source fails.
+pub fn new_replica_id(random: &dyn RandomSource) -> Result<ReplicaId, RandomError> {
+    new_uuid(random).map(ReplicaId::from_bytes)
+}
+
+fn new_uuid(random: &dyn RandomSource) -> Result<[u8; 16], RandomError> {
     let mut bytes = [0; 16];
     random.fill(&mut bytes)?;
-    Ok(SeedId::from_bytes(uuid::Builder::from_random_bytes(bytes).into_uuid().into_bytes()))
+    Ok(uuid::Builder::from_random_bytes(bytes).into_uuid().into_bytes())
 }
 
 /// The secret `steps` epochs later; `from` stays as it is.

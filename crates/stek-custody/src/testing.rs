@@ -11,7 +11,7 @@ use stek_core::name::KeysetName;
 use stek_core::schedule::Schedule;
 use stek_core::secret::KeyMaterial;
 use stek_core::time::Timestamp;
-use stek_core::wrapped::{Epoch, SeedId};
+use stek_core::wrapped::{Epoch, ReplicaId, SeedId};
 use zeroize::Zeroize;
 
 use crate::cluster_secret::ClusterSecret;
@@ -29,6 +29,10 @@ pub(crate) const TICKET_KEY: &str =
 /// The seed 10 11 .. 1f.
 pub(crate) const SEED: SeedId =
     SeedId::from_bytes([16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31]);
+/// The replica 70 71 .. 7f.
+pub(crate) const REPLICA: ReplicaId = ReplicaId::from_bytes([
+    112, 113, 114, 115, 116, 117, 118, 119, 120, 121, 122, 123, 124, 125, 126, 127,
+]);
 /// The epoch of [`STATE`].
 pub(crate) const EPOCH: u64 = 497_222;
 /// When the test key is published, in that epoch.

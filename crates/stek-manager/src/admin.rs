@@ -5,6 +5,7 @@ mod audit;
 mod caller;
 mod failure;
 mod grants;
+mod ratchet;
 mod revoke;
 mod terminators;
 
@@ -62,6 +63,10 @@ pub(crate) fn router(operations: Arc<Operations>) -> Router {
         .route("/admin/v1/audit", get(audit::list))
         .route("/admin/v1/audit/verify", get(audit::verify))
         .route("/admin/v1/keysets/{keyset}/terminators", get(terminators::show))
+        .route("/admin/v1/ratchet", get(ratchet::show))
+        .route("/admin/v1/ratchet/join", post(ratchet::join))
+        .route("/admin/v1/ratchet/reseed", post(ratchet::reseed))
+        .route("/admin/v1/ratchet/confirm-clock", post(ratchet::confirm_clock))
         .route("/admin/v1/tokens", get(tokens).post(create_token))
         .route("/admin/v1/tokens/{id}", delete(revoke_token))
         .merge(grants::router())

@@ -3,18 +3,22 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use stek_clock::Clock;
 use stek_core::audit::{AuditAction, AuditEvent};
 use stek_core::time::Timestamp;
-use stek_core::wrapped::{Epoch, SeedId};
+use stek_core::wrapped::{Epoch, ReplicaId, SeedId};
 use stek_custody::clock_rules::{self, ClockDisagreement};
 use stek_custody::cluster_secret::ClusterSecret;
-use stek_custody::custody::{CreateError, Custody, SeedMismatch};
+use stek_custody::custody::{CreateError, Custody, HoldError, SeedMismatch};
 use stek_custody::random::{RandomError, RandomSource};
-use stek_custody::ratchet;
+use stek_custody::ratchet::{self, RatchetState};
 use stek_custody::state_file::StateFileError;
 use stek_store::{KeyStore, SeedRow, StoreError};
+
+use crate::operations::{AcceptError, replace_lost_seed};
+use crate::ratchet::{NoPeers, PeerError, Peers, fetch, is_lost};
 
 /// Why a manager cannot start with this database, state file and cluster secret.
 #[derive(Debug, thiserror::Error)]
@@ -45,8 +49,9 @@ pub enum BootstrapError {
     },
     /// The database's keys are wrapped under a seed that this manager does not have.
     #[error(
-        "the database's keys are wrapped under seed {seed}, and there is no ratchet state at {}: \
-         put that manager's state file there",
+        "the database's keys are wrapped under seed {seed}, of which there is no state at {}, and \
+         no peer gave it. Name the other managers in [peers]; if no state is left anywhere, \
+         `stekd ratchet reseed --lost` begins a new one",
         path.display()
     )]
     NoState {
@@ -54,7 +59,16 @@ pub enum BootstrapError {
         seed: SeedId,
         /// Where its state was looked for.
         path: PathBuf,
+        /// What the peers said.
+        #[source]
+        source: PeerError,
     },
+    /// A lost seed could not be given up.
+    #[error("the lost seed could not be given up")]
+    Replace(#[from] AcceptError),
+    /// The state of a new seed could not be taken on.
+    #[error(transparent)]
+    Hold(#[from] HoldError),
     /// Another manager began the ratchet at the same time, and the one begun here, which nothing was
     /// wrapped under, could not be removed.
     #[error("ratchet state {} is of no use and cannot be removed: remove it", path.display())]
@@ -73,48 +87,172 @@ pub enum BootstrapError {
     Random(#[from] RandomError),
 }
 
-/// Opens the ratchet at `path`, or begins one if the database names no seed yet.
+/// How long a manager without a state asks its peers before it gives up.
+const JOIN_PATIENCE: Duration = Duration::from_secs(60);
+/// How long it rests between two rounds.
+const JOIN_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a manager brings to its start.
+pub struct Newcomer<'a> {
+    /// The database.
+    pub store: &'a dyn KeyStore,
+    /// The cluster secret.
+    pub cluster: &'a Arc<ClusterSecret>,
+    /// Where its state is, or will be.
+    pub path: &'a Path,
+    /// Where seeds and identities come from.
+    pub random: &'a (dyn RandomSource + Sync),
+    /// The machine's clocks.
+    pub clock: &'a dyn Clock,
+    /// The other managers.
+    pub peers: &'a dyn Peers,
+}
+
+/// Opens the ratchet at `path`, or begins one if the database names no seed yet. For a manager
+/// without peers; see [`join_ratchet`].
 ///
 /// # Errors
-/// [`BootstrapError`] by cause. A state file that was made stays, and is claimed at the next try,
-/// unless another manager's seed was claimed first.
+/// [`BootstrapError`] by cause.
 pub async fn claim_ratchet(
     store: &dyn KeyStore,
     cluster: &Arc<ClusterSecret>,
     path: &Path,
-    random: &dyn RandomSource,
+    random: &(dyn RandomSource + Sync),
     clock: &dyn Clock,
 ) -> Result<Custody, BootstrapError> {
-    let millis = store.now_millis().await?;
-    clock_rules::agree(millis, clock.wall_millis())?;
-    let now = Timestamp::from_unix(millis / 1000);
+    join_ratchet(&Newcomer { store, cluster, path, random, clock, peers: &NoPeers }).await
+}
+
+/// Opens the state of the ratchet; without one, begins it if the database names no seed, else asks
+/// the peers for it. Begins another in place of a live seed only if nobody who holds that one has
+/// shown life for as long as the longest lead.
+///
+/// # Errors
+/// [`BootstrapError`] by cause. A state file that was made stays, and is claimed at the next try,
+/// unless another manager's seed was claimed first.
+pub async fn join_ratchet(newcomer: &Newcomer<'_>) -> Result<Custody, BootstrapError> {
+    let Newcomer { store, cluster, path, random, clock, .. } = *newcomer;
+    let now = time(newcomer).await?;
     let named = store.seed().await?;
-    let exists = path.try_exists().unwrap_or(true);
-    let custody = match (exists, named) {
-        (true, _) => Custody::open(path, Arc::clone(cluster))
-            .map_err(|source| BootstrapError::State { path: path.to_owned(), source })?,
-        (false, Some(row)) => {
-            return Err(BootstrapError::NoState { seed: row.seed, path: path.to_owned() });
-        }
-        (false, None) => {
-            let seed = ratchet::new_seed_id(random)?;
-            Custody::create(path, Arc::clone(cluster), seed, random, Epoch::of(now))
-                .map_err(|source| BootstrapError::Create { path: path.to_owned(), source })?
-        }
-    };
+    if path.try_exists().unwrap_or(true) {
+        let custody = Custody::open(path, Arc::clone(cluster))
+            .map_err(|source| BootstrapError::State { path: path.to_owned(), source })?;
+        let row = match named {
+            Some(row) => row,
+            None => claim(store, cluster, &custody, now).await?,
+        };
+        take_up(newcomer, &custody, &row, now).await?;
+        return Ok(custody);
+    }
     let row = match named {
         Some(row) => row,
-        None => claim(store, cluster, &custody, now).await?,
+        None => {
+            let seed = ratchet::new_seed_id(random)?;
+            let begun = Custody::create(path, Arc::clone(cluster), seed, random, Epoch::of(now));
+            let custody = begun.map_err(|source| create_failed(path, source))?;
+            let row = claim(store, cluster, &custody, now).await?;
+            if row.seed == seed {
+                custody.verify_seed(row.seed, &row.check)?;
+                return Ok(custody);
+            }
+            tracing::info!(seed = %row.seed, "another manager began the ratchet first; joining it");
+            let path = path.to_owned();
+            custody.erase().map_err(|source| BootstrapError::Lost { path, source })?;
+            row
+        }
     };
-    if !exists && row.seed != custody.seed_id() {
-        let path = path.to_owned();
-        return Err(match custody.erase() {
-            Ok(()) => BootstrapError::NoState { seed: row.seed, path },
-            Err(source) => BootstrapError::Lost { path, source },
-        });
+    choose_secret(cluster, &row)?;
+    let replica = ratchet::new_replica_id(random)?;
+    match join(newcomer, replica, row.seed).await {
+        Ok(state) => {
+            let joined = Custody::join(path, Arc::clone(cluster), state, replica);
+            let custody = joined.map_err(|source| create_failed(path, source.into()))?;
+            custody.verify_seed(row.seed, &row.check)?;
+            Ok(custody)
+        }
+        Err(source) => {
+            let rows = store.ratchet().await?;
+            let now = time(newcomer).await?;
+            if !is_lost(store, &rows, row.seed, row.claimed_at, now).await? {
+                let path = path.to_owned();
+                return Err(BootstrapError::NoState { seed: row.seed, path, source });
+            }
+            tracing::error!(seed = %row.seed, "nobody who holds the ratchet has shown life for a \
+                            lead: new seed, new keys, and every session needs a full handshake");
+            replace_lost_seed(store, cluster, path, random, clock).await?;
+            Ok(Custody::open(path, Arc::clone(cluster))
+                .map_err(|source| BootstrapError::State { path: path.to_owned(), source })?)
+        }
     }
-    custody.verify_seed(row.seed, &row.check)?;
-    Ok(custody)
+}
+
+async fn time(newcomer: &Newcomer<'_>) -> Result<Timestamp, BootstrapError> {
+    let millis = newcomer.store.now_millis().await?;
+    clock_rules::agree(millis, newcomer.clock.wall_millis())?;
+    Ok(Timestamp::from_unix(millis / 1000))
+}
+
+fn create_failed(path: &Path, source: CreateError) -> BootstrapError {
+    BootstrapError::Create { path: path.to_owned(), source }
+}
+
+/// Makes what seals rows be the cluster secret that the live seed was claimed with.
+///
+/// # Errors
+/// [`SeedMismatch`] if it is neither of ours.
+pub(crate) fn choose_secret(cluster: &ClusterSecret, row: &SeedRow) -> Result<(), SeedMismatch> {
+    let generation = cluster.claimed_with(&row.seed, &row.check);
+    cluster.put_in_use(generation.ok_or(SeedMismatch::OtherClusterSecret { named: row.seed })?);
+    Ok(())
+}
+
+/// Checks a state that was found. One that missed a change of seeds is brought up to it if a peer
+/// gives the new state.
+async fn take_up(
+    newcomer: &Newcomer<'_>,
+    custody: &Custody,
+    row: &SeedRow,
+    now: Timestamp,
+) -> Result<(), BootstrapError> {
+    choose_secret(newcomer.cluster, row)?;
+    if let Err(mismatch) = custody.verify_seed(row.seed, &row.check) {
+        let Newcomer { cluster, random, peers, .. } = *newcomer;
+        let wanted = (custody.replica(), row.seed);
+        let fetched = match fetch(peers, cluster, random, wanted, now).await {
+            Ok(state) => state,
+            Err(PeerError::None) => return Err(mismatch.into()),
+            Err(source) => {
+                let path = newcomer.path.to_owned();
+                return Err(BootstrapError::NoState { seed: row.seed, path, source });
+            }
+        };
+        custody.hold_next(fetched)?;
+        custody.verify_seed(row.seed, &row.check)?;
+    }
+    Ok(())
+}
+
+/// Asks the peers until one gives the state, for a bounded time: they may be starting too.
+async fn join(
+    newcomer: &Newcomer<'_>,
+    replica: ReplicaId,
+    seed: SeedId,
+) -> Result<RatchetState, PeerError> {
+    let Newcomer { cluster, random, clock, peers, .. } = *newcomer;
+    let end = clock.boot() + JOIN_PATIENCE;
+    loop {
+        let now = Timestamp::from_unix(clock.wall_millis() / 1000);
+        match fetch(peers, cluster, random, (replica, seed), now).await {
+            Ok(state) => return Ok(state),
+            Err(error @ PeerError::None) => return Err(error),
+            Err(error) if clock.boot() >= end => return Err(error),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::info!(%seed, error, "waiting for a peer to give the ratchet's state");
+            }
+        }
+        clock.sleep_until((clock.boot() + JOIN_PAUSE).min(end)).await;
+    }
 }
 
 async fn claim(

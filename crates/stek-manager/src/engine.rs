@@ -1,7 +1,8 @@
 //! What every pass and every operation needs: the store, custody, the audit chain and the time.
 //! Decides whether the clock and the database may be believed; what to do then is the planner's.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use stek_clock::{Clock, FleetClock};
 use stek_core::id::{Incarnation, Revision};
@@ -14,6 +15,7 @@ use stek_store::{ClusterState, KeyStore, StoreError};
 use tokio::sync::Notify;
 
 use crate::confirmations::Confirmations;
+use crate::ratchet::RatchetRules;
 
 /// What a manager is made of.
 pub struct EngineParts {
@@ -29,6 +31,8 @@ pub struct EngineParts {
     pub clock: Arc<dyn Clock>,
     /// How long the audit trail is kept; for ever if none.
     pub audit_retention: Option<Seconds>,
+    /// How to deal with seeds and peers.
+    pub rules: RatchetRules,
 }
 
 /// The parts, and what is derived from them once.
@@ -38,11 +42,16 @@ pub struct Engine {
     pub(crate) audit: AuditKey,
     pub(crate) sealer: RowSealer,
     pub(crate) random: Arc<dyn RandomSource + Send + Sync>,
+    pub(crate) cluster: Arc<ClusterSecret>,
+    pub(crate) rules: RatchetRules,
     pub(crate) audit_retention: Option<Seconds>,
     /// What the fleet holds.
     pub(crate) confirmations: Arc<Confirmations>,
     fleet: Arc<FleetClock>,
-    anchor: ClockReading,
+    /// The reading that an operator, or the start, vouches for.
+    anchor: Mutex<ClockReading>,
+    previous_secret_needed: AtomicBool,
+    ratchet_detail: Mutex<String>,
     /// Somebody has changed something that the reconcile loop should look at.
     pub(crate) changed: Notify,
 }
@@ -55,6 +64,10 @@ pub(crate) struct PassTime {
     /// How far the process clock lay from it.
     pub(crate) apart_millis: u64,
 }
+
+/// A reading of the clock that an operator vouches for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Vouched(ClockReading);
 
 /// Why there is no time to act on. Nothing is minted and no schedule is moved meanwhile.
 #[derive(Debug, thiserror::Error)]
@@ -96,17 +109,21 @@ impl Engine {
     /// An engine whose fleet time begins with the first pass.
     pub fn new(parts: EngineParts) -> Self {
         let fleet = Arc::new(FleetClock::new(Arc::clone(&parts.clock)));
-        let anchor = reading(parts.clock.as_ref());
+        let anchor = Mutex::new(reading(parts.clock.as_ref()));
         Self {
             store: parts.store,
             custody: parts.custody,
             audit: parts.cluster.audit_key(),
             sealer: parts.cluster.row_sealer(),
             random: parts.random,
+            cluster: parts.cluster,
+            rules: parts.rules,
             audit_retention: parts.audit_retention,
             confirmations: Arc::new(Confirmations::new(Arc::clone(&parts.clock))),
             fleet,
             anchor,
+            previous_secret_needed: AtomicBool::new(true),
+            ratchet_detail: Mutex::default(),
             changed: Notify::new(),
         }
     }
@@ -126,12 +143,48 @@ impl Engine {
         let millis = self.store.now_millis().await?;
         let ours = reading(self.clock().as_ref());
         clock_rules::agree(millis, ours.wall_ms)?;
-        if let Ruling::Hold(reason) = clock_rules::judge(self.anchor, ours) {
+        let anchor = *self.anchor.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ruling::Hold(reason) = clock_rules::judge(anchor, ours) {
             return Err(reason.into());
         }
         self.fleet.set(millis);
         let apart_millis = millis.abs_diff(ours.wall_ms);
         Ok(PassTime { now: Timestamp::from_unix(millis / 1000), millis, apart_millis })
+    }
+
+    /// The present as an operator vouches for it: a jump up to now counts no more. The database's
+    /// clock must still agree.
+    pub(crate) async fn vouched_time(&self) -> Result<(PassTime, Vouched), ClockError> {
+        let millis = self.store.now_millis().await?;
+        let ours = reading(self.clock().as_ref());
+        clock_rules::agree(millis, ours.wall_ms)?;
+        let apart_millis = millis.abs_diff(ours.wall_ms);
+        let time = PassTime { now: Timestamp::from_unix(millis / 1000), millis, apart_millis };
+        Ok((time, Vouched(ours)))
+    }
+
+    /// Takes a reading as the one that jumps are measured from.
+    pub(crate) fn vouch(&self, reading: Vouched) {
+        *self.anchor.lock().unwrap_or_else(PoisonError::into_inner) = reading.0;
+    }
+
+    /// Where the managers are with the ratchet, in words that anyone may read.
+    pub(crate) fn ratchet_detail(&self) -> String {
+        self.ratchet_detail.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_ratchet_detail(&self, detail: String) {
+        *self.ratchet_detail.lock().unwrap_or_else(PoisonError::into_inner) = detail;
+    }
+
+    pub(crate) fn set_previous_secret_needed(&self, needed: bool) {
+        self.previous_secret_needed.store(needed, Ordering::Relaxed);
+    }
+
+    /// Whether the previous cluster secret must stay configured; `None` if there is none.
+    pub(crate) fn previous_secret_needed(&self) -> Option<bool> {
+        let needed = || self.previous_secret_needed.load(Ordering::Relaxed);
+        self.cluster.has_previous().then(needed)
     }
 
     /// The cluster's row, if the database is not behind what was published. Read before anything

@@ -13,17 +13,19 @@ mod metrics;
 mod operations;
 mod page;
 mod publisher;
+mod ratchet;
 mod readiness;
 mod reconcile;
 mod trail;
 
-pub use bootstrap::{BootstrapError, claim_ratchet};
+pub use bootstrap::{BootstrapError, Newcomer, claim_ratchet, join_ratchet};
 pub use confirmations::{Confirmations, REPORT_LIFE};
 pub use engine::{ClockError, DatabaseBehind, Engine, EngineParts};
 pub use operations::{
-    KeysetChange, MAX_GRANTS, MAX_TOKENS, NewToken, OperationError, Operations, TokenRow,
-    add_grant_offline, add_token_offline,
+    AcceptError, KeysetChange, MAX_GRANTS, MAX_TOKENS, NewToken, OperationError, Operations,
+    TokenRow, accept_restore, add_grant_offline, add_token_offline, replace_lost_seed,
 };
+pub use ratchet::{NoPeers, PeerError, Peers, RatchetError, RatchetRules};
 
 pub use trail::{TrailQuery, list_offline, verify_offline};
 
@@ -62,7 +64,7 @@ impl Manager {
     ) -> Result<Self, prometheus::Error> {
         let metrics = Arc::new(ManagerMetrics::register(registry)?);
         let engine = Arc::new(Engine::new(parts));
-        let readiness = Arc::new(readiness::ManagerReadiness::default());
+        let readiness = Arc::new(readiness::ManagerReadiness::new(Arc::clone(&engine)));
         let (sender, feed) = watch::channel(None);
         let operations = Arc::new(Operations::new(Arc::clone(&engine), feed.clone()));
         let page = page::Page::new(

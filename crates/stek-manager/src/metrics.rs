@@ -22,17 +22,19 @@ pub(crate) enum Outcome {
     Clock,
     Store,
     Behind,
+    Ratchet,
     Failed,
     Panicked,
     TimedOut,
 }
 
 impl Outcome {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Succeeded,
         Self::Clock,
         Self::Store,
         Self::Behind,
+        Self::Ratchet,
         Self::Failed,
         Self::Panicked,
         Self::TimedOut,
@@ -44,6 +46,7 @@ impl Outcome {
             Self::Clock => "clock",
             Self::Store => "store",
             Self::Behind => "behind",
+            Self::Ratchet => "ratchet",
             Self::Failed => "failed",
             Self::Panicked => "panicked",
             Self::TimedOut => "timed-out",
@@ -65,10 +68,12 @@ pub(crate) struct ManagerMetrics {
     pub(crate) unwrap_failures: IntCounter,
     forced_activations: IntCounter,
     rescheduled: IntCounter,
+    pub(crate) keys_proven_destroyed: IntCounter,
     passes: IntCounterVec,
     last_pass: IntGauge,
     next_due: IntGauge,
     ratchet_epoch: IntGauge,
+    ratchet: RatchetGauges,
     clock_disagreement: Gauge,
     keys: IntGaugeVec,
     keysets: IntGauge,
@@ -120,6 +125,10 @@ impl ManagerMetrics {
                 "stek_manager_unwrap_failures_total",
                 "Times a stored key could not be unwrapped.",
             )?,
+            keys_proven_destroyed: counter(
+                "stek_manager_keys_proven_destroyed_total",
+                "Ended keys that no known manager can unwrap any more, noted by this one.",
+            )?,
             forced_activations: counter(
                 "stek_manager_forced_activations_total",
                 "Keys that activated though instances were known to lack them.",
@@ -141,6 +150,7 @@ impl ManagerMetrics {
                 "stek_manager_ratchet_epoch",
                 "Epoch of the ratchet, in hours since 1970.",
             )?,
+            ratchet: RatchetGauges::register(registry)?,
             clock_disagreement: add(
                 registry,
                 Gauge::new("stek_manager_clock_disagreement_seconds", disagreement)?,
@@ -203,6 +213,15 @@ impl ManagerMetrics {
         self.audit_lines.set(lines);
         self.audit_head.reset();
         self.audit_head.with_label_values(&[&link]).set(1);
+    }
+
+    pub(crate) fn observe_ratchet(&self, view: RatchetView) {
+        let gauges = &self.ratchet;
+        gauges.replicas.set(count(view.replicas));
+        gauges.behind.set(signed(view.behind));
+        gauges.unproven.set(count(view.unproven));
+        gauges.changing.set(i64::from(view.changing));
+        gauges.previous_secret_needed.set(i64::from(view.previous_secret_needed));
     }
 
     pub(crate) fn observe_due(&self, now: Timestamp, due: Option<Timestamp>) {
@@ -288,6 +307,52 @@ fn audit_head(registry: &Registry) -> Result<IntGaugeVec, prometheus::Error> {
     let help = "Head of the audit chain as of the last pass, as a label; always 1.";
     let options = Opts::new("stek_manager_audit_head_info", help);
     add(registry, IntGaugeVec::new(options, &["link"])?)
+}
+
+/// Where the managers are with the ratchet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RatchetView {
+    pub(crate) replicas: usize,
+    /// How many epochs the slowest is behind.
+    pub(crate) behind: u64,
+    /// How many were last seen with a seed that has ended.
+    pub(crate) unproven: usize,
+    /// Whether seeds are changing.
+    pub(crate) changing: bool,
+    pub(crate) previous_secret_needed: bool,
+}
+
+struct RatchetGauges {
+    replicas: IntGauge,
+    behind: IntGauge,
+    unproven: IntGauge,
+    changing: IntGauge,
+    previous_secret_needed: IntGauge,
+}
+
+impl RatchetGauges {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let gauge = |name, help| add(registry, IntGauge::new(name, help)?);
+        Ok(Self {
+            replicas: gauge(
+                "stek_manager_ratchet_replicas",
+                "Managers that hold a state of the ratchet.",
+            )?,
+            behind: gauge(
+                "stek_manager_ratchet_behind_epochs",
+                "How many hours the slowest manager's ratchet is behind.",
+            )?,
+            unproven: gauge(
+                "stek_manager_ratchet_unproven_replicas",
+                "Managers that have not said that they erased a seed that has ended.",
+            )?,
+            changing: gauge("stek_manager_reseeding", "1 while one seed takes another's place.")?,
+            previous_secret_needed: gauge(
+                "stek_manager_previous_cluster_secret_needed",
+                "1 while the previous cluster secret must stay configured.",
+            )?,
+        })
+    }
 }
 
 fn signed(number: u64) -> i64 {

@@ -5,7 +5,9 @@ mod audit;
 mod cost;
 mod decide;
 mod grants;
+mod offline;
 mod outcome;
+mod ratchet;
 mod revoke;
 mod terminators;
 mod tokens;
@@ -31,6 +33,7 @@ use crate::forecast;
 
 pub use decide::KeysetChange;
 pub use grants::{MAX_GRANTS, add_grant_offline};
+pub use offline::{AcceptError, accept_restore, replace_lost_seed};
 pub use tokens::{MAX_TOKENS, NewToken, TokenRow, add_token_offline};
 
 /// How often an operation is tried again when the keyset moved under it.
@@ -72,6 +75,9 @@ pub enum OperationError {
     /// There is nothing to revoke.
     #[error(transparent)]
     Revoke(#[from] RevokeError),
+    /// The state of a ratchet cannot be had here, or no seed offered.
+    #[error("{0}")]
+    Ratchet(&'static str),
     /// A token with this secret exists, as after an answer that was lost.
     #[error("a token with this hash exists already")]
     TokenExists,
@@ -235,7 +241,12 @@ impl Operations {
         let time = self.engine.read_time().await?;
         let stored = self.read(name).await?;
         let incarnation = self.engine.store.cluster().await?.incarnation;
-        Ok(outcome::document(&stored, incarnation, time.now))
+        let mut document = outcome::document(&stored, incarnation, time.now);
+        let proofs = self.engine.store.proofs(name).await?;
+        for (key, shown) in stored.ended.iter().zip(&mut document.ended) {
+            shown.provably_destroyed_at = proofs.get(&key.id).map(ToString::to_string);
+        }
+        Ok(document)
     }
 
     /// What the planner would do until `until`.

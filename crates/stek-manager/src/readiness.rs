@@ -1,9 +1,11 @@
 //! Whether this manager should be sent traffic: it has published, and its last pass succeeded.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use stek_http::health::{Check, Readiness};
+
+use crate::engine::Engine;
 
 /// How the last pass ended, in words that anyone may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -16,13 +18,17 @@ pub(crate) enum LastPass {
     Failed(&'static str),
 }
 
-#[derive(Debug, Default)]
 pub(crate) struct ManagerReadiness {
     last: Mutex<LastPass>,
     unreadable: AtomicUsize,
+    engine: Arc<Engine>,
 }
 
 impl ManagerReadiness {
+    pub(crate) fn new(engine: Arc<Engine>) -> Self {
+        Self { last: Mutex::default(), unreadable: AtomicUsize::new(0), engine }
+    }
+
     pub(crate) fn succeeded(&self) {
         self.set(LastPass::Succeeded);
     }
@@ -32,7 +38,7 @@ impl ManagerReadiness {
     }
 
     pub(crate) fn last_pass(&self) -> LastPass {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many keysets cannot be read. That is told and no reason not to be sent traffic: the
@@ -57,6 +63,8 @@ impl Readiness for ManagerReadiness {
             LastPass::Succeeded => Check::passed("reconcile", "last pass succeeded"),
             LastPass::Failed(why) => Check::failed("reconcile", why),
         };
-        vec![last, unreadable]
+        // Whoever is behind, this manager serves; what is wrong with its own copy fails a pass.
+        let ratchet = Check::passed("ratchet", self.engine.ratchet_detail());
+        vec![last, unreadable, ratchet]
     }
 }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::{ClockError, ClusterError, DatabaseBehind, Engine};
 use crate::metrics::{ManagerMetrics, Outcome};
 use crate::publisher::{PublishError, Publisher};
+use crate::ratchet::{self, RatchetError};
 use crate::readiness::ManagerReadiness;
 use crate::reconcile::due::{Progress, Resting};
 use crate::trail::{self, Secrets};
@@ -46,6 +47,8 @@ enum PassError {
     Behind(#[from] DatabaseBehind),
     #[error(transparent)]
     Publish(#[from] PublishError),
+    #[error(transparent)]
+    Ratchet(#[from] RatchetError),
     #[error("the pass panicked")]
     Panicked,
     #[error("the pass did not end in time")]
@@ -79,6 +82,12 @@ impl PassError {
             Self::Publish(PublishError::HighWater(_) | PublishError::Panicked) => {
                 (Outcome::Failed, "the state file failed")
             }
+            Self::Ratchet(RatchetError::Store(_)) => (Outcome::Store, "the database failed"),
+            Self::Ratchet(RatchetError::StateFile(_)) => (Outcome::Failed, "the state file failed"),
+            Self::Ratchet(RatchetError::Mismatch(_)) => {
+                (Outcome::Ratchet, "the live seed was claimed with another cluster secret")
+            }
+            Self::Ratchet(_) => (Outcome::Ratchet, "the ratchet's live seed is not held"),
             Self::Panicked => (Outcome::Panicked, "a pass panicked"),
             Self::TimedOut => (Outcome::TimedOut, "a pass did not end"),
             Self::Clock(ClockError::Store(_))
@@ -99,6 +108,7 @@ struct State {
     publisher: Publisher,
     resting: Resting,
     purged_at: Timestamp,
+    ratchet: ratchet::State,
 }
 
 impl Reconciler {
@@ -112,6 +122,7 @@ impl Reconciler {
             publisher: Publisher::new(feed),
             resting: Resting::default(),
             purged_at: Timestamp::EPOCH,
+            ratchet: ratchet::State::default(),
         };
         Self { engine, metrics, readiness, state: Arc::new(Mutex::new(state)) }
     }
@@ -214,7 +225,9 @@ async fn pass(
     let time = engine.read_time().await?;
     metrics.observe_clocks(time.apart_millis);
     turn_ratchet(engine, metrics, time.now);
-    metrics.observe_audit(&engine.read_cluster().await?);
+    let cluster = engine.read_cluster().await?;
+    metrics.observe_audit(&cluster);
+    ratchet::sync(engine, metrics, &mut state.ratchet, time, cluster.incarnation).await?;
     let carried_out = due::carry_out(engine, metrics, &mut state.resting, time).await;
     // Also if that failed: revocations and what other managers did must go out all the same.
     state.publisher.refresh(engine, metrics, time.now).await?;

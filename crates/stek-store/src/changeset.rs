@@ -10,6 +10,7 @@ use stek_core::name::KeysetName;
 use stek_core::policy::Policy;
 use stek_core::schedule::Schedule;
 use stek_core::time::Timestamp;
+use stek_core::wrapped::SeedId;
 
 use crate::{AuditCheckpoint, Change, Commit, CommitError, KeyStep, KeysetUpdate, MAX_BATCH};
 use crate::{SealedGrant, SealedToken, StoredKey};
@@ -111,6 +112,33 @@ impl<'a> Changeset<'a> {
     pub(crate) fn expected(&self) -> impl Iterator<Item = (&'a KeysetName, Revision)> {
         let updates = self.updates.iter().map(|update| (&update.name, update.expected));
         updates.chain(self.deletes.iter().copied())
+    }
+
+    /// Whether any key begins.
+    pub(crate) fn inserts_keys(&self) -> bool {
+        self.inserts().next().is_some()
+    }
+
+    /// Refuses keys wrapped under another seed than the live one, which managers are about to
+    /// erase or do not hold yet. A database without a seed takes any.
+    pub(crate) fn check_seeds(&self, live: Option<SeedId>) -> Result<(), CommitError> {
+        let Some(live) = live else { return Ok(()) };
+        match self.inserts().find(|(_, key)| key.wrapped.seed != live) {
+            None => Ok(()),
+            Some((name, _)) => Err(CommitError::Conflict(name.clone())),
+        }
+    }
+
+    fn inserts(&self) -> impl Iterator<Item = (&'a KeysetName, &'a StoredKey)> {
+        let created =
+            self.creates.iter().flat_map(|one| one.keys.iter().map(|key| (one.name, key)));
+        let added = self.updates.iter().flat_map(|one| {
+            one.steps.iter().filter_map(|step| match step {
+                KeyStep::Insert(key) => Some((&one.name, key)),
+                KeyStep::Move { .. } | KeyStep::End { .. } => None,
+            })
+        });
+        created.chain(added)
     }
 
     fn keyset_names(&self) -> impl Iterator<Item = &'a KeysetName> {

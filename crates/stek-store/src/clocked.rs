@@ -1,17 +1,20 @@
 //! A store whose clock is given from outside, for simulation and tests.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use stek_core::audit::{AuditChain, AuditEvent};
-use stek_core::id::Revision;
+use stek_core::id::{KeyId, Revision};
 use stek_core::name::KeysetName;
 use stek_core::time::Timestamp;
+use stek_core::wrapped::{Epoch, SeedId};
 
 use crate::{
-    AuditCheckpoint, AuditRow, Changes, ClusterState, Commit, CommitError, Committed, KeyStore,
-    Keysets, SeedRow, StoreError, StoredAccess, StoredKeyset,
+    Acceptance, AuditCheckpoint, AuditRow, Changes, ClusterState, Commit, CommitError, Committed,
+    KeyStore, Keysets, Ratchet, RatchetStore, Replica, Resealed, Rewrapped, SeedChange, SeedRow,
+    StoreError, StoredAccess, StoredKey, StoredKeyset,
 };
 
 /// A clock: milliseconds since the Unix epoch.
@@ -34,6 +37,72 @@ impl<S> WithClock<S> {
 impl<S: fmt::Debug> fmt::Debug for WithClock<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("WithClock").field(&self.store).finish()
+    }
+}
+
+#[async_trait]
+impl<S: KeyStore> RatchetStore for WithClock<S> {
+    async fn ratchet(&self) -> Result<Ratchet, StoreError> {
+        self.store.ratchet().await
+    }
+
+    async fn change_seeds(
+        &self,
+        change: &SeedChange,
+        events: &[AuditEvent],
+        chain: &dyn AuditChain,
+    ) -> Result<bool, StoreError> {
+        self.store.change_seeds(change, events, chain).await
+    }
+
+    async fn report_replica(&self, replica: &Replica) -> Result<(), StoreError> {
+        self.store.report_replica(replica).await
+    }
+
+    async fn forget_replica(
+        &self,
+        replica: &Replica,
+        event: &AuditEvent,
+        chain: &dyn AuditChain,
+    ) -> Result<bool, StoreError> {
+        self.store.forget_replica(replica, event, chain).await
+    }
+
+    async fn wrapped_elsewhere(
+        &self,
+        seed: SeedId,
+        limit: usize,
+    ) -> Result<Vec<(KeysetName, StoredKey)>, StoreError> {
+        self.store.wrapped_elsewhere(seed, limit).await
+    }
+
+    async fn rewrap(&self, keys: &[Rewrapped]) -> Result<u64, StoreError> {
+        self.store.rewrap(keys).await
+    }
+
+    async fn reseal(&self, rows: &[Resealed]) -> Result<u64, StoreError> {
+        self.store.reseal(rows).await
+    }
+
+    async fn prove_destroyed(
+        &self,
+        held: &[(SeedId, Epoch)],
+        at: Timestamp,
+    ) -> Result<u64, StoreError> {
+        self.store.prove_destroyed(held, at).await
+    }
+
+    async fn proofs(&self, keyset: &KeysetName) -> Result<BTreeMap<KeyId, Timestamp>, StoreError> {
+        self.store.proofs(keyset).await
+    }
+
+    async fn accept_restore(
+        &self,
+        acceptance: &Acceptance,
+        event: &AuditEvent,
+        chain: &dyn AuditChain,
+    ) -> Result<bool, StoreError> {
+        self.store.accept_restore(acceptance, event, chain).await
     }
 }
 

@@ -10,6 +10,7 @@ mod feed;
 pub mod fixture;
 mod keys;
 mod races;
+mod ratchet;
 mod trail;
 
 pub use access::{grants_come_and_go, tokens_come_and_go};
@@ -30,6 +31,10 @@ pub use keys::{
 pub use races::{
     one_of_two_changes_wins, one_of_two_creations_wins, one_seed_is_claimed,
     opposite_batches_do_not_block_each_other,
+};
+pub use ratchet::{
+    a_restore_is_accepted_once, destruction_is_proven_once, keys_begin_under_the_live_seed,
+    one_seed_is_offered, replicas_come_and_go, seals_are_exchanged, seeds_follow_each_other,
 };
 pub use trail::{
     audit_texts_are_cut, purging_forgets_what_ended, the_audit_trail_is_one_chain,
@@ -56,6 +61,9 @@ macro_rules! contract_tests {
             the_trail_is_pruned_from_its_beginning
             one_of_two_changes_wins one_of_two_creations_wins one_seed_is_claimed
             opposite_batches_do_not_block_each_other
+            seeds_follow_each_other one_seed_is_offered keys_begin_under_the_live_seed
+            replicas_come_and_go destruction_is_proven_once seals_are_exchanged
+            a_restore_is_accepted_once
         }
     };
     ($new_store:path; $($rule:ident)*) => {$(

@@ -10,6 +10,7 @@ pub mod contract;
 mod error;
 mod memory;
 mod postgres;
+mod ratchet;
 mod row;
 mod sql;
 mod sqlite;
@@ -20,6 +21,10 @@ pub use commit::{Change, Commit, Committed, KeyStep, KeysetUpdate};
 pub use error::{CommitError, StoreError};
 pub use memory::MemoryStore;
 pub use postgres::{PostgresOptions, PostgresStore, REVISION_CHANNEL};
+pub use ratchet::{
+    Acceptance, Ratchet, RatchetStore, Replica, Resealed, Rewrapped, SealedRow, Seed, SeedChange,
+    SeedPhase,
+};
 pub use row::{
     AuditCheckpoint, AuditRow, Changes, ClusterState, Keysets, SealedGrant, SealedToken, SeedRow,
     StoredAccess, StoredKey, StoredKeyset, Tombstone, Unsound,
@@ -47,7 +52,7 @@ pub const DEFAULT_TIME_OUT: std::time::Duration = std::time::Duration::from_secs
 /// A database of keysets. Every method has a time-out of its own and ends with
 /// [`StoreError::Unreachable`] rather than wait for ever.
 #[async_trait]
-pub trait KeyStore: Send + Sync + 'static {
+pub trait KeyStore: RatchetStore {
     /// The database's clock, in milliseconds since the Unix epoch.
     async fn now_millis(&self) -> Result<u64, StoreError>;
 

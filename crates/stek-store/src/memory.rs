@@ -2,6 +2,7 @@
 //! keysets where a database has an index.
 
 mod commit;
+mod ratchet;
 mod state;
 
 use std::collections::BTreeSet;
@@ -17,8 +18,8 @@ use stek_core::time::Timestamp;
 use self::state::{Entry, State};
 use crate::{
     AuditCheckpoint, AuditRow, Changes, ClockFn, ClusterState, Commit, CommitError, Committed,
-    KeyStore, Keysets, MAX_PAGE, SealedGrant, SeedRow, StoreError, StoredAccess, StoredKeyset,
-    Tombstone,
+    KeyStore, Keysets, MAX_PAGE, SealedGrant, Seed, SeedPhase, SeedRow, StoreError, StoredAccess,
+    StoredKeyset, Tombstone,
 };
 
 /// A [`KeyStore`] in memory. Clones share what they hold.
@@ -127,7 +128,7 @@ impl KeyStore for MemoryStore {
     }
 
     async fn seed(&self) -> Result<Option<SeedRow>, StoreError> {
-        Ok(self.state().seed)
+        Ok(self.state().live_seed())
     }
 
     async fn claim_seed(
@@ -137,10 +138,10 @@ impl KeyStore for MemoryStore {
         chain: &dyn AuditChain,
     ) -> Result<SeedRow, StoreError> {
         let mut state = self.state();
-        if let Some(holds) = state.seed {
+        if let Some(holds) = state.live_seed() {
             return Ok(holds);
         }
-        state.seed = Some(*seed);
+        state.seeds.push(Seed { row: *seed, phase: SeedPhase::Live });
         state.take_revision(false, std::slice::from_ref(event), chain);
         Ok(*seed)
     }

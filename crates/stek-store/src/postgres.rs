@@ -4,6 +4,7 @@
 mod commit;
 mod listen;
 mod options;
+mod ratchet;
 mod read;
 mod seed;
 mod write;

@@ -5,11 +5,13 @@ mod failure;
 mod record;
 
 pub(crate) use column::{SqlTime, as_signed, as_unsigned, key_id, to_uuid};
-pub(crate) use failure::{Failure, bounded, migration_error, reading, refused, writing};
+pub(crate) use failure::{
+    Failure, bounded, migration_error, not_a_commit, reading, refused, writing,
+};
 pub(crate) use record::{
     AuditRecord, CheckpointRecord, ClusterRecord, EndedKeyRecord, GrantRecord, KeysetRecord,
-    KnownKeyRecord, LiveKeyRecord, SeedRecord, TokenRecord, TombstoneRecord, assemble, collect,
-    sift,
+    KnownKeyRecord, LiveKeyRecord, ReplicaRecord, SeedPhaseRecord, SeedRecord, TokenRecord,
+    TombstoneRecord, assemble, collect, named_keys, sift,
 };
 
 use crate::{MAX_PAGE, SCHEMA_VERSION, StoreError};

@@ -2,6 +2,7 @@
 //! at a time.
 
 mod commit;
+mod ratchet;
 mod read;
 mod write;
 

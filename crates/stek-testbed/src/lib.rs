@@ -18,7 +18,7 @@ use stek_core::name::KeysetName;
 use stek_core::time::Timestamp;
 use stek_custody::cluster_secret::ClusterSecret;
 use stek_custody::random::SystemRandom;
-use stek_manager::{EngineParts, claim_ratchet};
+use stek_manager::{EngineParts, RatchetRules, claim_ratchet};
 use stek_store::{KeyStore, PostgresOptions, PostgresStore, SqliteStore, WithClock};
 use stek_wire::admin::PolicyDocument;
 use stekd::dev::node::{KEYSET, Node, Ports};
@@ -110,6 +110,7 @@ impl Bed {
             random: Arc::new(random),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             audit_retention: None,
+            rules: RatchetRules::default(),
         };
         let node =
             Node::start(&site, parts, Ports::free(), policy, CancellationToken::new()).await?;

@@ -161,6 +161,7 @@ impl Site {
             random: Arc::new(random),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             audit_retention: None,
+            rules: stek_manager::RatchetRules::default(),
         };
         let (registry, shutdown) = (Registry::new(), CancellationToken::new());
         let manager = Manager::start(parts, &registry, shutdown.clone()).unwrap();

@@ -25,6 +25,14 @@ pub(crate) struct Cluster {
     port: u16,
 }
 
+/// What a cluster begins with.
+#[derive(Debug, Clone, Copy)]
+enum Beginning<'a> {
+    Empty,
+    Archiving,
+    Backup(&'a Path),
+}
+
 impl Cluster {
     /// Creates a cluster with the programs in `programs` and starts it.
     ///
@@ -32,12 +40,23 @@ impl Cluster {
     ///
     /// A program fails; the end of its log is in the text.
     pub(crate) fn start(programs: &Path) -> anyhow::Result<Self> {
-        Self::start_on(programs, free_port)
+        Self::start_on(programs, Beginning::Empty, free_port)
+    }
+
+    /// [`Cluster::start`], archiving what it logs in [`Cluster::archive`].
+    pub(crate) fn start_archiving(programs: &Path) -> anyhow::Result<Self> {
+        Self::start_on(programs, Beginning::Archiving, free_port)
+    }
+
+    /// [`Cluster::start`] on a copy of this base backup.
+    pub(crate) fn start_from(programs: &Path, backup: &Path) -> anyhow::Result<Self> {
+        Self::start_on(programs, Beginning::Backup(backup), free_port)
     }
 
     /// [`Cluster::start`] on the first port of `pick_port` that is really free.
     fn start_on(
         programs: &Path,
+        beginning: Beginning<'_>,
         mut pick_port: impl FnMut() -> anyhow::Result<u16>,
     ) -> anyhow::Result<Self> {
         let account =
@@ -48,8 +67,22 @@ impl Cluster {
         let watchdog = Watchdog::start(script, &arguments, account)?;
         let mut cluster = Self { watchdog, directory, port: 0 };
 
-        cluster.order("initialise", "control.log")?;
-        cluster.write_settings().context("cannot write the settings of the cluster")?;
+        match beginning {
+            Beginning::Empty | Beginning::Archiving => {
+                cluster.order("initialise", "control.log")?;
+            }
+            Beginning::Backup(backup) => {
+                cluster.order(&format!("adopt {}", backup.display()), "control.log")?;
+            }
+        }
+        if let Beginning::Archiving = beginning {
+            std::fs::create_dir(cluster.archive()).context("cannot make the archive")?;
+            if let Some(account::Account { uid, gid }) = account {
+                std::os::unix::fs::chown(cluster.archive(), Some(uid), Some(gid))
+                    .context("cannot hand the archive to the user of the cluster")?;
+            }
+        }
+        cluster.write_settings(beginning).context("cannot write the settings of the cluster")?;
         for _ in 0..PORTS_TRIED {
             cluster.port = pick_port()?;
             match cluster.start_again() {
@@ -64,6 +97,22 @@ impl Cluster {
     /// The port on 127.0.0.1.
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where data, archive and backups lie.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Where the log is archived, if it is.
+    pub(crate) fn archive(&self) -> PathBuf {
+        self.directory.path().join("archive")
+    }
+
+    /// Makes a base backup of the running server; returns where it is.
+    pub(crate) fn backup(&mut self, name: &str) -> anyhow::Result<PathBuf> {
+        self.order(&format!("backup {} {name}", self.port), "control.log")?;
+        Ok(self.directory.path().join(name))
     }
 
     /// Ends the server as a crash would: no checkpoint, connections cut.
@@ -92,15 +141,23 @@ impl Cluster {
 
     /// Commits stay synchronous: what was committed has to survive [`Cluster::stop_immediate`],
     /// for which the page cache of the operating system suffices.
-    fn write_settings(&self) -> anyhow::Result<()> {
+    fn write_settings(&self, beginning: Beginning<'_>) -> anyhow::Result<()> {
         let socket_directory = self.directory.path().display().to_string().replace('\'', "''");
         let settings = format!(
             "\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{socket_directory}'\n\
              max_connections = 200\nfsync = off\n"
         );
+        // A backup has the settings of the server that it is of.
+        let archiving = match beginning {
+            Beginning::Archiving => {
+                let archive = self.archive().display().to_string().replace('\'', "''");
+                format!("archive_mode = on\narchive_command = 'cp \"%p\" \"{archive}/%f\"'\n")
+            }
+            Beginning::Empty | Beginning::Backup(_) => "archive_mode = off\n".to_owned(),
+        };
         let file = PathBuf::from(self.directory.path()).join("data/postgresql.conf");
         let mut file = std::fs::OpenOptions::new().append(true).open(file)?;
-        Ok(file.write_all(settings.as_bytes())?)
+        Ok(file.write_all((settings + &archiving).as_bytes())?)
     }
 }
 
@@ -125,7 +182,7 @@ mod tests {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let taken_port = taken.local_addr().unwrap().port();
         let mut picks = 0;
-        let cluster = Cluster::start_on(&programs, || {
+        let cluster = Cluster::start_on(&programs, Beginning::Empty, || {
             picks += 1;
             if picks == 1 { Ok(taken_port) } else { free_port() }
         })

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anyhow::{Context, anyhow, bail};
@@ -51,6 +51,46 @@ impl PostgresServer {
     /// There is no PostgreSQL and no way to get one; or what there is does not start.
     pub fn start_throwaway() -> anyhow::Result<Self> {
         Self::take(ladder::choose_throwaway(&ThisMachine)?)
+    }
+
+    /// Starts a cluster of our own that archives its write-ahead log, for tests that look at what a
+    /// database leaves behind.
+    ///
+    /// # Errors
+    ///
+    /// There are no server programs on this machine and none can be installed; or they do not start.
+    pub fn start_archiving() -> anyhow::Result<Self> {
+        let programs = programs()?;
+        Ok(Self::of_cluster(Cluster::start_archiving(&programs)?, &programs))
+    }
+
+    /// Starts a cluster of our own on a copy of a base backup.
+    ///
+    /// # Errors
+    ///
+    /// As for [`PostgresServer::start_archiving`].
+    pub fn start_from_backup(backup: &Path) -> anyhow::Result<Self> {
+        let programs = programs()?;
+        Ok(Self::of_cluster(Cluster::start_from(&programs, backup)?, &programs))
+    }
+
+    /// Makes a base backup of the running server, named `name`; returns its folder, which goes with
+    /// the server.
+    ///
+    /// # Errors
+    ///
+    /// The server is no throwaway cluster, or the backup fails.
+    pub fn backup(&mut self, name: &str) -> anyhow::Result<PathBuf> {
+        self.cluster()?.backup(name)
+    }
+
+    /// The folder of a throwaway cluster, with its data, its archive and its backups.
+    ///
+    /// # Errors
+    ///
+    /// The server is no throwaway cluster.
+    pub fn files(&mut self) -> anyhow::Result<PathBuf> {
+        Ok(self.cluster()?.directory().to_owned())
     }
 
     /// The URL of the one server of this process, as [`PostgresServer::start`] finds it at the
@@ -120,25 +160,38 @@ impl PostgresServer {
                 let description = format!("throwaway container of {IMAGE} on {address}");
                 Ok(Self::own(Origin::Container(container), address, description))
             }
-            Rung::Install => {
-                apt::install_postgresql()?;
-                let programs = ladder::server_programs(&ThisMachine)
-                    .context("the package `postgresql` brought no server programs")?;
-                Self::start_cluster(&programs)
-            }
+            Rung::Install => Self::start_cluster(&installed()?),
         }
     }
 
     fn start_cluster(programs: &Path) -> anyhow::Result<Self> {
-        let cluster = Cluster::start(programs)?;
+        Ok(Self::of_cluster(Cluster::start(programs)?, programs))
+    }
+
+    fn of_cluster(cluster: Cluster, programs: &Path) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], cluster.port()));
         let description = format!("throwaway cluster of {} on {address}", programs.display());
-        Ok(Self::own(Origin::Cluster(cluster), address, description))
+        Self::own(Origin::Cluster(cluster), address, description)
     }
 
     fn own(origin: Origin, address: SocketAddr, description: String) -> Self {
         Self { origin, url: format!("postgres://postgres@{address}/postgres"), description }
     }
+}
+
+/// Server programs on this machine, installed if need be.
+fn programs() -> anyhow::Result<PathBuf> {
+    match ladder::choose_throwaway(&ThisMachine)? {
+        Rung::Programs(directory) => Ok(directory),
+        Rung::Install => installed(),
+        Rung::Given(_) | Rung::Container => bail!("server programs on this machine are needed"),
+    }
+}
+
+fn installed() -> anyhow::Result<PathBuf> {
+    apt::install_postgresql()?;
+    ladder::server_programs(&ThisMachine)
+        .context("the package `postgresql` brought no server programs")
 }
 
 #[cfg(test)]

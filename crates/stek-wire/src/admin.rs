@@ -4,6 +4,7 @@
 
 mod audit;
 mod grant;
+mod ratchet;
 mod request;
 mod revoke;
 mod terminators;
@@ -18,6 +19,7 @@ use stek_core::time::{Seconds, Timestamp};
 
 pub use audit::{AuditDocument, AuditList, BrokenLink, VerdictDocument};
 pub use grant::{GrantEntry, GrantList};
+pub use ratchet::{HolderDocument, JoinDocument, RatchetDocument, SeedDocument, StateDocument};
 pub use request::{ChangePolicy, CreateKeyset, MAX_REQUEST_BYTES};
 pub use revoke::{CostDocument, MAX_REASON_BYTES, RevokeKeys};
 pub use terminators::{InstanceList, LaggardDocument, ReplicaDocument, TerminatorsDocument};
@@ -181,6 +183,10 @@ pub struct EndedKeyDocument {
     pub cause: String,
     /// When it ended.
     pub ended_at: String,
+    /// Since when no known manager can unwrap it, not even from a backup of the database; absent
+    /// until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provably_destroyed_at: Option<String>,
 }
 
 impl From<&EndedKey> for EndedKeyDocument {
@@ -190,6 +196,7 @@ impl From<&EndedKey> for EndedKeyDocument {
             kcv: key.kcv.to_string(),
             cause: key.cause.as_str().into(),
             ended_at: key.ended_at.to_string(),
+            provably_destroyed_at: None,
         }
     }
 }

@@ -53,7 +53,7 @@ pub(crate) enum Strangers {
 pub(crate) const SHOWN_CHARACTERS: usize = 80;
 
 /// The name of every field of every document that is read here. A path in an error has no others.
-const NAMES: [&str; 55] = [
+const NAMES: [&str; 58] = [
     "access",
     "access_digest",
     "access_read_at",
@@ -63,6 +63,7 @@ const NAMES: [&str; 55] = [
     "age_ms",
     "cause",
     "clock_offset_ms",
+    "challenge",
     "clock_skew_seconds",
     "destroy_at",
     "destroy_by",
@@ -96,11 +97,13 @@ const NAMES: [&str; 55] = [
     "reason",
     "replica",
     "replicas",
+    "replica",
     "retire_at",
     "revision",
     "role",
     "rotation_period_seconds",
     "secret",
+    "seed",
     "session_lifetime_seconds",
     "since",
     "ticket_lifetime_seconds",

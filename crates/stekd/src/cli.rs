@@ -55,6 +55,10 @@ pub enum Command {
     Token(TokenArgs),
     /// Let principals act in a role on keysets, list what is granted and take it away.
     Grant(GrantArgs),
+    /// Look at the ratchet, change its seed, confirm the clock.
+    Ratchet(RatchetArgs),
+    /// Deal with a restored database.
+    Db(DbArgs),
     /// Make a cluster secret.
     Secret(SecretArgs),
     /// Make certificates for trying things out: an authority that is forgotten at once, and one
@@ -412,6 +416,55 @@ pub enum RoleArg {
     Operator,
     /// Read keysets, never keys.
     Auditor,
+    /// Join the other managers: be given the ratchet's state. Needs '*'.
+    Manager,
+}
+
+/// `stekd ratchet …`.
+#[derive(Debug, Args)]
+pub struct RatchetArgs {
+    /// How to reach the manager.
+    #[command(flatten)]
+    pub reach: Reach,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: RatchetCommand,
+}
+
+/// What can be done with the ratchet.
+#[derive(Debug, Subcommand)]
+pub enum RatchetCommand {
+    /// Show its seeds and the managers that hold it.
+    Show,
+    /// Exchange its seed: keys are re-wrapped, every manager erases the old one. No session is lost.
+    Reseed {
+        /// No state of the seed is left anywhere: give it up, with all keys. Every session needs a
+        /// full handshake. Needs --config, and that manager stopped and without a state file.
+        #[arg(long, requires = "config")]
+        lost: bool,
+        /// The configuration of the manager that begins anew.
+        #[arg(long, value_name = "FILE", requires = "lost")]
+        config: Option<PathBuf>,
+    },
+    /// Vouch for the clock after it jumped by more than a day: the ratchet goes on from there, and
+    /// cannot be turned back.
+    ConfirmClock,
+}
+
+/// `stekd db …`.
+#[derive(Debug, Args)]
+pub struct DbArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: DbCommand,
+}
+
+/// What can be done with the database.
+#[derive(Debug, Subcommand)]
+pub enum DbCommand {
+    /// Accept a database that is behind what was published, as after a restore from a backup. The
+    /// manager of this configuration must be stopped; the others go on by themselves.
+    AcceptRestore(WithConfig),
 }
 
 /// `stekd secret`.

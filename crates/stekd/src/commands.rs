@@ -3,6 +3,7 @@
 pub(crate) mod audit;
 pub(crate) mod change;
 pub(crate) mod confirmation;
+pub(crate) mod db;
 pub(crate) mod dev_ca;
 pub(crate) mod grant;
 pub(crate) mod healthcheck;
@@ -10,6 +11,7 @@ pub(crate) mod keyset;
 pub(crate) mod manager_client;
 pub(crate) mod migrate;
 pub(crate) mod probe;
+pub(crate) mod ratchet;
 pub(crate) mod secret;
 pub(crate) mod shell;
 pub(crate) mod table;

@@ -23,6 +23,8 @@ pub struct ManagerConfig {
     pub database: DatabaseSection,
     /// The secrets under which keys are kept.
     pub custody: CustodySection,
+    /// The other managers, if there are any.
+    pub peers: Option<PeersSection>,
     /// Where operators and distribution replicas are answered.
     pub listen: ListenSection,
     /// Where metrics and health are shown.
@@ -76,8 +78,30 @@ pub struct DatabaseSection {
 pub struct CustodySection {
     /// The file with the cluster secret, the same for all managers; see `stekd secret`.
     pub cluster_secret_file: PathBuf,
+    /// The cluster secret before that one, while it is exchanged.
+    pub previous_cluster_secret_file: Option<PathBuf>,
     /// The ratchet's state, this manager's own; made at first start. Never back it up.
     pub state_file: PathBuf,
+    /// How old the ratchet's seed becomes before another takes its place, 1 to 8760 hours; 168 if
+    /// left out.
+    pub reseed_hours: Option<u64>,
+}
+
+/// `[peers]`: who gives this manager the ratchet's state.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeersSection {
+    /// The other managers.
+    pub urls: Vec<String>,
+    /// The certificate authorities to trust, PEM; no others are.
+    #[serde(default)]
+    pub roots_files: Vec<PathBuf>,
+    /// The file with a bearer token of the role `manager`; this, a certificate, or both.
+    pub token_file: Option<PathBuf>,
+    /// The client certificate and its intermediates, PEM.
+    pub certificate_file: Option<PathBuf>,
+    /// Its private key, PEM.
+    pub private_key_file: Option<PathBuf>,
 }
 
 /// `[audit]`.
@@ -218,6 +242,16 @@ impl Anchored for ManagerConfig {
             self.database.url = Some(format!("sqlite:{}", folder.join(path).display()));
         }
         anchor_path(&mut self.custody.cluster_secret_file, folder);
+        let previous = &mut self.custody.previous_cluster_secret_file;
+        previous.iter_mut().for_each(|path| anchor_path(path, folder));
+        if let Some(peers) = &mut self.peers {
+            peers.roots_files.iter_mut().for_each(|path| anchor_path(path, folder));
+            let files =
+                [&mut peers.token_file, &mut peers.certificate_file, &mut peers.private_key_file];
+            for file in files.into_iter().flatten() {
+                anchor_path(file, folder);
+            }
+        }
         anchor_path(&mut self.custody.state_file, folder);
         self.listen.anchor(folder);
     }

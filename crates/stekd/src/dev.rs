@@ -21,6 +21,7 @@ use crate::dev::site::Site;
 
 /// Runs until a signal.
 pub(crate) async fn run(asked: &DevArgs) -> Result<()> {
+    crate::memory::lock();
     let site = Site::open_or_create(&asked.dir)?;
     let lifetime = asked.ticket_lifetime.unwrap_or(asked.rotation_period);
     let policy = PolicyDocument {

@@ -7,6 +7,7 @@ pub mod config;
 pub mod dev;
 mod exit;
 mod logging;
+mod memory;
 pub mod probe;
 pub mod roles;
 
@@ -34,6 +35,8 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Audit(asked) => commands::audit::run(asked).await,
         Command::Token(asked) => commands::token::run(asked).await,
         Command::Grant(asked) => commands::grant::run(asked).await,
+        Command::Ratchet(asked) => commands::ratchet::run(asked).await,
+        Command::Db(asked) => commands::db::run(asked).await,
         Command::Secret(asked) => commands::secret::run(&asked),
         Command::DevCa(asked) => commands::dev_ca::run(&asked),
         Command::Healthcheck(asked) => commands::healthcheck::run(&asked).await,

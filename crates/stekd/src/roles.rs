@@ -7,4 +7,5 @@ mod descriptors;
 pub(crate) mod distribution;
 pub(crate) mod listener;
 pub(crate) mod manager;
+mod peers;
 pub mod terminator;

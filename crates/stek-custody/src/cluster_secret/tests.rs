@@ -167,7 +167,8 @@ fn links_depend_on_key_previous_link_and_event() {
 fn debug_shows_no_secret() {
     let secret = cluster();
     let (sealer, audit) = (secret.row_sealer(), secret.audit_key());
-    let secrets = [secret.expose(), sealer.0.expose(), audit.0.expose()].map(|s| s.as_slice());
+    let secrets = [secret.expose(), sealer.0.current.expose(), audit.0.current.expose()]
+        .map(|s| s.as_slice());
     assert_redacted(&secret, &secrets);
     assert_redacted(&sealer, &secrets);
     assert_redacted(&audit, &secrets);

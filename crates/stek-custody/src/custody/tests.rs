@@ -10,9 +10,12 @@ use stek_core::time::Timestamp;
 use super::*;
 use crate::random::{RandomError, SystemRandom};
 use crate::testing::{
-    DESTRUCTION, EPOCH, Failing, PUBLISHED, Pattern, SEED, STATE, Sought, alone, assert_redacted,
-    cluster, epoch, keyset, material, other_cluster, record, record_at, state, unhex,
+    DESTRUCTION, EPOCH, Failing, PUBLISHED, Pattern, REPLICA, SEED, STATE, Sought, alone,
+    assert_redacted, cluster, epoch, keyset, material, other_cluster, record, record_at, state,
+    unhex,
 };
+
+const OTHER_REPLICA: ReplicaId = ReplicaId::from_bytes([1; 16]);
 
 struct Place(tempfile::TempDir);
 
@@ -27,7 +30,7 @@ impl Place {
 
     /// A custody of the fixed state.
     fn custody(&self) -> Custody {
-        Custody::join(&self.path("ratchet"), cluster(), state()).unwrap()
+        Custody::join(&self.path("ratchet"), cluster(), state(), REPLICA).unwrap()
     }
 }
 
@@ -76,7 +79,8 @@ fn a_manager_that_joined_opens_what_others_wrapped() {
     let custody = place.custody();
     let wrapped = wrapped(&custody);
     forward(&custody, EPOCH + 3);
-    let joined = Custody::join(&place.path("peer"), cluster(), custody.share()).unwrap();
+    let joined =
+        Custody::join(&place.path("peer"), cluster(), custody.duplicate(), OTHER_REPLICA).unwrap();
     assert_eq!((joined.seed_id(), joined.epoch()), (SEED, epoch(EPOCH + 3)));
     assert!(joined.unwrap(&keyset(), &record(), &wrapped).unwrap().is_same_as(&material()));
 }
@@ -169,7 +173,7 @@ fn another_lineage_or_cluster_secret_is_told() {
     // Same identity, other bytes: this the check value does not tell, but no key opens.
     let mut bytes = unhex(&STATE.replace("babf", "bbbf"));
     let forked = RatchetState::try_new(SEED, epoch(EPOCH), &mut bytes).unwrap();
-    let forked = Custody::join(&place.path("forked"), cluster(), forked).unwrap();
+    let forked = Custody::join(&place.path("forked"), cluster(), forked, OTHER_REPLICA).unwrap();
     assert_eq!(forked.verify_seed(SEED, &check), Ok(()));
     let error = forked.unwrap(&keyset(), &record(), &wrapped).unwrap_err();
     assert_eq!(error, UnwrapError::Forged);
@@ -411,7 +415,7 @@ fn neither_debug_nor_errors_show_a_secret() {
     let (key, state, cluster) = (material(), state(), cluster());
     let secrets = [key.expose_secret().as_slice(), state.expose_secret(), cluster.expose()];
     assert_redacted(&custody, &secrets);
-    assert_redacted(&custody.share(), &secrets);
+    assert_redacted(&custody.duplicate(), &secrets);
     assert_redacted(&wrapped, &secrets);
     let other = KeysetName::try_new("other").unwrap();
     assert_redacted(&custody.unwrap(&other, &record(), &wrapped), &secrets);
@@ -436,7 +440,7 @@ fn nothing_secret_stays_in_memory() {
 
     drop(Custody::create(&path, cluster.clone(), SEED, &SystemRandom, epoch(EPOCH)).unwrap());
     let custody = Custody::open(&path, cluster).unwrap();
-    let state = Sought::end_of(custody.share().expose_secret());
+    let state = Sought::end_of(custody.duplicate().expose_secret());
     let material = custody.mint(&SystemRandom).unwrap();
     let key = Sought::end_of(material.expose_secret());
     let record = KeyRecord { kcv: kcv(&material), ..record() };
@@ -452,7 +456,7 @@ fn nothing_secret_stays_in_memory() {
 
     forward(&custody, EPOCH + 1);
     assert!(!state.is_in_memory(&alone), "the state before the advance");
-    let state = Sought::end_of(custody.share().expose_secret());
+    let state = Sought::end_of(custody.duplicate().expose_secret());
     assert!(state.is_in_memory(&alone), "the search must find what is there");
     drop(custody);
     assert!(!state.is_in_memory(&alone), "the state after the end of the custody");

@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 use stek_core::health::WeakKey;
 use stek_core::id::{Incarnation, Revision};
-use stek_core::wrapped::{Epoch, SeedId};
+use stek_core::wrapped::{Epoch, ReplicaId, SeedId};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -17,7 +17,7 @@ pub(super) const SLOT_LEN: usize = CHECKED_LEN + 32;
 pub(super) const VERSION: u32 = 1;
 
 /// How much of a slot its checksum covers.
-const CHECKED_LEN: usize = 104;
+const CHECKED_LEN: usize = 120;
 
 const MAGIC: &[u8; 8] = b"stek-rat";
 
@@ -38,6 +38,8 @@ pub struct Contents {
     pub state: RatchetState,
     /// The highest revision published, once there is one.
     pub high_water: Option<HighWater>,
+    /// Which copy of the ratchet this is.
+    pub replica: ReplicaId,
 }
 
 /// A slot as it lies on disk; erased when dropped.
@@ -52,8 +54,9 @@ pub struct Contents {
 ///  48  S_e         32
 ///  80  incarnation 16  of the high-water mark; zeros if there is none
 ///  96  revision     8  u64 BE, of the high-water mark
-/// 104  checksum    32  SHA-256 of bytes 0 to 103
-/// 136
+/// 104  replica id  16
+/// 120  checksum    32  SHA-256 of bytes 0 to 119
+/// 152
 /// ```
 ///
 /// The checksum tells a torn slot, not a forged one: who can write this file has its secret.
@@ -93,6 +96,7 @@ impl Encoded {
             bytes[80..96].copy_from_slice(high_water.incarnation.as_bytes());
             bytes[96..104].copy_from_slice(&high_water.revision.as_u64().to_be_bytes());
         }
+        bytes[104..120].copy_from_slice(contents.replica.as_bytes());
         let checksum = encoded.checksum();
         encoded.0[CHECKED_LEN..].copy_from_slice(&checksum);
         encoded
@@ -114,7 +118,8 @@ impl Encoded {
             revision: Revision::new(u64::from_be_bytes(self.part(96))),
         });
         let sequence = u64::from_be_bytes(self.part(16));
-        Decoded::Whole { sequence, contents: Contents { state, high_water } }
+        let replica = ReplicaId::from_bytes(self.part(104));
+        Decoded::Whole { sequence, contents: Contents { state, high_water, replica } }
     }
 
     pub(super) fn as_bytes(&self) -> &[u8; SLOT_LEN] {
@@ -156,13 +161,13 @@ impl Drop for Encoded {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_redacted, state, unhex};
+    use crate::testing::{REPLICA, assert_redacted, state, unhex};
 
     fn contents() -> Contents {
         let incarnation =
             Incarnation::from_bytes(std::array::from_fn(|i| 0x60 + u8::try_from(i).unwrap()));
         let high_water = HighWater { incarnation, revision: Revision::new(42) };
-        Contents { state: state(), high_water: Some(high_water) }
+        Contents { state: state(), high_water: Some(high_water), replica: REPLICA }
     }
 
     /// The expected bytes were assembled with another implementation, Python's struct and hashlib.
@@ -172,8 +177,8 @@ mod tests {
             "7374656b2d726174000000010000000000000000000000071011121314151617",
             "18191a1b1c1d1e1f0000000000079646babff4e6698c76d9e76b1e64e49d14bc",
             "03e754d99630e2819407135eb584e326606162636465666768696a6b6c6d6e6f",
-            "000000000000002a3336f1ae8da45e96846bf5697fe9e71b2c4400416dd08a98",
-            "71e5212b8b1eed3f"
+            "000000000000002a707172737475767778797a7b7c7d7e7f67df6630a818db27",
+            "4c95927bf6da525e727ea45ce49b97a5f1208a4d827eeeb3",
         );
         assert_eq!(Encoded::new(7, &contents()).0.as_slice(), unhex::<SLOT_LEN>(expected));
     }

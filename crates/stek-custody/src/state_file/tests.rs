@@ -3,14 +3,14 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use stek_core::id::{Incarnation, Revision};
 
 use super::*;
-use crate::testing::{EPOCH, epoch, state};
+use crate::testing::{EPOCH, REPLICA, epoch, state};
 
 fn contents(at: u64, revision: u64) -> Contents {
     let mut state = state();
     state.advance_to(epoch(at)).unwrap();
     let incarnation = Incarnation::from_bytes([1; 16]);
     let high_water = HighWater { incarnation, revision: Revision::new(revision) };
-    Contents { state, high_water: Some(high_water) }
+    Contents { state, high_water: Some(high_water), replica: REPLICA }
 }
 
 fn directory() -> (tempfile::TempDir, PathBuf) {

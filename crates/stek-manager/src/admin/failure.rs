@@ -76,6 +76,7 @@ impl From<OperationError> for Failure {
             | OperationError::Rotate(_)
             | OperationError::Revoke(_)
             | OperationError::TokenExists
+            | OperationError::Ratchet(_)
             | OperationError::TooManyTokens
             | OperationError::TooManyGrants => Problem::conflict(error.to_string()),
             OperationError::Policy(broken) => invalid_policy(broken),

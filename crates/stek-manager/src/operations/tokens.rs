@@ -15,6 +15,7 @@ use stek_store::{Change, Commit, KeyStore, MAX_BATCH, SealedGrant, SealedToken, 
 
 use super::grants::MAX_GRANTS;
 use super::{OperationError, Operations, event};
+use crate::bootstrap::choose_secret;
 use crate::draft::new_id;
 use crate::engine::{ClockError, PassTime};
 
@@ -151,6 +152,9 @@ pub async fn add_token_offline(
 ) -> Result<Token, OperationError> {
     let time = offline_time(store, clock).await?;
     check_new(&store.access().await?, &new)?;
+    if let Some(row) = store.seed().await? {
+        choose_secret(cluster, &row).map_err(|error| OperationError::Failed(Box::new(error)))?;
+    }
     let id = new_id(random, time)?;
     let (token, changes, events) = creation(new, id, &cluster.row_sealer(), time, OFFLINE_ACTOR);
     let commit = Commit { at: time.now, changes, events };

@@ -8,7 +8,7 @@ use stek_core::keyset::{KeyRecord, TicketFormat};
 use stek_core::principal::PrincipalPattern;
 use stek_core::schedule::Schedule;
 use stek_core::time::Seconds;
-use stek_core::wrapped::{Epoch, SeedId, WrappedKey};
+use stek_core::wrapped::{Epoch, WrappedKey};
 use stek_custody::cluster_secret::ClusterSecret;
 use stek_custody::random::SystemRandom;
 use stek_manager::{NewToken, OperationError};
@@ -155,7 +155,7 @@ async fn foreign_key(site: &Site, running: &Running) -> (StoredKey, KeysetUpdate
     let key = StoredKey {
         record,
         wrapped: WrappedKey {
-            seed: SeedId::from_bytes([9; 16]),
+            seed: site.store.inner.seed().await.unwrap().unwrap().seed,
             epoch: Epoch::of(schedule.destroy_by() - Seconds::new(1)),
             nonce: [9; 12],
             ciphertext: [9; 48],

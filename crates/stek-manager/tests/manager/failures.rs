@@ -8,7 +8,9 @@ use std::time::Duration;
 use stek_core::audit::AuditAction;
 use stek_core::id::KeyId;
 use stek_core::name::KeysetName;
+use stek_core::wrapped::ReplicaId;
 use stek_custody::custody::Custody;
+use stek_custody::share::JoinRequest;
 use stek_store::{KeyStore, MAX_PAGE};
 use stek_wire::admin::PolicyDocument;
 
@@ -230,7 +232,10 @@ async fn two_managers_never_mint_twice() {
     let site = Site::new();
     let custody = site.claim("first").await;
     let (path, cluster) = (site.path("second"), Arc::clone(&site.cluster));
-    let joined = Arc::new(Custody::join(&path, cluster, custody.share()).unwrap());
+    let replica = ReplicaId::from_bytes([1; 16]);
+    let request = JoinRequest { replica, seed: custody.seed_id(), challenge: [1; 32] };
+    let state = custody.share(&request).unwrap().open(&request, &cluster).unwrap();
+    let joined = Arc::new(Custody::join(&path, cluster, state, replica).unwrap());
     let managers = [site.start_with(custody), site.start_with(joined)];
     managers[0].until(|_| true).await;
     for number in 0..KEYSETS {

@@ -18,7 +18,7 @@ use stek_core::time::{Seconds, Timestamp};
 use stek_custody::cluster_secret::ClusterSecret;
 use stek_custody::custody::Custody;
 use stek_custody::random::{RandomError, RandomSource, SystemRandom};
-use stek_manager::{EngineParts, Manager, NewToken, Operations, claim_ratchet};
+use stek_manager::{EngineParts, Manager, NewToken, Operations, RatchetRules, claim_ratchet};
 use stek_store::{KeyStore, MemoryStore};
 use stek_wire::admin::PolicyDocument;
 use tempfile::TempDir;
@@ -80,6 +80,8 @@ pub(crate) struct Site {
     pub(crate) database_ahead: Arc<AtomicI64>,
     pub(crate) store: Arc<FaultyStore>,
     pub(crate) cluster: Arc<ClusterSecret>,
+    /// The written form of the first cluster secret.
+    pub(crate) text: String,
     pub(crate) random: Arc<Random>,
     dir: TempDir,
 }
@@ -99,6 +101,7 @@ impl Site {
             database_ahead,
             store: Arc::new(FaultyStore::new(MemoryStore::new(incarnation, database))),
             cluster: Arc::new(ClusterSecret::parse(&secret).unwrap()),
+            text: secret.to_string(),
             random: Arc::default(),
             dir: tempfile::tempdir().unwrap(),
         }
@@ -106,6 +109,10 @@ impl Site {
 
     pub(crate) fn path(&self, file: &str) -> PathBuf {
         self.dir.path().join(file)
+    }
+
+    pub(crate) fn clock_millis(&self) -> u64 {
+        self.clock.wall_millis()
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -127,13 +134,19 @@ impl Site {
             random: Arc::clone(&self.random) as Arc<dyn RandomSource + Send + Sync>,
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             audit_retention: Some(Seconds::from_days(400)),
+            rules: RatchetRules::default(),
         }
     }
 
     /// A manager with the ratchet of `custody`.
     pub(crate) fn start_with(&self, custody: Arc<Custody>) -> Running {
+        Self::start_of(self.parts(custody))
+    }
+
+    /// A manager of these parts.
+    pub(crate) fn start_of(parts: EngineParts) -> Running {
         let (registry, shutdown) = (Registry::new(), CancellationToken::new());
-        let manager = Manager::start(self.parts(custody), &registry, shutdown.clone()).unwrap();
+        let manager = Manager::start(parts, &registry, shutdown.clone()).unwrap();
         let feed = manager.feed();
         Running { manager, feed, registry, shutdown }
     }

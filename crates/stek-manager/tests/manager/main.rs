@@ -14,6 +14,7 @@ mod http;
 mod listening;
 mod operations;
 mod page;
+mod ratchet;
 mod revoke;
 mod rotation;
 mod store;

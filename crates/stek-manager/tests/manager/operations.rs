@@ -105,7 +105,7 @@ async fn metrics_follow_the_conventions() {
     }
     // Every outcome is there from the start, so that its first time is a rise.
     let passes = families.iter().find(|one| one.name() == "stek_manager_passes_total").unwrap();
-    assert_eq!(passes.get_metric().len(), 7);
+    assert_eq!(passes.get_metric().len(), 8);
     assert_eq!(running.gauge("stek_manager_keysets"), 1.0);
 }
 

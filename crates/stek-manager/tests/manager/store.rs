@@ -1,17 +1,19 @@
 //! A store that does what a test says of each of its methods.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use stek_core::audit::{AuditChain, AuditEvent};
-use stek_core::id::Revision;
+use stek_core::id::{KeyId, Revision};
 use stek_core::name::KeysetName;
 use stek_core::time::Timestamp;
+use stek_core::wrapped::{Epoch, SeedId};
 use stek_store::{
-    AuditCheckpoint, AuditRow, Change, Changes, ClusterState, Commit, CommitError, Committed,
-    KeyStore, Keysets, MemoryStore, SeedRow, StoreError, StoredAccess, StoredKeyset,
+    Acceptance, AuditCheckpoint, AuditRow, Change, Changes, ClusterState, Commit, CommitError,
+    Committed, KeyStore, Keysets, MemoryStore, Ratchet, RatchetStore, Replica, Resealed, Rewrapped,
+    SeedChange, SeedRow, StoreError, StoredAccess, StoredKey, StoredKeyset,
 };
 use tokio::sync::watch;
 
@@ -47,13 +49,23 @@ pub(crate) struct FaultyStore {
     pub(crate) commits: AtomicU64,
     /// Word of commits, as the test sends it.
     pub(crate) word: watch::Sender<Option<Revision>>,
+    /// How often a manager said what it holds.
+    pub(crate) reports: AtomicU64,
 }
 
 impl FaultyStore {
     pub(crate) fn new(inner: MemoryStore) -> Self {
         let (faults, refused, tampering) = Default::default();
         let word = watch::Sender::new(None);
-        Self { inner, tampering, faults, refused, commits: AtomicU64::new(0), word }
+        Self {
+            inner,
+            tampering,
+            faults,
+            refused,
+            commits: AtomicU64::new(0),
+            reports: AtomicU64::new(0),
+            word,
+        }
     }
 
     /// Makes the next `times` calls of `method` fail.
@@ -122,6 +134,102 @@ impl FaultyStore {
 
 fn unreachable_error() -> StoreError {
     StoreError::Unreachable(std::io::Error::other("told to by the test").into())
+}
+
+impl FaultyStore {
+    /// A fault before the work, and whether the answer to the work is lost.
+    async fn before(&self, method: &'static str) -> Result<bool, StoreError> {
+        match self.take(method) {
+            Some(Fault::AnswerLost) => Ok(true),
+            Some(Fault::Unreachable) => Err(unreachable_error()),
+            Some(Fault::Panic) => panic!("the store was told to panic in {method}"),
+            Some(Fault::Hang) => std::future::pending().await,
+            None => Ok(false),
+        }
+    }
+}
+
+fn answer<T>(lost: bool, answer: T) -> Result<T, StoreError> {
+    if lost { Err(unreachable_error()) } else { Ok(answer) }
+}
+
+#[async_trait]
+impl RatchetStore for FaultyStore {
+    async fn ratchet(&self) -> Result<Ratchet, StoreError> {
+        self.fault("ratchet").await?;
+        self.inner.ratchet().await
+    }
+
+    async fn change_seeds(
+        &self,
+        change: &SeedChange,
+        events: &[AuditEvent],
+        chain: &dyn AuditChain,
+    ) -> Result<bool, StoreError> {
+        let step = match change {
+            SeedChange::Offer(_) => "offer",
+            SeedChange::Withdraw(_) => "withdraw",
+            SeedChange::Promote { .. } => "promote",
+            SeedChange::End(_) => "end",
+            SeedChange::Replace { .. } => "replace",
+        };
+        let lost = self.before(step).await?;
+        answer(lost, self.inner.change_seeds(change, events, chain).await?)
+    }
+
+    async fn report_replica(&self, replica: &Replica) -> Result<(), StoreError> {
+        self.fault("report_replica").await?;
+        self.reports.fetch_add(1, Ordering::SeqCst);
+        self.inner.report_replica(replica).await
+    }
+
+    async fn forget_replica(
+        &self,
+        replica: &Replica,
+        event: &AuditEvent,
+        chain: &dyn AuditChain,
+    ) -> Result<bool, StoreError> {
+        self.inner.forget_replica(replica, event, chain).await
+    }
+
+    async fn wrapped_elsewhere(
+        &self,
+        seed: SeedId,
+        limit: usize,
+    ) -> Result<Vec<(KeysetName, StoredKey)>, StoreError> {
+        self.inner.wrapped_elsewhere(seed, limit).await
+    }
+
+    async fn rewrap(&self, keys: &[Rewrapped]) -> Result<u64, StoreError> {
+        let lost = self.before("rewrap").await?;
+        answer(lost, self.inner.rewrap(keys).await?)
+    }
+
+    async fn reseal(&self, rows: &[Resealed]) -> Result<u64, StoreError> {
+        let lost = self.before("reseal").await?;
+        answer(lost, self.inner.reseal(rows).await?)
+    }
+
+    async fn prove_destroyed(
+        &self,
+        held: &[(SeedId, Epoch)],
+        at: Timestamp,
+    ) -> Result<u64, StoreError> {
+        self.inner.prove_destroyed(held, at).await
+    }
+
+    async fn proofs(&self, keyset: &KeysetName) -> Result<BTreeMap<KeyId, Timestamp>, StoreError> {
+        self.inner.proofs(keyset).await
+    }
+
+    async fn accept_restore(
+        &self,
+        acceptance: &Acceptance,
+        event: &AuditEvent,
+        chain: &dyn AuditChain,
+    ) -> Result<bool, StoreError> {
+        self.inner.accept_restore(acceptance, event, chain).await
+    }
 }
 
 #[async_trait]

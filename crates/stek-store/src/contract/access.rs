@@ -26,7 +26,7 @@ fn token(number: u8) -> SealedToken {
     }
 }
 
-fn grant(who: &str, keysets: &str, role: Role) -> SealedGrant {
+pub(super) fn grant(who: &str, keysets: &str, role: Role) -> SealedGrant {
     let keysets = KeysetSelector::parse(keysets).unwrap();
     let principal = PrincipalPattern::try_new(who).unwrap();
     SealedGrant { grant: Grant { principal, keysets, role }, seal: [9; 32] }

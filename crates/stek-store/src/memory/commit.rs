@@ -23,6 +23,7 @@ impl State {
     ) -> Result<Committed, CommitError> {
         let changes = Changeset::try_new(commit)?;
         changes.check_expected(|name| self.live.get(name).map(|entry| entry.revision))?;
+        changes.check_seeds(self.live_seed().map(|live| live.seed))?;
         let mut draft = Draft::new(self);
         for create in &changes.creates {
             if self.live.contains_key(create.name) {
@@ -34,6 +35,7 @@ impl State {
                 id: draft.last_id,
                 keyset,
                 keys: vec![],
+                wrapped_to: BTreeMap::new(),
                 ended: vec![],
                 revision: self.cluster.revision,
                 digest: create.digest,
@@ -79,6 +81,7 @@ impl State {
                         deleted_at: changes.at,
                     },
                     ended: entry.ended,
+                    wrapped_to: entry.wrapped_to,
                 });
             }
         }

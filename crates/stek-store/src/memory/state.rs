@@ -9,10 +9,11 @@ use stek_core::id::{ContentDigest, Incarnation, KeyId, Revision};
 use stek_core::keyset::Keyset;
 use stek_core::name::KeysetName;
 use stek_core::time::Timestamp;
+use stek_core::wrapped::{Epoch, ReplicaId, SeedId};
 
 use crate::{
-    AuditCheckpoint, AuditRow, ClusterState, Committed, SealedToken, SeedRow, StoredKey,
-    StoredKeyset, Tombstone, trail,
+    AuditCheckpoint, AuditRow, ClusterState, Committed, Replica, SealedToken, Seed, SeedPhase,
+    SeedRow, StoredKey, StoredKeyset, Tombstone, trail,
 };
 
 pub(super) struct State {
@@ -25,7 +26,11 @@ pub(super) struct State {
     pub(super) key_ids: HashSet<KeyId>,
     pub(super) tokens: BTreeMap<KeyId, SealedToken>,
     pub(super) grants: BTreeMap<Grant, [u8; 32]>,
-    pub(super) seed: Option<SeedRow>,
+    /// Those that have not ended.
+    pub(super) seeds: Vec<Seed>,
+    pub(super) replicas: BTreeMap<ReplicaId, Replica>,
+    /// Since when ended keys are provably destroyed.
+    pub(super) proofs: BTreeMap<KeyId, Timestamp>,
     pub(super) audit: Vec<AuditRow>,
     pub(super) checkpoint: Option<AuditCheckpoint>,
 }
@@ -38,6 +43,8 @@ pub(super) struct Entry {
     pub(super) keys: Vec<StoredKey>,
     /// Newest end first.
     pub(super) ended: Vec<EndedKey>,
+    /// What those were wrapped to.
+    pub(super) wrapped_to: BTreeMap<KeyId, (SeedId, Epoch)>,
     pub(super) revision: Revision,
     pub(super) digest: ContentDigest,
     pub(super) next_due: Timestamp,
@@ -47,6 +54,7 @@ pub(super) struct Entry {
 pub(super) struct Deleted {
     pub(super) tombstone: Tombstone,
     pub(super) ended: Vec<EndedKey>,
+    pub(super) wrapped_to: BTreeMap<KeyId, (SeedId, Epoch)>,
 }
 
 impl Entry {
@@ -64,10 +72,11 @@ impl Entry {
 
     /// Ends the keys for which `cause` has one.
     pub(super) fn end(&mut self, at: Timestamp, cause: impl Fn(&KeyId) -> Option<EndCause>) {
-        let ended = &mut self.ended;
+        let (ended, wrapped_to) = (&mut self.ended, &mut self.wrapped_to);
         self.keys.retain(|key| {
             let Some(cause) = cause(&key.record.id) else { return true };
             let (id, kcv) = (key.record.id, key.record.kcv);
+            wrapped_to.insert(id, (key.wrapped.seed, key.wrapped.epoch));
             ended.push(EndedKey { id, kcv, cause, ended_at: at });
             false
         });
@@ -91,10 +100,16 @@ impl State {
             key_ids: HashSet::new(),
             tokens: BTreeMap::new(),
             grants: BTreeMap::new(),
-            seed: None,
+            seeds: vec![],
+            replicas: BTreeMap::new(),
+            proofs: BTreeMap::new(),
             audit: vec![],
             checkpoint: None,
         }
+    }
+
+    pub(super) fn live_seed(&self) -> Option<SeedRow> {
+        self.seeds.iter().find(|seed| seed.phase == SeedPhase::Live).map(|seed| seed.row)
     }
 
     pub(super) fn take_revision(

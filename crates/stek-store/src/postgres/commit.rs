@@ -12,6 +12,7 @@ use stek_core::name::KeysetName;
 use stek_core::time::Timestamp;
 
 use super::REVISION_CHANNEL;
+use super::seed;
 use super::write::{self, KeyColumns};
 use crate::changeset::{Changeset, KeySteps, KnownKey};
 use crate::sql::{
@@ -56,6 +57,9 @@ async fn try_commit(
     let stamps = apply(&mut transaction, changes, &locked).await?;
     let access_changed = write::access(&mut transaction, &changes.access).await?;
     write::prune(&mut transaction, changes.prune).await?;
+    if changes.inserts_keys() {
+        changes.check_seeds(seed::held_live(&mut transaction).await?)?;
+    }
     // What is deferred is checked here, before the row that everybody waits for is taken.
     sqlx::query("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *transaction).await?;
     let committed = take_revision(&mut transaction, access_changed, events, chain).await?;

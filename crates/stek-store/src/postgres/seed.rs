@@ -2,6 +2,7 @@
 
 use sqlx::{PgConnection, PgPool};
 use stek_core::audit::{AuditChain, AuditEvent};
+use stek_core::wrapped::SeedId;
 use uuid::Uuid;
 
 use super::commit::{BEGIN, take_revision};
@@ -12,13 +13,22 @@ pub(super) async fn live(connection: &mut PgConnection) -> Result<Option<SeedRow
     sqlx::query_as!(
         SeedRecord,
         r#"SELECT seed_id, check_value, claimed_at AS "claimed_at: SqlTime"
-           FROM ratchet_seeds WHERE live"#,
+           FROM ratchet_seeds WHERE phase = 'live'"#,
     )
     .fetch_optional(connection)
     .await
     .map_err(reading("ratchet_seeds"))?
     .map(SeedRow::try_from)
     .transpose()
+}
+
+/// The live seed, which stays so until the transaction ends.
+pub(super) async fn held_live(connection: &mut PgConnection) -> Result<Option<SeedId>, Failure> {
+    let live =
+        sqlx::query_scalar!("SELECT seed_id FROM ratchet_seeds WHERE phase = 'live' FOR SHARE")
+            .fetch_optional(connection)
+            .await?;
+    Ok(live.map(|seed| SeedId::from_bytes(seed.into_bytes())))
 }
 
 pub(super) async fn claim(

@@ -182,6 +182,14 @@ pub(crate) fn refused(operation: &'static str, why: impl Into<String>) -> StoreE
     StoreError::Refused { operation, source: why.into().into() }
 }
 
+/// The error of a transaction that changes no keyset.
+pub(crate) fn not_a_commit(operation: &'static str) -> impl FnOnce(Failure) -> StoreError {
+    move |failure| match failure.into_error("") {
+        CommitError::Store(error) => error,
+        other => refused(operation, other.to_string()),
+    }
+}
+
 /// Waits for `work` no longer than `time_out`.
 pub(crate) async fn bounded<T, E: From<StoreError>>(
     time_out: Duration,

@@ -14,14 +14,14 @@ use stek_core::policy::{ActivationQuorum, Policy, PolicyRequest};
 use stek_core::principal::PrincipalPattern;
 use stek_core::schedule::Schedule;
 use stek_core::time::Seconds;
-use stek_core::wrapped::{Epoch, SeedId, WrappedKey};
+use stek_core::wrapped::{Epoch, ReplicaId, SeedId, WrappedKey};
 use uuid::Uuid;
 
 use super::column::{SqlTime, array, as_unsigned, key_id};
 use crate::changeset::KnownKey;
 use crate::{
-    AuditCheckpoint, AuditRow, ClusterState, Keysets, SealedGrant, SealedToken, SeedRow,
-    StoreError, StoredKey, StoredKeyset, Tombstone, Unsound,
+    AuditCheckpoint, AuditRow, ClusterState, Keysets, Replica, SealedGrant, SealedToken, Seed,
+    SeedPhase, SeedRow, StoreError, StoredKey, StoredKeyset, Tombstone, Unsound,
 };
 
 fn corrupt(table: &'static str, what: &(impl ToString + ?Sized)) -> StoreError {
@@ -393,6 +393,64 @@ impl TryFrom<SeedRecord> for SeedRow {
             claimed_at: row.claimed_at.read("ratchet_seeds", "claimed_at")?,
         })
     }
+}
+
+#[derive(FromRow)]
+pub(crate) struct SeedPhaseRecord {
+    pub(crate) seed_id: Uuid,
+    pub(crate) check_value: Vec<u8>,
+    pub(crate) claimed_at: SqlTime,
+    pub(crate) phase: String,
+}
+
+impl TryFrom<SeedPhaseRecord> for Seed {
+    type Error = StoreError;
+
+    fn try_from(row: SeedPhaseRecord) -> Result<Self, StoreError> {
+        let phase = SeedPhase::parse(&row.phase);
+        let phase = phase.ok_or_else(|| corrupt("ratchet_seeds", "unknown phase"))?;
+        let SeedPhaseRecord { seed_id, check_value, claimed_at, .. } = row;
+        Ok(Self { row: SeedRecord { seed_id, check_value, claimed_at }.try_into()?, phase })
+    }
+}
+
+#[derive(FromRow)]
+pub(crate) struct ReplicaRecord {
+    pub(crate) replica_id: Uuid,
+    pub(crate) seed_id: Uuid,
+    pub(crate) next_seed_id: Option<Uuid>,
+    pub(crate) epoch: i64,
+    pub(crate) seen_at: SqlTime,
+}
+
+impl TryFrom<ReplicaRecord> for Replica {
+    type Error = StoreError;
+
+    fn try_from(row: ReplicaRecord) -> Result<Self, StoreError> {
+        let seed = |id: Uuid| SeedId::from_bytes(id.into_bytes());
+        Ok(Self {
+            id: ReplicaId::from_bytes(row.replica_id.into_bytes()),
+            seed: seed(row.seed_id),
+            next_seed: row.next_seed_id.map(seed),
+            epoch: Epoch::new(as_unsigned("ratchet_replicas", "epoch", row.epoch)?),
+            seen_at: row.seen_at.read("ratchet_replicas", "seen_at")?,
+        })
+    }
+}
+
+/// Keys with the names of their keysets; a key of a keyset without name was deleted meanwhile.
+pub(crate) fn named_keys(
+    keys: Vec<LiveKeyRecord>,
+    names: HashMap<i64, String>,
+) -> Result<Vec<(KeysetName, StoredKey)>, StoreError> {
+    let mut named = Vec::with_capacity(keys.len());
+    for row in keys {
+        if let Some(name) = names.get(&row.keyset_id) {
+            let name = KeysetName::try_new(name).map_err(|error| corrupt("keysets", &error))?;
+            named.push((name, row.try_into()?));
+        }
+    }
+    Ok(named)
 }
 
 #[derive(FromRow)]

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Takes the write lock at once: a lock that is taken later can fail at any statement.
-const BEGIN: &str = "BEGIN IMMEDIATE";
+pub(super) const BEGIN: &str = "BEGIN IMMEDIATE";
 
 /// How many rows one statement forgets.
 const PURGE_BATCH: i64 = 1000;
@@ -44,6 +44,7 @@ async fn try_commit(
 ) -> Result<Committed, Failure> {
     let mut transaction = pool.begin_with(BEGIN).await?;
     let ids = compare(&mut transaction, changes).await?;
+    changes.check_seeds(read::seed(&mut transaction).await?.map(|live| live.seed))?;
     let created = apply(&mut transaction, changes, &ids).await?;
     let access_changed = write::access(&mut transaction, &changes.access).await?;
     write::prune(&mut transaction, changes.prune).await?;
@@ -153,7 +154,7 @@ async fn apply_update(
     Ok(())
 }
 
-async fn take_revision(
+pub(super) async fn take_revision(
     connection: &mut SqliteConnection,
     access_changed: bool,
     events: &[AuditEvent],

@@ -246,7 +246,7 @@ pub(super) async fn access(pool: &SqlitePool) -> Result<StoredAccess, StoreError
 
 pub(super) async fn seed(connection: &mut SqliteConnection) -> Result<Option<SeedRow>, StoreError> {
     sqlx::query_as::<_, SeedRecord>(
-        "SELECT seed_id, check_value, claimed_at FROM ratchet_seeds WHERE live = 1",
+        "SELECT seed_id, check_value, claimed_at FROM ratchet_seeds WHERE phase = 'live'",
     )
     .fetch_optional(connection)
     .await

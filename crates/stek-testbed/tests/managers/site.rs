@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use prometheus::Registry;
 use stek_clock::{Clock, ManualClock};
 use stek_core::feed::FeedState;
@@ -12,7 +13,10 @@ use stek_core::time::{Seconds, Timestamp};
 use stek_custody::cluster_secret::ClusterSecret;
 use stek_custody::custody::Custody;
 use stek_custody::random::SystemRandom;
-use stek_manager::{EngineParts, Manager, claim_ratchet};
+use stek_custody::share::{JoinRequest, SealedState};
+use stek_manager::{
+    EngineParts, Manager, Newcomer, PeerError, Peers, RatchetRules, claim_ratchet, join_ratchet,
+};
 use stek_store::{KeyStore, PostgresOptions, PostgresStore, WithClock};
 use stek_testpg::TestDatabase;
 use stek_wire::admin::PolicyDocument;
@@ -96,7 +100,16 @@ impl Site {
     pub(super) async fn join(&self, peer: &Custody, number: usize) -> Running {
         let path = self.dir.path().join(number.to_string());
         let cluster = Arc::clone(&self.cluster);
-        self.start(Custody::join(&path, cluster, peer.share()).unwrap()).await
+        let (store, clock) = (self.store().await, self.clock.as_ref());
+        let newcomer = Newcomer {
+            store: store.as_ref(),
+            cluster: &cluster,
+            path: &path,
+            random: &SystemRandom,
+            clock,
+            peers: &Peer(peer),
+        };
+        self.start(join_ratchet(&newcomer).await.unwrap()).await
     }
 
     async fn start(&self, custody: Custody) -> Running {
@@ -108,11 +121,22 @@ impl Site {
             random: Arc::new(SystemRandom),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             audit_retention: Some(Seconds::from_days(3)),
+            rules: RatchetRules::default(),
         };
         let manager = Manager::start(parts, &registry, shutdown.clone()).unwrap();
         let running = Running { manager, registry, shutdown };
         running.until(|_| true).await;
         running
+    }
+}
+
+/// The one other manager, without a network between.
+struct Peer<'a>(&'a Custody);
+
+#[async_trait]
+impl Peers for Peer<'_> {
+    async fn ask(&self, request: &JoinRequest) -> Result<SealedState, PeerError> {
+        self.0.share(request).map_err(|_| PeerError::None)
     }
 }
 

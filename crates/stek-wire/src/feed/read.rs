@@ -126,7 +126,7 @@ fn read_token(at: &At<'_, '_>) -> Result<Token, DecodeError> {
 }
 
 fn read_grant(at: &At<'_, '_>) -> Result<Grant, DecodeError> {
-    let roles = "terminator, distribution, operator or auditor";
+    let roles = "terminator, distribution, operator, auditor or manager";
     Ok(Grant {
         principal: at.field("principal")?.pattern()?,
         keysets: at.field("keysets")?.named(KeysetSelector::parse)?,

@@ -36,7 +36,7 @@ pub(crate) async fn run(asked: AuditArgs) -> Result<()> {
             let verdict = match offline {
                 Some(config) => {
                     let config: ManagerConfig = config::read(&config)?;
-                    let cluster = read_cluster_secret(&config.custody.cluster_secret_file)?;
+                    let cluster = read_cluster_secret(&config.custody)?;
                     let store = database::open(&config.database).await.context("database")?;
                     verify_offline(store.as_ref(), &cluster, anchor).await?
                 }

@@ -55,7 +55,7 @@ fn removal(grant: &GrantEntry) -> Result<String> {
 
 async fn add_offline(config: &Path, grant: Grant) -> Result<()> {
     let config: ManagerConfig = config::read(config)?;
-    let cluster = read_cluster_secret(&config.custody.cluster_secret_file)?;
+    let cluster = read_cluster_secret(&config.custody)?;
     let store = database::open(&config.database).await.context("database")?;
     add_grant_offline(store.as_ref(), &cluster, &SystemClock, grant).await?;
     Ok(())

@@ -11,6 +11,7 @@ use stek_client::{ClientConfig, ClientOptions, RequestId, Upstream, X_REQUEST_ID
 use stek_core::access::TokenSecret;
 use stek_core::time::Seconds;
 use stek_wire::problem::ProblemDocument;
+use zeroize::Zeroizing;
 
 use crate::Refused;
 use crate::config::{self, Profile};
@@ -133,9 +134,9 @@ impl ManagerClient {
     }
 }
 
-fn read_token(path: &Path) -> Result<TokenSecret> {
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("token file {}", path.display()))?;
+pub(crate) fn read_token(path: &Path) -> Result<TokenSecret> {
+    let text = std::fs::read_to_string(path).map(Zeroizing::new);
+    let text = text.with_context(|| format!("token file {}", path.display()))?;
     TokenSecret::parse(text.trim_end())
         .with_context(|| format!("token file {} holds no token", path.display()))
 }

@@ -79,7 +79,7 @@ pub(crate) fn draw(
 
 async fn create_offline(config: &Path, new: NewToken) -> Result<()> {
     let config: ManagerConfig = config::read(config)?;
-    let cluster = read_cluster_secret(&config.custody.cluster_secret_file)?;
+    let cluster = read_cluster_secret(&config.custody)?;
     let store = database::open(&config.database).await.context("database")?;
     add_token_offline(store.as_ref(), &cluster, &SystemRandom, &SystemClock, new).await?;
     Ok(())
@@ -125,6 +125,7 @@ impl From<RoleArg> for Role {
             RoleArg::Distribution => Self::Distribution,
             RoleArg::Operator => Self::Operator,
             RoleArg::Auditor => Self::Auditor,
+            RoleArg::Manager => Self::Manager,
         }
     }
 }

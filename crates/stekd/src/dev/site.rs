@@ -84,7 +84,7 @@ impl Site {
     /// A manager's parts on the embedded database, which is made if it is not there.
     pub(crate) async fn assemble(&self) -> Result<EngineParts> {
         database::migrate(&self.database()).await.context("database")?;
-        assemble(&self.database(), &self.custody()).await
+        assemble(&self.database(), &self.custody(), None).await
     }
 
     fn database(&self) -> DatabaseSection {
@@ -96,6 +96,8 @@ impl Site {
     pub fn custody(&self) -> CustodySection {
         CustodySection {
             cluster_secret_file: self.cluster_secret(),
+            previous_cluster_secret_file: None,
+            reseed_hours: None,
             state_file: self.dir.join("ratchet"),
         }
     }

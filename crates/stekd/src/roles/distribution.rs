@@ -18,6 +18,7 @@ use crate::roles::listener::{self, Listeners, Prepared};
 /// Runs a distribution replica until a signal.
 pub(crate) async fn run(path: &Path) -> Result<()> {
     let config: DistributionConfig = config::read(path)?;
+    crate::memory::lock();
     let listen = Prepared::new(&config.listen)?;
     let shutdown = CancellationToken::new();
     let registry = listener::registry()?;

@@ -5,26 +5,30 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use stek_clock::SystemClock;
+use stek_core::time::Seconds;
 use stek_custody::cluster_secret::ClusterSecret;
 use stek_custody::random::SystemRandom;
 use stek_distribution::Distribution;
-use stek_manager::{EngineParts, Manager, claim_ratchet};
+use stek_manager::{EngineParts, Manager, Newcomer, RatchetRules, join_ratchet};
 use tokio_util::sync::CancellationToken;
 
 use crate::Refused;
-use crate::config::{self, CustodySection, DatabaseSection, ManagerConfig};
+use crate::config::{self, CustodySection, DatabaseSection, ManagerConfig, PeersSection};
+use crate::memory;
 use crate::roles::distribution::instance_name;
 use crate::roles::listener::{self, Listeners, Prepared};
+use crate::roles::peers::HttpPeers;
 use crate::roles::{confirmations, database};
 
 /// Runs a manager until a signal.
 pub(crate) async fn run(path: &Path) -> Result<()> {
     let config: ManagerConfig = config::read(path)?;
     let listen = Prepared::new(&config.listen)?;
+    memory::lock();
     let shutdown = CancellationToken::new();
     let registry = listener::registry()?;
     let retention = config.audit.retention()?;
-    let assembled = assemble(&config.database, &config.custody).await?;
+    let assembled = assemble(&config.database, &config.custody, config.peers.as_ref()).await?;
     let parts = EngineParts { audit_retention: retention, ..assembled };
     let manager = Manager::start(parts, &registry, shutdown.clone())?;
     let feed = Distribution::start(manager.feed(), manager.fleet(), &registry, shutdown.clone())?;
@@ -39,16 +43,25 @@ pub(crate) async fn run(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Opens the database and custody of a manager.
+/// Opens the database and custody of a manager; joins its peers if it has no state.
 pub(crate) async fn assemble(
     database: &DatabaseSection,
     custody: &CustodySection,
+    peers: Option<&PeersSection>,
 ) -> Result<EngineParts> {
-    let cluster = Arc::new(read_cluster_secret(&custody.cluster_secret_file)?);
+    let cluster = Arc::new(read_cluster_secret(custody)?);
+    let rules = rules(custody, peers)?;
     let store = database::open(database).await.context("database")?;
     let (random, clock) = (SystemRandom, SystemClock);
-    let ratchet =
-        claim_ratchet(store.as_ref(), &cluster, &custody.state_file, &random, &clock).await?;
+    let ratchet = join_ratchet(&Newcomer {
+        store: store.as_ref(),
+        cluster: &cluster,
+        path: &custody.state_file,
+        random: &random,
+        clock: &clock,
+        peers: rules.peers.as_ref(),
+    })
+    .await?;
     Ok(EngineParts {
         store,
         custody: Arc::new(ratchet),
@@ -56,11 +69,35 @@ pub(crate) async fn assemble(
         random: Arc::new(random),
         clock: Arc::new(clock),
         audit_retention: None,
+        rules,
     })
 }
 
-/// The cluster secret; a file that cannot be one is a configuration that is not allowed.
-pub(crate) fn read_cluster_secret(path: &Path) -> Result<ClusterSecret> {
-    ClusterSecret::read(path)
-        .map_err(|error| Refused(format!("{:#}", anyhow::Error::new(error))).into())
+fn rules(custody: &CustodySection, peers: Option<&PeersSection>) -> Result<RatchetRules> {
+    let mut rules = RatchetRules::default();
+    if let Some(hours) = custody.reseed_hours {
+        if !(1..=8760).contains(&hours) {
+            let need = format!("custody.reseed_hours is {hours}, allowed is 1 to 8760");
+            return Err(Refused(need).into());
+        }
+        rules.reseed_after = Seconds::from_hours(hours);
+    }
+    if let Some(section) = peers {
+        rules.peers = Arc::new(HttpPeers::new(section)?);
+    }
+    Ok(rules)
+}
+
+/// The cluster secret, with the one before it if one is named; a file that cannot be one is a
+/// configuration that is not allowed.
+pub(crate) fn read_cluster_secret(custody: &CustodySection) -> Result<ClusterSecret> {
+    let read = |path: &Path| -> Result<ClusterSecret> {
+        ClusterSecret::read(path)
+            .map_err(|error| Refused(format!("{:#}", anyhow::Error::new(error))).into())
+    };
+    let current = read(&custody.cluster_secret_file)?;
+    Ok(match &custody.previous_cluster_secret_file {
+        Some(path) => current.with_previous(read(path)?),
+        None => current,
+    })
 }

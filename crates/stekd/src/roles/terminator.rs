@@ -38,6 +38,7 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// Runs a sample terminator until a signal.
 pub(crate) async fn run(path: &Path) -> Result<()> {
     let config: TerminatorConfig = config::read(path)?;
+    crate::memory::lock();
     let keyset = KeysetName::try_new(&config.keyset).map_err(|error| Refused(error.to_string()))?;
     let name = instance_name(config.instance.as_deref())?;
     let shutdown = CancellationToken::new();

@@ -7,6 +7,7 @@ mod dev;
 mod killed;
 mod kills;
 mod listeners;
+mod managers;
 mod metrics;
 mod nginx;
 mod probe;

@@ -1,0 +1,102 @@
+//! The ratchet's state for managers that join, and what operators ask of it.
+
+use stek_core::audit::AuditAction;
+use stek_core::wrapped::Epoch;
+use stek_custody::share::{JoinRequest, SealedState};
+use stek_wire::admin::{HolderDocument, RatchetDocument, SeedDocument};
+
+use super::{OperationError, Operations, event};
+use crate::ratchet::{self, RatchetError};
+
+impl From<RatchetError> for OperationError {
+    fn from(error: RatchetError) -> Self {
+        match error {
+            RatchetError::Store(error) => Self::Store(error),
+            error => Self::Failed(Box::new(error)),
+        }
+    }
+}
+
+impl Operations {
+    /// The state that `request` is about, written down before it is given.
+    ///
+    /// # Errors
+    /// [`OperationError::Ratchet`] if it is not held here, or the parts below.
+    pub async fn share(
+        &self,
+        request: &JoinRequest,
+        actor: &str,
+    ) -> Result<SealedState, OperationError> {
+        let (time, _) = self.begin().await?;
+        let sealed = self.engine.custody.share(request);
+        let sealed = sealed.map_err(|_| OperationError::Ratchet("that state is not held here"))?;
+        let reason = format!(
+            "replica {} was given seed {} at epoch {}",
+            request.replica,
+            request.seed,
+            sealed.epoch.as_u64()
+        );
+        let events = vec![event(time, actor, AuditAction::ManagerJoined, None, reason)];
+        self.commit_all(time, Vec::new(), events).await?;
+        Ok(sealed)
+    }
+
+    /// Seeds and replicas.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn ratchet(&self) -> Result<RatchetDocument, OperationError> {
+        let now = self.engine.fleet().now();
+        let rows = self.engine.store.ratchet().await?;
+        let epoch = Epoch::of(now).as_u64();
+        let seeds = rows.seeds.iter().map(|seed| SeedDocument {
+            seed: seed.row.seed.to_string(),
+            phase: seed.phase.as_str().into(),
+            claimed_at: seed.row.claimed_at.to_string(),
+        });
+        let replicas = rows.replicas.iter().map(|one| HolderDocument {
+            replica: one.id.to_string(),
+            seed: one.seed.to_string(),
+            next_seed: one.next_seed.map(|seed| seed.to_string()),
+            epoch: one.epoch.as_u64(),
+            behind: epoch.saturating_sub(one.epoch.as_u64()),
+            seen_at: one.seen_at.to_string(),
+        });
+        Ok(RatchetDocument {
+            replica: self.engine.custody.replica().to_string(),
+            seeds: seeds.collect(),
+            replicas: replicas.collect(),
+            previous_cluster_secret_needed: self.engine.previous_secret_needed(),
+            now: now.to_string(),
+        })
+    }
+
+    /// Offers a new seed; what follows is the managers' own doing.
+    ///
+    /// # Errors
+    /// [`OperationError::Ratchet`] if seeds are changing already, or the parts below.
+    pub async fn reseed(&self, actor: &str) -> Result<(), OperationError> {
+        let (time, _) = self.begin().await?;
+        if !ratchet::offer(&self.engine, time, actor, "asked for").await? {
+            return Err(OperationError::Ratchet("seeds are changing already"));
+        }
+        self.engine.changed.notify_one();
+        Ok(())
+    }
+
+    /// Takes the present for what it shows, after a jump of the clock: the ratchet goes on, and what
+    /// was wrapped to the epochs between is destroyed.
+    ///
+    /// # Errors
+    /// [`OperationError::Clock`] while the database's clock disagrees, or the parts below.
+    pub async fn confirm_clock(&self, actor: &str) -> Result<(), OperationError> {
+        let (time, reading) = self.engine.vouched_time().await?;
+        self.engine.read_cluster().await?;
+        let reason = format!("it is {}", time.now);
+        let events = vec![event(time, actor, AuditAction::ClockConfirmed, None, reason)];
+        self.commit_all(time, Vec::new(), events).await?;
+        self.engine.vouch(reading);
+        self.engine.changed.notify_one();
+        Ok(())
+    }
+}

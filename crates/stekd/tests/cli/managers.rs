@@ -1,0 +1,120 @@
+//! Several managers as processes of their own, and a database that was restored from a backup.
+
+use std::process::Output;
+
+use stek_testpg::{PostgresServer, create_database_on};
+
+use crate::process::{PATIENCE, said, shown, status, stekd, terminate};
+use crate::site::{LISTEN, Role, Site};
+
+fn profile(site: &Site, admin: &str, token: &str) {
+    let text = format!(
+        "server = \"https://localhost:{admin}\"\nroots_files = [\"tls/ca.pem\"]\ntoken_file = \
+         \"{token}\"\n"
+    );
+    site.write("operator.toml", &text);
+}
+
+/// Runs a command until it does what is wanted; each run takes its own time.
+fn until(site: &Site, arguments: &str, wanted: impl Fn(&Output) -> bool) -> Output {
+    let filled = arguments.replace("DIR", site.path("").to_str().unwrap());
+    let arguments: Vec<_> = filled.split_whitespace().collect();
+    let begun = std::time::Instant::now();
+    loop {
+        let output = stekd(&arguments);
+        if wanted(&output) {
+            return output;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{arguments:?}: {}", said(&output));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_manager_joins_over_tls_and_seeds_change() {
+    let database = stek_testpg::create_database().await.unwrap();
+    let site = Site::with_database(database.url());
+    site.stekd(
+        "token create peer --role manager --offline DIR/manager.toml --out DIR/manager-token",
+    );
+    let mut one = Role::start("manager", &site.path("manager.toml"));
+    let admin = one.port("admin");
+    profile(&site, &admin, "operator-token");
+    site.stekd("keyset create main --profile DIR/operator.toml");
+
+    let config = format!(
+        "[database]\nurl_file = \"database-url\"\n[custody]\ncluster_secret_file = \
+         \"cluster-secret\"\nstate_file = \"ratchet-2\"\n[peers]\nurls = \
+         [\"https://localhost:{admin}\"]\nroots_files = [\"tls/ca.pem\"]\ntoken_file = \
+         \"manager-token\"\n{LISTEN}"
+    );
+    let mut two = Role::start("manager", &site.write("manager-2.toml", &config));
+    two.logs("a peer gave the ratchet's state");
+    let other = two.port("admin");
+
+    let show = "ratchet show --output json --profile DIR/operator.toml";
+    let ratchet =
+        |output: &Output| -> serde_json::Value { serde_json::from_str(&shown(output)).unwrap() };
+    let both = |output: &Output| ratchet(output)["replicas"].as_array().unwrap().len() == 2;
+    let before = ratchet(&until(&site, show, both))["seeds"][0]["seed"].clone();
+    // The second one knows the first as its peer, so it is the first that offers.
+    site.stekd("ratchet reseed --profile DIR/operator.toml");
+    until(&site, show, |output| {
+        let rows = ratchet(output);
+        let replicas = rows["replicas"].as_array().unwrap();
+        rows["seeds"].as_array().unwrap().len() == 1
+            && rows["seeds"][0]["seed"] != before
+            && replicas.iter().all(|replica| replica["seed"] == rows["seeds"][0]["seed"])
+    });
+    profile(&site, &other, "operator-token");
+    assert!(site.stekd("keyset show main --profile DIR/operator.toml").contains("main"));
+    terminate(&mut one.process);
+    terminate(&mut two.process);
+    database.drop_now().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "half a minute: starts two PostgreSQL servers and four managers"]
+async fn a_restored_database_is_refused_until_it_is_accepted() {
+    let mut server = PostgresServer::start_throwaway().unwrap();
+    let database = create_database_on(server.url()).await.unwrap();
+    let site = Site::with_database(database.url());
+    let start = || Role::start("manager", &site.path("manager.toml"));
+    let mut manager = start();
+    profile(&site, &manager.port("admin"), "operator-token");
+    site.stekd("keyset create main --profile DIR/operator.toml");
+    let backup = server.backup("backup").unwrap();
+    site.stekd("keyset create other --profile DIR/operator.toml");
+    site.stekd("token create late --role auditor --out DIR/late-token --profile DIR/operator.toml");
+    // That this token is known says that what came after the backup was published.
+    let text = std::fs::read_to_string(site.path("operator.toml")).unwrap();
+    site.write("late.toml", &text.replace("operator-token", "late-token"));
+    until(&site, "keyset list --profile DIR/late.toml", |output| status(output) == 0);
+    let early =
+        stekd(&["db", "accept-restore", "--config", site.path("manager.toml").to_str().unwrap()]);
+    assert!(said(&early).contains("in use by another process"), "{}", said(&early));
+    terminate(&mut manager.process);
+
+    let restored = PostgresServer::start_from_backup(&backup).unwrap();
+    let base = restored.url().strip_suffix("/postgres").unwrap();
+    site.write("database-url", &format!("{base}/{}", database.name()));
+    let mut manager = start();
+    let metrics = manager.port("metrics");
+    manager.logs("restored from a backup");
+    assert_ne!(status(&stekd(&["healthcheck", &format!("127.0.0.1:{metrics}")])), 0);
+    terminate(&mut manager.process);
+
+    let accepted = site.stekd("db accept-restore --config DIR/manager.toml");
+    assert!(accepted.contains("revoked"), "{accepted}");
+    let config = site.path("manager.toml");
+    let again = stekd(&["db", "accept-restore", "--config", config.to_str().unwrap()]);
+    assert!(status(&again) != 0 && said(&again).contains("not behind"), "{}", said(&again));
+
+    let mut manager = start();
+    profile(&site, &manager.port("admin"), "operator-token");
+    let metrics = manager.port("metrics");
+    until(&site, &format!("healthcheck 127.0.0.1:{metrics}"), |output| status(output) == 0);
+    let listed = site.stekd("keyset list --profile DIR/operator.toml");
+    assert!(listed.contains("main") && !listed.contains("other"), "{listed}");
+    site.stekd("keyset rotate main --profile DIR/operator.toml");
+    terminate(&mut manager.process);
+}
