@@ -89,6 +89,7 @@ impl Fleet {
             random: Arc::new(SystemRandom),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             rules: RatchetRules::default(),
+            audit_retention: None,
         };
         let shutdown = CancellationToken::new();
         let manager = Manager::start(parts, &Registry::new(), shutdown.clone()).unwrap();

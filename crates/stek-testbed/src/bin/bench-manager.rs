@@ -101,6 +101,7 @@ async fn measure(keysets: usize) -> Result<Measured> {
         random: Arc::new(SystemRandom),
         clock: Arc::clone(&clock) as Arc<dyn Clock>,
         audit_retention: None,
+        rules: stek_manager::RatchetRules::default(),
     };
     let begun = SystemClock.boot();
     let manager = Manager::start(parts, &registry, shutdown.clone())?;
