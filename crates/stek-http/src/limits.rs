@@ -98,7 +98,7 @@ impl Limits {
         check_count("max_body_bytes", self.max_body_bytes, 0, 64 * MIB)?;
         check_count("max_concurrent_streams", self.max_concurrent_streams, 1, 10_000)?;
         let [per_second, burst] =
-            [self.requests_per_second, self.request_burst].map(|n| usize::try_from(n));
+            [self.requests_per_second, self.request_burst].map(usize::try_from);
         check_count("requests_per_second", per_second.unwrap_or(usize::MAX), 1, 1_000_000)?;
         check_count("request_burst", burst.unwrap_or(usize::MAX), 1, 10_000_000)?;
         check_count("max_waiting", self.max_waiting, 1, 1_000_000)?;
