@@ -253,6 +253,9 @@ impl fmt::Debug for ChainLink {
 pub trait AuditChain: Send + Sync {
     /// The link after `previous` that covers `event` (see [`AuditEvent::canonical`]).
     fn link(&self, previous: &ChainLink, event: &[u8]) -> ChainLink;
+
+    /// Whether `link` covers `event` and the link before it, under this key or one before it.
+    fn holds(&self, previous: &ChainLink, event: &[u8], link: &ChainLink) -> bool;
 }
 
 #[cfg(test)]

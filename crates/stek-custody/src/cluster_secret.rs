@@ -326,17 +326,6 @@ fn sealed(key: &Secret, canonical: &[u8]) -> [u8; 32] {
 #[derive(Debug)]
 pub struct AuditKey(Derived);
 
-impl AuditKey {
-    /// Whether `link` covers `event` and the link before it, under either cluster secret: the
-    /// trail goes on from one to the next.
-    #[must_use = "a link that does not hold was tampered with"]
-    pub fn verify(&self, previous: &ChainLink, event: &[u8], link: &ChainLink) -> bool {
-        self.0
-            .all()
-            .any(|key| linked(key, previous, event).as_bytes().ct_eq(link.as_bytes()).into())
-    }
-}
-
 fn linked(key: &Secret, previous: &ChainLink, event: &[u8]) -> ChainLink {
     let mut link = [0; 32];
     erasing_stack(|| mac(key.expose(), &[previous.as_bytes(), event], &mut link));
@@ -346,6 +335,12 @@ fn linked(key: &Secret, previous: &ChainLink, event: &[u8]) -> ChainLink {
 impl AuditChain for AuditKey {
     fn link(&self, previous: &ChainLink, event: &[u8]) -> ChainLink {
         linked(self.0.in_use(), previous, event)
+    }
+
+    /// Under either cluster secret: the trail goes on from one to the next.
+    fn holds(&self, previous: &ChainLink, event: &[u8], link: &ChainLink) -> bool {
+        let is_it = |key| linked(key, previous, event).as_bytes().ct_eq(link.as_bytes()).into();
+        self.0.all().any(is_it)
     }
 }
 

@@ -75,24 +75,15 @@ pub(crate) struct ManagerMetrics {
     ratchet_epoch: IntGauge,
     ratchet: RatchetGauges,
     clock_disagreement: Gauge,
-    keys: IntGaugeVec,
-    keysets: IntGauge,
-    unsealed: IntGauge,
-    coverage: IntGauge,
     pub(crate) pass_seconds: Histogram,
+    published: PublishedGauges,
     counted: Mutex<Option<Counted>>,
-    revision: IntGauge,
 }
 
 impl ManagerMetrics {
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let gauge = |name, help| add(registry, IntGauge::new(name, help)?);
         let counter = |name, help| add(registry, IntCounter::new(name, help)?);
-        let keys = Opts::new("stek_manager_keys", "Live keys by state.");
-        let keys = add(registry, IntGaugeVec::new(keys, &["state"])?)?;
-        for state in STATES {
-            keys.with_label_values(&[state.as_str()]);
-        }
         let disagreement = "How far the database's clock and ours lay apart when last read.";
         Ok(Self {
             forged_rows: gauge(
@@ -155,19 +146,9 @@ impl ManagerMetrics {
                 registry,
                 Gauge::new("stek_manager_clock_disagreement_seconds", disagreement)?,
             )?,
-            keys,
-            keysets: gauge("stek_manager_keysets", "Keysets that are published.")?,
-            unsealed: gauge(
-                "stek_manager_unsealed_keysets",
-                "Published keysets of which no key seals now.",
-            )?,
-            coverage: gauge(
-                "stek_manager_least_coverage_seconds",
-                "Shortest time from now in which published keys of a keyset seal without a break.",
-            )?,
             pass_seconds: pass_seconds(registry)?,
             counted: Mutex::new(None),
-            revision: gauge("stek_manager_revision", "Newest published revision.")?,
+            published: PublishedGauges::register(registry)?,
         })
     }
 
@@ -242,7 +223,7 @@ impl ManagerMetrics {
             *counted = Some(self.count_feed(feed, now));
         }
         let until = counted.as_ref().map_or(now, |last| last.covered_until);
-        self.coverage.set(signed(until.since(now).as_secs()));
+        self.published.coverage.set(signed(until.since(now).as_secs()));
     }
 
     fn count_feed(&self, feed: &Arc<FeedState>, now: Timestamp) -> Counted {
@@ -263,11 +244,11 @@ impl ManagerMetrics {
                 next_turn = turns.into_iter().filter(|at| *at > now).fold(next_turn, Ord::min);
             }
         }
-        self.keysets.set(count(keysets));
-        self.unsealed.set(count(unsealed));
-        self.revision.set(signed(feed.revision.as_u64()));
+        self.published.keysets.set(count(keysets));
+        self.published.unsealed.set(count(unsealed));
+        self.published.revision.set(signed(feed.revision.as_u64()));
         for (state, keys) in STATES.into_iter().zip(states) {
-            self.keys.with_label_values(&[state.as_str()]).set(count(keys));
+            self.published.keys.with_label_values(&[state.as_str()]).set(count(keys));
         }
         if keysets == 0 {
             covered_until = now;
@@ -320,6 +301,38 @@ pub(crate) struct RatchetView {
     /// Whether seeds are changing.
     pub(crate) changing: bool,
     pub(crate) previous_secret_needed: bool,
+}
+
+struct PublishedGauges {
+    keys: IntGaugeVec,
+    keysets: IntGauge,
+    unsealed: IntGauge,
+    coverage: IntGauge,
+    revision: IntGauge,
+}
+
+impl PublishedGauges {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let gauge = |name, help| add(registry, IntGauge::new(name, help)?);
+        let keys = Opts::new("stek_manager_keys", "Live keys by state.");
+        let keys = add(registry, IntGaugeVec::new(keys, &["state"])?)?;
+        for state in STATES {
+            keys.with_label_values(&[state.as_str()]);
+        }
+        Ok(Self {
+            keys,
+            keysets: gauge("stek_manager_keysets", "Keysets that are published.")?,
+            unsealed: gauge(
+                "stek_manager_unsealed_keysets",
+                "Published keysets of which no key seals now.",
+            )?,
+            coverage: gauge(
+                "stek_manager_least_coverage_seconds",
+                "Shortest time from now in which published keys of a keyset seal without a break.",
+            )?,
+            revision: gauge("stek_manager_revision", "Newest published revision.")?,
+        })
+    }
 }
 
 struct RatchetGauges {

@@ -127,6 +127,10 @@ mod tests {
         fn link(&self, _: &ChainLink, _: &[u8]) -> ChainLink {
             ChainLink::ORIGIN
         }
+
+        fn holds(&self, _: &ChainLink, _: &[u8], _: &ChainLink) -> bool {
+            true
+        }
     }
 
     fn event(actor: &str, action: AuditAction) -> AuditEvent {

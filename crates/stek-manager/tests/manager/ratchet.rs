@@ -34,7 +34,10 @@ use crate::store::Fault;
 
 /// The admin APIs of the managers that can be asked, over the connection from `from`.
 #[derive(Clone, Default)]
-struct Directory(Arc<Mutex<Vec<(Router, Arc<TokenSecret>)>>>);
+struct Directory(Arc<Mutex<Vec<Listed>>>);
+
+/// The admin API of a manager, and a token that it knows.
+type Listed = (Router, Arc<TokenSecret>);
 
 impl Directory {
     async fn list(&self, running: &Running) {

@@ -37,6 +37,10 @@ impl AuditChain for PlainChain {
         }
         ChainLink::from_bytes(state)
     }
+
+    fn holds(&self, previous: &ChainLink, event: &[u8], link: &ChainLink) -> bool {
+        self.link(previous, event) == *link
+    }
 }
 
 /// A keyset name.

@@ -278,7 +278,7 @@ impl RatchetStore for PostgresStore {
                 .fetch_all(&self.pool)
                 .await
                 .map_err(reading("keysets"))?;
-            named_keys(rows, names.into_iter().map(|row| (row.id, row.name)).collect())
+            named_keys(rows, &names.into_iter().map(|row| (row.id, row.name)).collect())
         })
         .await
     }

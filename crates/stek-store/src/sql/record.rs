@@ -441,7 +441,7 @@ impl TryFrom<ReplicaRecord> for Replica {
 /// Keys with the names of their keysets; a key of a keyset without name was deleted meanwhile.
 pub(crate) fn named_keys(
     keys: Vec<LiveKeyRecord>,
-    names: HashMap<i64, String>,
+    names: &HashMap<i64, String>,
 ) -> Result<Vec<(KeysetName, StoredKey)>, StoreError> {
     let mut named = Vec::with_capacity(keys.len());
     for row in keys {

@@ -281,7 +281,7 @@ impl RatchetStore for SqliteStore {
             .await
             .map_err(reading("ticket_keys"))?;
             let names = rows.iter().map(|row| (row.key.keyset_id, row.name.clone())).collect();
-            named_keys(rows.into_iter().map(|row| row.key).collect(), names)
+            named_keys(rows.into_iter().map(|row| row.key).collect(), &names)
         })
         .await
     }
