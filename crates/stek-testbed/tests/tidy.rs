@@ -200,6 +200,116 @@ fn the_configuration_document_names_every_key() {
 }
 
 #[test]
+fn every_alert_says_what_to_do() {
+    let rules = read("deploy/prometheus/stekd.rules.yml");
+    let alerts: BTreeSet<_> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() > 10, "alerts are found");
+    let document = read("docs/OPERATIONS.md");
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| `Stek"));
+    let names: Vec<_> = rows.map(|row| format!("Stek{}", row.split('`').next().unwrap())).collect();
+    let explained: BTreeSet<_> = names.iter().map(String::as_str).collect();
+    assert_eq!(alerts, explained, "alerts of the rules, and rows of docs/OPERATIONS.md");
+    assert_eq!(names.len(), explained.len(), "each has one row");
+    // Also those that a row sends to: `see StekNothingSeals`.
+    for word in document.split('`').filter(|word| word.starts_with("Stek")) {
+        assert!(alerts.contains(word), "there is no alert {word}");
+    }
+}
+
+/// Whether `source` has a test of this name: a function under a test attribute.
+fn has_test(source: &str, name: &str) -> bool {
+    let lines: Vec<_> = source.lines().map(str::trim).collect();
+    let heads = [format!("fn {name}("), format!("async fn {name}(")];
+    let is_head = |line: &str| heads.iter().any(|head| line.starts_with(head.as_str()));
+    lines.iter().enumerate().filter(|(_, line)| is_head(line)).any(|(at, _)| {
+        let above = lines[..at].iter().rev();
+        let mut attributes =
+            above.take_while(|line| line.starts_with('#') || line.starts_with("//"));
+        attributes.any(|line| line.starts_with("#[test]") || line.starts_with("#[tokio::test"))
+    })
+}
+
+#[test]
+fn every_threat_has_a_test_that_is_there() {
+    let document = read("docs/THREAT_MODEL.md");
+    let table = document.split("| threat | defence | shown by |").nth(1).unwrap();
+    let rows: Vec<_> =
+        table.trim().lines().skip(1).take_while(|row| row.starts_with('|')).collect();
+    assert!(rows.len() > 20, "threats are found");
+    for row in rows {
+        let shown = row.rsplit(" | ").next().unwrap().trim_end_matches(" |");
+        let tests: Vec<_> = shown.split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "no test: {row}");
+        let mut by_hand = false;
+        for test in tests {
+            let (path, name) =
+                test.split_once("::").unwrap_or_else(|| panic!("path::test: {test}"));
+            let source = read(Path::new("crates").join(path));
+            assert!(has_test(&source, name), "{path} has no test {name}");
+            by_hand |= source
+                .split(&format!("fn {name}("))
+                .next()
+                .unwrap()
+                .lines()
+                .rev()
+                .take(4)
+                .any(|line| line.trim().starts_with("#[ignore"));
+        }
+        assert_eq!(shown.starts_with('†'), by_hand, "† is for what `make test` leaves out: {row}");
+    }
+}
+
+/// The words of a command line as a shell splits it, quotes taken away.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None, None);
+    for c in line.chars() {
+        match quote {
+            Some(open) if c == open => quote = None,
+            None if c == '"' || c == '\'' => {
+                quote = Some(c);
+                word.get_or_insert_with(String::new);
+            }
+            None if c.is_whitespace() => words.extend(word.take()),
+            _ => word.get_or_insert_with(String::new).push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+/// The command lines of `stekd` in a document: in blocks for a shell, and in prose between backticks.
+fn commands(document: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (number, part) in document.split("```").enumerate() {
+        let (is_block, lines): (bool, Vec<&str>) = match part.strip_prefix("sh\n") {
+            Some(block) if number % 2 == 1 => (true, block.lines().collect()),
+            _ => (false, part.split('`').skip(1).step_by(2).collect()),
+        };
+        for line in lines {
+            let line = line.split(" #").next().unwrap().split(" > ").next().unwrap();
+            let line = if is_block { line.trim_start_matches("as_manager ") } else { line };
+            if line.starts_with("stekd ") {
+                found.push(line.trim().to_owned());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn the_program_takes_every_command_of_the_runbook() {
+    let commands = commands(&read("docs/OPERATIONS.md"));
+    assert!(commands.len() > 30, "commands are found");
+    for line in commands {
+        let read = stekd::cli::help::command().try_get_matches_from(words(&line));
+        if let Err(error) = read {
+            panic!("docs/OPERATIONS.md: {line}\n{error}");
+        }
+    }
+}
+
+#[test]
 fn links_of_documents_lead_somewhere() {
     let mut documents: Vec<PathBuf> =
         ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
