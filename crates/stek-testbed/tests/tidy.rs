@@ -200,6 +200,115 @@ fn the_configuration_document_names_every_key() {
 }
 
 #[test]
+fn every_alert_says_what_to_do() {
+    let rules = read("deploy/prometheus/stekd.rules.yml");
+    let alerts: BTreeSet<_> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() > 10, "alerts are found");
+    let document = read("docs/OPERATIONS.md");
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| `Stek"));
+    let names: Vec<_> = rows.map(|row| format!("Stek{}", row.split('`').next().unwrap())).collect();
+    let explained: BTreeSet<_> = names.iter().map(String::as_str).collect();
+    assert_eq!(alerts, explained, "alerts of the rules, and rows of docs/OPERATIONS.md");
+    assert_eq!(names.len(), explained.len(), "each has one row");
+    // Also those that a row sends to: `see StekNothingSeals`.
+    for word in document.split('`').filter(|word| word.starts_with("Stek")) {
+        assert!(alerts.contains(word), "there is no alert {word}");
+    }
+}
+
+/// What stands above the test of this name in `source`; nothing if there is no such test.
+fn attributes<'source>(source: &'source str, name: &str) -> Option<Vec<&'source str>> {
+    let lines: Vec<_> = source.lines().map(str::trim).collect();
+    let head = format!("fn {name}(");
+    let is_head = |line: &str| line.trim_start_matches("async ").starts_with(&head);
+    lines.iter().enumerate().filter(|(_, line)| is_head(line)).find_map(|(at, _)| {
+        let above = lines[..at].iter().rev();
+        let attributes: Vec<_> = above
+            .take_while(|line| line.starts_with("#[") || line.starts_with("//"))
+            .copied()
+            .collect();
+        let is_test =
+            |line: &&str| line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+        attributes.iter().any(is_test).then_some(attributes)
+    })
+}
+
+#[test]
+fn every_threat_has_a_test_that_is_there() {
+    let document = read("docs/THREAT_MODEL.md");
+    let table = document.split("| threat | defence | shown by |").nth(1).unwrap();
+    let rows: Vec<_> =
+        table.trim().lines().skip(1).take_while(|row| row.starts_with('|')).collect();
+    assert!(rows.len() > 20, "threats are found");
+    for row in rows {
+        let shown = row.rsplit(" | ").next().unwrap().trim_end_matches(" |");
+        let tests: Vec<_> = shown.split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "no test: {row}");
+        let mut left_out = false;
+        for test in tests {
+            let named = test.split_once("::");
+            let (path, name) = named.unwrap_or_else(|| panic!("path::test is needed: {test}"));
+            let source = read(Path::new("crates").join(path));
+            let above = attributes(&source, name);
+            let above = above.unwrap_or_else(|| panic!("{path} has no test {name}"));
+            left_out |= above.iter().any(|line| line.starts_with("#[ignore"));
+        }
+        assert_eq!(shown.starts_with('†'), left_out, "† is for what `make test` leaves out: {row}");
+    }
+}
+
+/// The words of a command line as a shell splits it, quotes taken away.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None, None);
+    for c in line.chars() {
+        match quote {
+            Some(open) if c == open => quote = None,
+            None if c == '"' || c == '\'' => {
+                quote = Some(c);
+                word.get_or_insert_with(String::new);
+            }
+            None if c.is_whitespace() => words.extend(word.take()),
+            _ => word.get_or_insert_with(String::new).push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+/// The command lines of `stekd` in a document: in blocks for a shell, and in prose between backticks.
+fn commands(document: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (number, part) in document.split("```").enumerate() {
+        let (is_block, lines): (bool, Vec<&str>) = match part.strip_prefix("sh\n") {
+            Some(block) if number % 2 == 1 => (true, block.lines().collect()),
+            _ => (false, part.split('`').skip(1).step_by(2).collect()),
+        };
+        for line in lines {
+            let line = line.split(" #").next().unwrap().split(" > ").next().unwrap();
+            let line = if is_block { line.trim_start_matches("as_manager ") } else { line };
+            if line.starts_with("stekd ") {
+                found.push(line.trim().to_owned());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn the_program_takes_every_command_of_the_documents() {
+    for (document, least) in [("docs/OPERATIONS.md", 30), ("README.md", 5)] {
+        let commands = commands(&read(document));
+        assert!(commands.len() > least, "commands are found");
+        for line in commands {
+            let taken = stekd::cli::help::command().try_get_matches_from(words(&line));
+            let why = taken.err().map(|error| error.to_string());
+            assert_eq!(why, None, "{document}: {line}");
+        }
+    }
+}
+
+#[test]
 fn links_of_documents_lead_somewhere() {
     let mut documents: Vec<PathBuf> =
         ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
