@@ -1,7 +1,7 @@
 #!/bin/bash
-# Runs the fleet of docker-compose.yml on images from Debian's packages, and kills a manager, both
-# distribution replicas and PostgreSQL in turn: sessions resume with each of them away, and keys rotate
-# again. Takes the Docker daemon that is there, else starts one of its own, as root, and removes it.
+# Runs the fleet of docker-compose.yml on images from Debian's packages, and kills each manager, each
+# distribution replica and PostgreSQL in turn: sessions resume with each of them away, and keys rotate
+# without one of two and again with all. A manager that lost its ratchet gets it from the other. Takes the Docker daemon that is there, else starts one of its own, as root, and removes it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -97,6 +97,14 @@ without() { # what, container, whether keys can rotate meanwhile
     keys_rotate
 }
 
+# As many copies of the ratchet are known, and all are of one seed.
+ratchets() { # how many
+    local seen
+    seen=$(compose run --rm --no-TTY operator ratchet show --output json) &&
+        [ "$(grep -o '"behind":' <<<"$seen" | wc -l)" = "$1" ] &&
+        [ "$(grep -o '"phase":' <<<"$seen" | wc -l)" = 1 ]
+}
+
 docker info >/dev/null 2>&1 || start_daemon
 if [ -n "$(docker ps --all --quiet --filter label=com.docker.compose.project=stekd)" ]; then
     say "a fleet of docker-compose.yml is there already: \`make down\` first"
@@ -107,14 +115,29 @@ make --no-print-directory up-offline
 deploy/proof.sh
 keys_rotate
 
-managers=$(compose ps --quiet manager-1)
-without "the manager" "$managers" no
+soon ratchets 2
+say "two managers hold the ratchet"
+without "the first manager" "$(compose ps --quiet manager-1)" yes
+without "the second manager" "$(compose ps --quiet manager-2)" yes
 for replica in $(compose ps --quiet distribution); do
     without "a distribution replica" "$replica" yes
 done
 without "PostgreSQL" "$(compose ps --quiet postgres)" no
 
+say "the second manager loses its ratchet"
+compose rm --stop --force manager-2 >"$scratch/lost" 2>&1 || { cat "$scratch/lost"; exit 1; }
+docker volume rm stekd_ratchet-2 >/dev/null
+keys_rotate
+compose up --no-build --no-deps --detach manager-2 >"$scratch/again" 2>&1 || { cat "$scratch/again"; exit 1; }
+again=$(compose ps --quiet manager-2)
+soon health "$again"
+gave() { docker logs "$again" 2>&1 | grep "a peer gave the ratchet's state"; }
+soon gave
+# What became of the lost copy nobody knows: it stays in the list until it is forgotten.
+soon ratchets 3
+without "the first manager" "$(compose ps --quiet manager-1)" yes
+
 say "what Prometheus sees"
 ask() { compose exec -T prometheus promtool query instant http://127.0.0.1:9090 "$1"; }
-everything_is_scraped() { [ "$(ask 'count(up == 1)' | grep -c '=> 5 @')" = 1 ]; }
+everything_is_scraped() { [ "$(ask 'count(up == 1)' | grep -c '=> 6 @')" = 1 ]; }
 soon everything_is_scraped

@@ -6,5 +6,6 @@ make_token() { # role, keyset
         --offline /config/manager.toml --out "$1/token"
 }
 make_token operator '*'
+make_token manager '*'
 make_token distribution '*'
 make_token terminator main

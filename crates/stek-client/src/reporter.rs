@@ -55,6 +55,9 @@ impl CheckInReporter {
         let opts = Opts::new("stek_client_reports_total", "Reports of who holds what, by outcome.");
         let outcomes = IntCounterVec::new(opts, &["outcome"]).map_err(StartError::Metrics)?;
         registry.register(Box::new(outcomes.clone())).map_err(StartError::Metrics)?;
+        for outcome in [SENT, FAILED] {
+            outcomes.with_label_values(&[outcome]);
+        }
         let (cancel, mut tasks) = (CancellationToken::new(), JoinSet::new());
         for upstream in config.upstreams() {
             let line = Line {
@@ -91,6 +94,10 @@ impl Drop for CheckInReporter {
         self.cancel.cancel();
     }
 }
+
+/// The outcomes that reports are counted by.
+const SENT: &str = "sent";
+const FAILED: &str = "failed";
 
 /// The way to one upstream.
 struct Line {
@@ -178,7 +185,7 @@ impl Line {
     }
 
     fn note(&mut self, failure: Option<String>) {
-        let outcome = if failure.is_none() { "sent" } else { "failed" };
+        let outcome = if failure.is_none() { SENT } else { FAILED };
         self.outcomes.with_label_values(&[outcome]).inc();
         let upstream = &self.upstream;
         match &failure {
