@@ -37,7 +37,8 @@ const KEYS: [(&str, &str, Outcome); 15] = [
     ("retire_at", "retire_at = retire_at - interval '1 s'", Outcome::Moved),
     ("destroy_at", "destroy_at = destroy_at + interval '1 s'", Outcome::Moved),
     ("destroy_by", "destroy_by = destroy_by + interval '1 s'", Outcome::Refused),
-    ("seed_id", "seed_id = gen_random_uuid()", Outcome::Refused),
+    // No state of that seed is left, so the key is given up as lost.
+    ("seed_id", "seed_id = gen_random_uuid()", Outcome::Ended),
     ("epoch", "epoch = epoch + 1", Outcome::Refused),
     ("wrap_nonce", "wrap_nonce = decode(repeat('07', 12), 'hex')", Outcome::Refused),
     ("wrap_ciphertext", "wrap_ciphertext = decode(repeat('07', 48), 'hex')", Outcome::Refused),

@@ -8,20 +8,32 @@ use clap::{CommandFactory, FromArgMatches};
 use super::Cli;
 
 /// An example for each command that does something, by its words.
-const EXAMPLES: [(&str, &str); 23] = [
+const EXAMPLES: [(&str, &str); 35] = [
     ("manager", "stekd manager --config manager.toml"),
     ("distribution", "stekd distribution --config distribution.toml"),
     ("terminator", "stekd terminator --config terminator.toml"),
     ("dev", "stekd dev --rotation-period 30s"),
     ("demo", "stekd demo --duration 1m"),
+    ("demo-revoke", "stekd demo-revoke"),
     ("migrate", "stekd migrate --config manager.toml"),
     ("keyset create", "stekd keyset create web --rotation-period 6h --profile operator.toml"),
     ("keyset list", "stekd keyset list --output json"),
     ("keyset show", "stekd keyset show web"),
     ("keyset policy", "stekd keyset policy web --rotation-period 1h"),
     ("keyset rotate", "stekd keyset rotate web"),
+    ("keyset revoke", "stekd keyset revoke web --dry-run --reason edge-7-was-stolen"),
+    ("keyset terminators", "stekd keyset terminators web"),
     ("keyset plan", "stekd keyset plan web --until 3d"),
     ("keyset delete", "stekd keyset delete web"),
+    ("audit list", "stekd audit list --keyset web --since 12h"),
+    ("audit verify", "stekd audit verify"),
+    ("grant add", "stekd grant add spiffe://example.org/edge/* web --role terminator"),
+    ("grant list", "stekd grant list"),
+    ("grant remove", "stekd grant remove spiffe://example.org/edge/* web --role terminator"),
+    ("ratchet show", "stekd ratchet show"),
+    ("ratchet reseed", "stekd ratchet reseed"),
+    ("ratchet confirm-clock", "stekd ratchet confirm-clock"),
+    ("db accept-restore", "stekd db accept-restore --config manager.toml"),
     ("token create", "stekd token create edge-1 --role terminator --keyset web --out edge-token"),
     ("token list", "stekd token list"),
     ("token revoke", "stekd token revoke 0199af3e-7a00-7000-8000-000000000000"),
