@@ -141,7 +141,8 @@ impl Anchor {
 }
 
 fn boot_millis(boot: Duration) -> i64 {
-    i64::try_from(boot.as_millis()).unwrap_or(i64::MAX)
+    let seconds = i64::try_from(boot.as_secs()).unwrap_or(i64::MAX);
+    seconds.saturating_mul(1000).saturating_add(i64::from(boot.subsec_millis()))
 }
 
 impl std::fmt::Debug for FleetClock {
