@@ -1,5 +1,5 @@
 //! Sealing and opening: the whole call of a connection's ticketer as an acceptor makes it, those of
-//! the ticketers of rustls, and the floor.
+//! the ticketers of rustls and of the floor, and the bare AEAD.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use rustls::crypto::{aws_lc_rs, ring};
 use rustls::server::ProducesTickets;
 use stek_rustls::PooledNonces;
 
-use crate::floor::Floor;
+use crate::floor::{Bare, Floor};
 use crate::handshake::Pki;
 use crate::measure::{median, nanos_per_call};
 use crate::report::{self, Report};
@@ -21,22 +21,31 @@ pub(crate) const THREADS: [usize; 2] = [1, 2];
 const ROUNDS: usize = 201;
 const CALLS: u32 = 100;
 
-/// What is measured against what: the tickers and, without a name of its own, the floor.
+/// Gives what one thread seals and opens with: a connection of its own, or what all share.
+type Connect = Box<dyn Fn() -> Arc<dyn ProducesTickets> + Sync>;
+
+/// What is measured against what: the ticketers and, which is none, the bare AEAD.
 struct Contenders {
-    ticketers: [(&'static str, Arc<dyn ProducesTickets>); 3],
-    floor: Floor<PooledNonces>,
+    ticketers: [(&'static str, Connect); 4],
+    bare: Bare<PooledNonces>,
 }
 
 impl Contenders {
     fn new(pki: &Pki, clients: &Clients) -> anyhow::Result<Self> {
         let acceptor = pki.acceptor(Some(clients))?;
-        let ticketers: [(_, Arc<dyn ProducesTickets>); 3] = [
-            (report::STEK, Arc::clone(&acceptor.per_connection_config().ticketer)),
-            (report::RING, ring::Ticketer::new()?),
-            (report::AWS_LC, aws_lc_rs::Ticketer::new()?),
+        let ours = move || Arc::clone(&acceptor.per_connection_config().ticketer);
+        let ticketers: [(_, Connect); 4] = [
+            (report::STEK, Box::new(ours)),
+            (report::RING, shared(ring::Ticketer::new()?)),
+            (report::AWS_LC, shared(aws_lc_rs::Ticketer::new()?)),
+            (report::FLOOR, shared(Arc::new(Floor(Bare::new(PooledNonces)?)))),
         ];
-        Ok(Self { ticketers, floor: Floor::new(PooledNonces)? })
+        Ok(Self { ticketers, bare: Bare::new(PooledNonces)? })
     }
+}
+
+fn shared(ticketer: Arc<dyn ProducesTickets>) -> Connect {
+    Box::new(move || Arc::clone(&ticketer))
 }
 
 /// Prints and keeps `seal/…` and `open/…` of all sizes and numbers of threads.
@@ -66,22 +75,25 @@ fn seal(
     threads: usize,
     case: &str,
 ) -> anyhow::Result<()> {
-    for (name, ticketer) in &all.ticketers {
-        anyhow::ensure!(ticketer.encrypt(session).is_some(), "{name} seals nothing");
+    for (name, connect) in &all.ticketers {
+        anyhow::ensure!(connect().encrypt(session).is_some(), "{name} seals nothing");
     }
-    let mut rounds: [Vec<f64>; 4] = Default::default();
+    let mut rounds: [Vec<f64>; 5] = Default::default();
     for _ in 0..ROUNDS {
-        for ((_, ticketer), round) in all.ticketers.iter().zip(&mut rounds) {
-            let work = || || drop(std::hint::black_box(ticketer.encrypt(session)));
+        for ((_, connect), round) in all.ticketers.iter().zip(&mut rounds) {
+            let work = || {
+                let ticketer = connect();
+                move || drop(std::hint::black_box(ticketer.encrypt(session)))
+            };
             round.push(nanos_per_call(threads, CALLS, work));
         }
         let work = || {
             let mut buffer = session.to_vec();
             move || {
-                std::hint::black_box(all.floor.seal(&mut buffer));
+                std::hint::black_box(all.bare.seal(&mut buffer));
             }
         };
-        rounds[3].push(nanos_per_call(threads, CALLS, work));
+        rounds[4].push(nanos_per_call(threads, CALLS, work));
     }
     record(report, all, "seal", case, &rounds);
     Ok(())
@@ -94,35 +106,38 @@ fn open(
     threads: usize,
     case: &str,
 ) -> anyhow::Result<()> {
-    let tickets = all.ticketers.iter().map(|(name, ticketer)| {
+    let tickets = all.ticketers.iter().map(|(name, connect)| {
+        let ticketer = connect();
         let ticket = ticketer.encrypt(session).context(*name)?;
         anyhow::ensure!(ticketer.decrypt(&ticket).as_deref() == Some(session), *name);
         Ok(ticket)
     });
     let tickets: Vec<_> = tickets.collect::<anyhow::Result<_>>()?;
     let mut sealed = session.to_vec();
-    let (nonce, tag) = all.floor.seal(&mut sealed).context("floor")?;
-    let mut rounds: [Vec<f64>; 4] = Default::default();
+    let (nonce, tag) = all.bare.seal(&mut sealed).context("bare")?;
+    let mut rounds: [Vec<f64>; 5] = Default::default();
     for _ in 0..ROUNDS {
-        for (((_, ticketer), ticket), round) in all.ticketers.iter().zip(&tickets).zip(&mut rounds)
-        {
-            let work = || || drop(std::hint::black_box(ticketer.decrypt(ticket)));
+        for (((_, connect), ticket), round) in all.ticketers.iter().zip(&tickets).zip(&mut rounds) {
+            let work = || {
+                let ticketer = connect();
+                move || drop(std::hint::black_box(ticketer.decrypt(ticket)))
+            };
             round.push(nanos_per_call(threads, CALLS, work));
         }
         let work = || {
             let (mut plain, sealed, nonce, tag) = (sealed.clone(), &sealed, &nonce, &tag);
             move || {
-                std::hint::black_box(all.floor.open(nonce, tag, sealed, &mut plain));
+                std::hint::black_box(all.bare.open(nonce, tag, sealed, &mut plain));
             }
         };
-        rounds[3].push(nanos_per_call(threads, CALLS, work));
+        rounds[4].push(nanos_per_call(threads, CALLS, work));
     }
     record(report, all, "open", case, &rounds);
     Ok(())
 }
 
-fn record(report: &mut Report, all: &Contenders, what: &str, case: &str, rounds: &[Vec<f64>; 4]) {
-    let names = all.ticketers.iter().map(|(name, _)| *name).chain([report::FLOOR]);
+fn record(report: &mut Report, all: &Contenders, what: &str, case: &str, rounds: &[Vec<f64>; 5]) {
+    let names = all.ticketers.iter().map(|(name, _)| *name).chain([report::BARE]);
     for (name, round) in names.zip(rounds) {
         report.add(what, case, name, median(round), "ns");
     }

@@ -1,20 +1,13 @@
 //! Fleet time: the manager's time, carried to every instance and kept going on boot time, so that a
 //! wrong wall clock or a suspend moves no schedule.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use stek_core::time::{Seconds, Timestamp};
 
 use crate::Clock;
-
-/// Fleet time and boot time at one instant.
-#[derive(Debug, Clone, Copy)]
-struct Anchor {
-    fleet_millis: u64,
-    boot: Duration,
-}
 
 /// Fleet time as this process knows it.
 ///
@@ -23,7 +16,7 @@ struct Anchor {
 pub struct FleetClock {
     clock: Arc<dyn Clock>,
     /// Read at each ticket, so without a lock.
-    anchor: ArcSwapOption<Anchor>,
+    anchor: Anchor,
     /// Since when, by boot time, readings have stepped away from the anchor. Held while the anchor
     /// is judged and replaced.
     stepped_since: Mutex<Option<Duration>>,
@@ -42,15 +35,12 @@ pub struct FleetTimeError {
 impl FleetClock {
     /// Fleet time that has not been told yet.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, anchor: ArcSwapOption::empty(), stepped_since: Mutex::default() }
+        Self { clock, anchor: Anchor::untold(), stepped_since: Mutex::default() }
     }
 
     /// Milliseconds of fleet time since the Unix epoch.
     pub fn now_millis(&self) -> u64 {
-        match &*self.anchor.load() {
-            Some(anchor) => anchor.at(self.clock.boot()),
-            None => self.clock.wall_millis(),
-        }
+        self.millis_at(self.clock.boot())
     }
 
     /// Fleet time in whole seconds.
@@ -62,11 +52,7 @@ impl FleetClock {
     /// would read the clock twice.
     pub fn now_and_boot(&self) -> (Timestamp, Duration) {
         let boot = self.clock.boot();
-        let millis = match &*self.anchor.load() {
-            Some(anchor) => anchor.at(boot),
-            None => self.clock.wall_millis(),
-        };
-        (Timestamp::from_unix(millis / 1000), boot)
+        (Timestamp::from_unix(self.millis_at(boot) / 1000), boot)
     }
 
     /// The boot time at which fleet time will be `instant`; that of now if it has passed.
@@ -92,7 +78,7 @@ impl FleetClock {
         let boot = self.clock.boot();
         let mut stepped_since = self.stepped_since.lock().unwrap_or_else(PoisonError::into_inner);
         *stepped_since = None;
-        self.anchor.store(Some(Arc::new(Anchor { fleet_millis, boot })));
+        self.anchor.set(fleet_millis, boot);
     }
 
     /// Takes a reading that came from afar. One within `skew` of what was expected is followed; one
@@ -108,7 +94,7 @@ impl FleetClock {
     ) -> Result<(), FleetTimeError> {
         let boot = self.clock.boot();
         let mut stepped_since = self.stepped_since.lock().unwrap_or_else(PoisonError::into_inner);
-        let expected = self.anchor.load().as_ref().map(|anchor| anchor.at(boot));
+        let expected = self.anchor.at(boot);
         let step = expected.map_or(0, |then| i128::from(fleet_millis) - i128::from(then));
         let stepped = step.unsigned_abs() > u128::from(skew.as_secs()) * 1000;
         if stepped {
@@ -119,16 +105,44 @@ impl FleetClock {
             }
         }
         *stepped_since = None;
-        self.anchor.store(Some(Arc::new(Anchor { fleet_millis, boot })));
+        self.anchor.set(fleet_millis, boot);
         Ok(())
+    }
+
+    fn millis_at(&self, boot: Duration) -> u64 {
+        self.anchor.at(boot).unwrap_or_else(|| self.clock.wall_millis())
     }
 }
 
+/// By how many milliseconds fleet time is ahead of boot time, in one word so that reading it costs
+/// no more than that. Both are clamped to 2⁶³ − 1 ms, 292 million years.
+struct Anchor(AtomicI64);
+
 impl Anchor {
-    fn at(&self, boot: Duration) -> u64 {
-        let passed = boot.saturating_sub(self.boot).as_millis();
-        self.fleet_millis.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX))
+    /// No difference of two instants.
+    const UNTOLD: i64 = i64::MIN;
+
+    fn untold() -> Self {
+        Self(AtomicI64::new(Self::UNTOLD))
     }
+
+    /// Fleet time when boot time is `boot`, `None` if it was never told.
+    fn at(&self, boot: Duration) -> Option<u64> {
+        let ahead = self.0.load(Ordering::Acquire);
+        let now = ahead.saturating_add(boot_millis(boot));
+        (ahead != Self::UNTOLD).then(|| u64::try_from(now).unwrap_or(0))
+    }
+
+    fn set(&self, fleet_millis: u64, boot: Duration) {
+        let fleet = i64::try_from(fleet_millis).unwrap_or(i64::MAX);
+        // Above UNTOLD, for neither is negative.
+        self.0.store(fleet - boot_millis(boot), Ordering::Release);
+    }
+}
+
+fn boot_millis(boot: Duration) -> i64 {
+    let seconds = i64::try_from(boot.as_secs()).unwrap_or(i64::MAX);
+    seconds.saturating_mul(1000).saturating_add(i64::from(boot.subsec_millis()))
 }
 
 impl std::fmt::Debug for FleetClock {
@@ -159,6 +173,21 @@ mod tests {
         clock.advance(Duration::from_millis(1500));
         assert_eq!(fleet.now_millis(), 5_001_500);
         assert_eq!(fleet.now(), Timestamp::from_unix(5001));
+    }
+
+    /// A machine may be up for longer than its fleet has been told of, or be told nonsense.
+    #[test]
+    fn no_reading_is_taken_for_none() {
+        let (clock, fleet) = fleet();
+        clock.advance(Duration::from_secs(1000));
+        for reading in [0, 1, i64::MAX.unsigned_abs()] {
+            fleet.set(reading);
+            assert_eq!(fleet.now_millis(), reading);
+        }
+        fleet.set(u64::MAX);
+        assert_eq!(fleet.now_millis(), i64::MAX.unsigned_abs());
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(fleet.now_millis(), i64::MAX.unsigned_abs());
     }
 
     #[test]

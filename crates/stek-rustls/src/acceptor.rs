@@ -16,8 +16,8 @@ use crate::sealer::Sealer;
 /// What it adds to rustls, for each connection:
 /// - no chain of resumptions lasts longer than the session lifetime of the policy, nor, where
 ///   clients prove certificates, than the client's certificate is valid (`notAfter`);
-/// - at most so many offered tickets are decrypted, or look-up keys looked up, four if nothing else
-///   is said; tickets under names that are not ours do not count, they cost one search in memory;
+/// - at most so many offered tickets are decrypted, four if nothing else is said; tickets under names
+///   that are not ours do not count, they cost one search in memory. Of look-up keys one is looked up;
 /// - the lifetime told to the client is what the ticket has: the least of its own lifetime, what
 ///   its key has left, what the session has left, and seven days;
 /// - sessions whose encoding is not understood become no tickets and are not kept.

@@ -237,8 +237,8 @@ impl<'a> ServerBuilder<'a> {
         self
     }
 
-    /// How many offered tickets are decrypted for one connection, or look-up keys looked up; 4 if not
-    /// said.
+    /// How many offered tickets are decrypted for one connection; 4 if not said. With a store it is
+    /// one look-up, whatever is said here, because the handshake waits for it.
     pub fn max_tries_per_connection(mut self, tries: NonZeroU32) -> Self {
         self.rules.max_tries = tries.get();
         self

@@ -24,7 +24,7 @@ const NONE_OPENED: u64 = u64::MAX;
 
 impl Connection {
     pub(crate) fn new(sealer: Arc<Sealer>) -> Self {
-        let tries_left = AtomicU32::new(sealer.rules.max_tries);
+        let tries_left = AtomicU32::new(sealer.rules.tries(sealer.keys.usage()));
         Self { sealer, authenticated_at: AtomicU64::new(NONE_OPENED), tries_left }
     }
 

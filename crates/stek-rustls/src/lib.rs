@@ -42,8 +42,8 @@
 //!   that ask give no tickets at all unless told to, and then none that outlives the client's
 //!   certificate.
 //! - TLS 1.2 sessions do not resume unless opted in, for each renewal seals one master secret again.
-//! - A client has at most four of the tickets that it offers decrypted, or looked up, however many
-//!   it offers.
+//! - A client has at most four of the tickets that it offers decrypted, or one looked up, however
+//!   many it offers.
 //! - All this holds for tickets and for sessions that servers keep, see [`Resumption`].
 //! - A ticket that does not open is `None` to rustls, whatever the cause. The cause is counted:
 //!   see [`TicketMetrics`].

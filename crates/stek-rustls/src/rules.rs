@@ -1,6 +1,7 @@
 //! Which sessions a server lets resume, and when a chain of resumptions ends; the same for tickets
 //! and for stored sessions. Knows no TLS library and no key.
 
+use stek_core::derive::Use;
 use stek_core::policy::Policy;
 use stek_core::scope::ClientAuth;
 use stek_core::time::{Seconds, Timestamp};
@@ -8,9 +9,13 @@ use stek_core::time::{Seconds, Timestamp};
 use crate::session::{Session, TlsVersion};
 use stek_core::certificate::not_after;
 
-/// How many offered tickets are tried for one connection if nothing else is said. Clients offer one
-/// or two; an attacker fits thousands into one ClientHello.
+/// How many offered tickets are decrypted for one connection if nothing else is said. Clients offer
+/// one or two; an attacker fits thousands into one ClientHello.
 const DEFAULT_MAX_TRIES: u32 = 4;
+
+/// How many stored sessions are looked up for one connection, whatever is said. The handshake waits
+/// for each look-up until its deadline, and a ClientHello must not multiply that.
+const LOOK_UPS: u32 = 1;
 
 /// Whether connections on which certificates of clients are asked may be resumed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +38,7 @@ pub(crate) enum ResumeTls12 {
 pub(crate) struct Rules {
     pub(crate) client_auth: ResumeClientAuth,
     pub(crate) tls12: ResumeTls12,
+    /// Of tickets.
     pub(crate) max_tries: u32,
 }
 
@@ -47,6 +53,14 @@ impl Default for Rules {
 }
 
 impl Rules {
+    /// How much of what one client offers is tried, for tickets or for stored sessions.
+    pub(crate) fn tries(&self, usage: Use) -> u32 {
+        match usage {
+            Use::Ticket => self.max_tries,
+            Use::Store => LOOK_UPS,
+        }
+    }
+
     /// Whether `session` may be resumed at all by a server that demands `client_auth`. That it was
     /// sealed elsewhere under the same scope does not make it so: that server may have other rules.
     pub(crate) fn allow(&self, session: &Session<'_>, client_auth: ClientAuth) -> bool {

@@ -9,13 +9,14 @@ mod servers;
 mod sessions;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fixture::{
     HOUR, SKEW, TLS12, TLS13, advance, at, bundle, bundle_of, clock, planned_key, policy, session,
 };
-use rustls::server::ResolvesServerCertUsingSni;
+use rustls::server::{ResolvesServerCertUsingSni, StoresServerSessions};
 use servers::Outcome::{Full, Resumed};
 use servers::{Counters, NAME, Server, Site};
 use sessions::{accepted_early, eager, early, early_flight, memory};
@@ -57,6 +58,7 @@ fn lone(backend: Arc<dyn SessionBackend>) -> Server {
 struct Owned {
     values: Mutex<HashMap<SessionKey, Vec<u8>>>,
     lifetimes: Mutex<HashMap<SessionKey, Duration>>,
+    look_ups: AtomicUsize,
     /// Leaves what was taken where it was.
     replays: bool,
 }
@@ -85,6 +87,7 @@ impl SessionBackend for Owned {
     }
 
     fn take(&self, key: &SessionKey) -> Result<Option<Vec<u8>>, LookUpError> {
+        self.look_ups.fetch_add(1, Ordering::Relaxed);
         let mut values = self.values.lock().unwrap();
         Ok(if self.replays { values.get(key).cloned() } else { values.remove(key) })
     }
@@ -177,7 +180,7 @@ fn values_swapped_between_keys_are_refused() {
     let (one, two) = (backend.value(1), backend.value(2));
     backend.set(1, two);
     backend.set(2, one);
-    assert_eq!((storage.take(&key(1)), storage.take(&key(2))), (None, None));
+    assert_eq!((storage.take(&key(1)), server.storage().take(&key(2))), (None, None));
     assert_eq!(server.stored("looked_up", "swapped"), 2);
 }
 
@@ -289,27 +292,34 @@ fn what_is_no_session_is_not_kept() {
 }
 
 #[test]
-fn a_connection_has_as_many_look_ups_as_it_may_have_tickets_opened() {
-    let (clock, site) = (clock(), Site::new());
+fn a_connection_has_one_look_up_whatever_is_said() {
+    let (clock, site, backend) = (clock(), Site::new(), Arc::new(Owned::default()));
     let keys = bundle(1, &[planned_key(0)]);
-    let looks = |server: &Server, misses: usize| {
-        let storage = server.storage();
-        assert!(storage.put(key(1), session(TLS13)));
-        // What cannot be a key does not use a look-up up.
-        assert_eq!(storage.take(&[1; 16]), None);
-        (0..misses).for_each(|_| assert_eq!(storage.take(&key(2)), None));
-        storage.take(&key(1)).is_some()
+    let said = |tries: u32| {
+        let resumption = Resumption::Store(backend.clone());
+        site.server(&clock, &keys, |builder| {
+            builder.resumption(resumption).max_tries_per_connection(tries.try_into().unwrap())
+        })
     };
-    let four = server(&site, &clock, &keys, memory());
-    assert!(looks(&four, 3));
-    assert!(!looks(&four, 4) && !looks(&four, 1000));
-    assert_eq!(four.stored("looked_up", "too-many"), 1 + 997);
-    let one = site.server(&clock, &keys, |builder| {
-        builder
-            .resumption(Resumption::Store(memory()))
-            .max_tries_per_connection(1.try_into().unwrap())
-    });
-    assert!(looks(&one, 0) && !looks(&one, 1));
+    for server in [server(&site, &clock, &keys, backend.clone()), said(1), said(u32::MAX)] {
+        let look_ups = |offer: &dyn Fn(&dyn StoresServerSessions)| {
+            let before = backend.look_ups.load(Ordering::Relaxed);
+            offer(&*server.storage());
+            backend.look_ups.load(Ordering::Relaxed) - before
+        };
+        assert!(server.storage().put(key(1), session(TLS13)));
+        let missed = look_ups(&|connection| {
+            assert_eq!(connection.take(&key(2)), None);
+            (0..1000).for_each(|_| assert_eq!(connection.take(&key(1)), None));
+        });
+        assert_eq!((missed, server.stored("looked_up", "too-many")), (1, 1000));
+        let found = look_ups(&|connection| {
+            // What cannot be a key does not use the look-up up.
+            assert_eq!(connection.take(&[1; 16]), None);
+            assert!(connection.take(&key(1)).is_some());
+        });
+        assert_eq!(found, 1);
+    }
 }
 
 #[test]

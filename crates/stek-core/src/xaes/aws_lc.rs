@@ -9,8 +9,9 @@ use zeroize::ZeroizeOnDrop;
 use super::{BLOCK_LEN, INNER_NONCE_LEN, KEY_LEN, OpenError, TAG_LEN};
 
 /// How much of the stack is overwritten after each use of a key, in bytes. The key schedule is
-/// moved about on its way to the heap; with so much overwritten the tests find none of it, in
-/// builds of either kind.
+/// moved about on its way to the heap, and GCM keeps powers of its hash key: with AVX-512 in 2.6 KiB
+/// of frames, without any AES instructions in 3.4 KiB. With so much overwritten the tests find no
+/// key, in builds of either kind.
 pub(super) const STACK_LEN: usize = if cfg!(debug_assertions) { 64 * 1024 } else { 4 * 1024 };
 
 /// AES-256ₖ. aws-lc-rs erases it when it is dropped.

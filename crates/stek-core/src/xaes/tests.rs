@@ -337,6 +337,25 @@ fn copies_left_by(secret: &[u8], work: impl FnOnce()) -> usize {
     stack.windows(secret.len()).filter(|bytes| bytes == &secret).count()
 }
 
+#[test]
+#[cfg(target_os = "linux")]
+fn the_stack_is_erased_as_deep_as_keys_lie() {
+    let secret = unhex(WITH_REDUCTION.k1);
+    // What lies between the frames is not much.
+    let deep = || plant_at::<{ STACK_LEN / 16 - 32 }>(&secret);
+    assert_ne!(copies_left_by(&secret, deep), 0, "the search finds nothing");
+    assert_eq!(copies_left_by(&secret, || erasing_stack(deep)), 0);
+}
+
+/// Leaves `COPIES` copies of `secret` on the stack, one below the other.
+#[cfg(target_os = "linux")]
+#[inline(never)]
+fn plant_at<const COPIES: usize>(secret: &[u8]) {
+    let copy: [u8; BLOCK_LEN] = secret.try_into().unwrap();
+    let copies = [copy; COPIES];
+    std::hint::black_box(&copies);
+}
+
 /// Leaves copies of `secret` on the stack.
 #[cfg(target_os = "linux")]
 #[inline(never)]
