@@ -262,7 +262,7 @@ pub struct TerminatorsArgs {
     #[arg(long, value_name = "N")]
     pub revision: Option<u64>,
     /// List all that poll this distribution replica instead; its address, such as
-    /// https://stek-1.example.org:8443. With --revision, only those that hold less.
+    /// `https://stek-1.example.org:8443`. With --revision, only those that hold less.
     #[arg(long, value_name = "URL")]
     pub distribution: Option<String>,
 }

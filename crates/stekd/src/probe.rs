@@ -1,6 +1,6 @@
 //! What a TLS client can find out about the tickets of servers: what they look like, where they
 //! resume, how often and for how long. Nothing here knows of keysets: any TLS server will do. How
-//! findings are worded is in [`report`], which servers are asked is the command's.
+//! findings are worded is in `report`, which servers are asked is the command's.
 
 pub(crate) mod client;
 mod handshake;

@@ -27,7 +27,7 @@ enum Outcome {
 }
 
 /// A change of the pending key of `main`.
-const KEYS: [(&str, &str, Outcome); 15] = [
+const KEYS: [(&str, &str, Outcome); 16] = [
     ("id", "id = gen_random_uuid()", Outcome::Refused),
     ("keyset_id", "keyset_id = (SELECT id FROM keysets WHERE name = 'third')", Outcome::Refused),
     ("format", "format = 2", Outcome::Unreadable),
@@ -44,11 +44,12 @@ const KEYS: [(&str, &str, Outcome); 15] = [
     ("wrap_ciphertext", "wrap_ciphertext = decode(repeat('07', 48), 'hex')", Outcome::Refused),
     ("ended_at", ENDING, Outcome::Ended),
     ("end_cause", ENDING, Outcome::Ended),
+    ("proven_at", ENDING, Outcome::Ended),
 ];
 
-/// The four columns go together, or a constraint stands in the way.
+/// These columns go together, or a constraint stands in the way.
 const ENDING: &str = "ended_at = published_at, end_cause = 'expired', wrap_nonce = NULL,
-                      wrap_ciphertext = NULL";
+                      wrap_ciphertext = NULL, proven_at = published_at";
 
 async fn create(running: &Running, keyset: &str) {
     let operations = running.manager.operations();
