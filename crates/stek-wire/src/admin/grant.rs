@@ -12,7 +12,7 @@ pub(crate) const ROLES: &str = "terminator, distribution, operator or auditor";
 /// A grant: who may act in which role on which keysets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GrantEntry {
-    /// A principal, or a pattern of them as [`PrincipalPattern`] has it.
+    /// A principal, or a pattern of them as [`PrincipalPattern`](stek_core::principal::PrincipalPattern) has it.
     pub principal: String,
     /// A keyset's name, or `*` for all.
     pub keysets: String,
