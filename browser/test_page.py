@@ -177,7 +177,7 @@ class Page(unittest.TestCase):
         # A keyset that comes, and goes.
         self.fleet.must("keyset", "create", "short-lived")
         expect(page.locator("#keyset-short-lived")).to_be_visible()
-        self.fleet.must("keyset", "delete", "short-lived", "--yes")
+        self.fleet.must("keyset", "delete", "short-lived", "--yes", "--wait", "0s")
         expect(page.locator("#keyset-short-lived")).to_have_count(0)
         self.assertEqual(page.evaluate("window.mark"), "here")
         self.is_quiet(page)
