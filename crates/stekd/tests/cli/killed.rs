@@ -57,12 +57,7 @@ async fn until(session: &mut Session, query: &str, wanted: impl Fn(i64) -> bool)
 /// A manager, and the profile that leads to it.
 fn start(site: &Site) -> Role {
     let manager = Role::start("manager", &site.path("manager.toml"));
-    let admin = manager.port("admin");
-    let profile = format!(
-        "server = \"https://localhost:{admin}\"\nroots_files = [\"tls/ca.pem\"]\ntoken_file = \
-         \"operator-token\"\n"
-    );
-    site.write("operator.toml", &profile);
+    site.profile("operator", &manager.port("admin"));
     manager
 }
 

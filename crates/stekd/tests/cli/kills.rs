@@ -99,7 +99,7 @@ async fn no_resumption_is_missed_while_any_part_of_the_control_plane_is_killed()
     let mut manager = Role::start("manager", &site.path("manager.toml"));
     let admin = manager.port("admin");
     site.pin("manager", &admin);
-    site.operator(&admin);
+    site.profile("operator", &admin);
     site.stekd("keyset create main --profile DIR/operator.toml");
 
     let (mut first, first_port) = distribution(&site, "distribution-1", &admin);

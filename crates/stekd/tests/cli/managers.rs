@@ -11,14 +11,6 @@ use crate::site::{LISTEN, Role, Site};
 /// of milliseconds, and what is awaited some seconds.
 const RUNS: usize = 3000;
 
-fn profile(site: &Site, admin: &str, token: &str) {
-    let text = format!(
-        "server = \"https://localhost:{admin}\"\nroots_files = [\"tls/ca.pem\"]\ntoken_file = \
-         \"{token}\"\n"
-    );
-    site.write("operator.toml", &text);
-}
-
 /// Runs a command until it does what is wanted; each run takes its own time.
 fn until(site: &Site, arguments: &str, wanted: impl Fn(&Output) -> bool) -> Output {
     let filled = arguments.replace("DIR", site.path("").to_str().unwrap());
@@ -41,7 +33,7 @@ async fn a_second_manager_joins_over_tls_and_seeds_change() {
     );
     let mut one = Role::start("manager", &site.path("manager.toml"));
     let admin = one.port("admin");
-    profile(&site, &admin, "operator-token");
+    site.profile("operator", &admin);
     site.stekd("keyset create main --profile DIR/operator.toml");
 
     let config = format!(
@@ -68,7 +60,7 @@ async fn a_second_manager_joins_over_tls_and_seeds_change() {
             && rows["seeds"][0]["seed"] != before
             && replicas.iter().all(|replica| replica["seed"] == rows["seeds"][0]["seed"])
     });
-    profile(&site, &other, "operator-token");
+    site.profile("operator", &other);
     assert!(site.stekd("keyset show main --profile DIR/operator.toml").contains("main"));
     terminate(&mut one.process);
     terminate(&mut two.process);
@@ -83,14 +75,14 @@ async fn a_restored_database_is_refused_until_it_is_accepted() {
     let site = Site::with_database(database.url());
     let start = || Role::start("manager", &site.path("manager.toml"));
     let mut manager = start();
-    profile(&site, &manager.port("admin"), "operator-token");
+    let admin = manager.port("admin");
+    site.profile("operator", &admin);
     site.stekd("keyset create main --profile DIR/operator.toml");
     let backup = server.backup("backup").unwrap();
     site.stekd("keyset create other --profile DIR/operator.toml");
     site.stekd("token create late --role auditor --out DIR/late-token --profile DIR/operator.toml");
     // That this token is known says that what came after the backup was published.
-    let text = std::fs::read_to_string(site.path("operator.toml")).unwrap();
-    site.write("late.toml", &text.replace("operator-token", "late-token"));
+    site.profile("late", &admin);
     until(&site, "keyset list --profile DIR/late.toml", |output| status(output) == 0);
     let early =
         stekd(&["db", "accept-restore", "--config", site.path("manager.toml").to_str().unwrap()]);
@@ -113,7 +105,7 @@ async fn a_restored_database_is_refused_until_it_is_accepted() {
     assert!(status(&again) != 0 && said(&again).contains("not behind"), "{}", said(&again));
 
     let mut manager = start();
-    profile(&site, &manager.port("admin"), "operator-token");
+    site.profile("operator", &manager.port("admin"));
     let metrics = manager.port("metrics");
     until(&site, &format!("healthcheck 127.0.0.1:{metrics}"), |output| status(output) == 0);
     let listed = site.stekd("keyset list --profile DIR/operator.toml");

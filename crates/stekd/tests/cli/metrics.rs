@@ -140,11 +140,7 @@ async fn the_document_names_every_metric_and_no_other() {
     let site = Site::with_database(database.url());
     let manager = Role::start("manager", &site.path("manager.toml"));
     let admin = manager.port("admin");
-    let profile = format!(
-        "server = \"https://localhost:{admin}\"\nroots_files = [\"tls/ca.pem\"]\ntoken_file = \
-         \"operator-token\"\n"
-    );
-    site.write("operator.toml", &profile);
+    site.profile("operator", &admin);
     site.stekd("keyset create main --profile DIR/operator.toml");
     let config = format!("{}{LISTEN}", reach(&[&admin], "distribution-token"));
     let distribution = Role::start("distribution", &site.write("distribution.toml", &config));

@@ -8,12 +8,7 @@ async fn a_refusal_has_one_name_in_the_answer_and_in_the_log() {
     let database = stek_testpg::create_database().await.unwrap();
     let site = Site::with_database(database.url());
     let manager = Role::start("manager", &site.path("manager.toml"));
-    let admin = manager.port("admin");
-    let profile = format!(
-        "server = \"https://localhost:{admin}\"\nroots_files = [\"tls/ca.pem\"]\ntoken_file = \
-         \"terminator-token\"\n"
-    );
-    let profile = site.write("terminator.toml", &profile);
+    let profile = site.profile("terminator", &manager.port("admin"));
     let refused = stekd(&["keyset", "rotate", "main", "--profile", profile.to_str().unwrap()]);
     assert_ne!(status(&refused), 0);
     let words = said(&refused);

@@ -10,7 +10,7 @@ async fn roles_of_their_own_share_keys_and_rotate() {
     let site = Site::with_database(database.url());
     let mut manager = Role::start("manager", &site.path("manager.toml"));
     let admin = manager.port("admin");
-    site.operator(&admin);
+    site.profile("operator", &admin);
     site.stekd("keyset create main --profile DIR/operator.toml");
 
     let config = format!("{}{LISTEN}", reach(&[&admin], "distribution-token"));

@@ -110,11 +110,11 @@ impl Site {
         std::fs::write(file, text.replace(free, &free.replace(":0", &format!(":{port}")))).unwrap();
     }
 
-    /// Writes the profile of an operator who asks the manager on `port`.
-    pub(crate) fn operator(&self, port: &str) {
+    /// Writes the profile `WHO.toml` of somebody who asks the manager on `port` with `WHO-token`.
+    pub(crate) fn profile(&self, who: &str, port: &str) -> PathBuf {
         let server = format!("server = \"https://localhost:{port}\"\n");
-        let rest = "roots_files = [\"tls/ca.pem\"]\ntoken_file = \"operator-token\"\n";
-        self.write("operator.toml", &format!("{server}{rest}"));
+        let rest = format!("roots_files = [\"tls/ca.pem\"]\ntoken_file = \"{who}-token\"\n");
+        self.write(&format!("{who}.toml"), &format!("{server}{rest}"))
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
