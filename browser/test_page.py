@@ -80,6 +80,8 @@ class Page(unittest.TestCase):
         page.goto(self.fleet.url)
         if sign_in:
             self.sign_in(page, self.fleet.token)
+            # What is pressed before the page is there goes to the one that it takes the place of.
+            page.wait_for_url(self.fleet.url)
         return page
 
     def sign_in(self, page, token):
