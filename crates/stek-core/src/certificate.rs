@@ -68,36 +68,31 @@ impl<'a> Der<'a> {
     /// `Time`: the years 1950 to 2049 in two digits (RFC 5280, 4.1.2.5.1), others in four.
     fn time(&mut self) -> Option<Timestamp> {
         let (tag, contents) = self.value()?;
-        let (year, rest) = match tag {
-            UTC_TIME => {
-                let (year, rest) = two_digits(contents)?;
-                (if year < 50 { 2000 + year } else { 1900 + year }, rest)
-            }
+        let (century, rest) = match tag {
+            UTC_TIME => (None, contents),
             GENERALIZED_TIME => {
-                let (century, rest) = two_digits(contents)?;
-                let (year, rest) = two_digits(rest)?;
-                (century * 100 + year, rest)
+                let (century, rest) = contents.split_first_chunk()?;
+                (Some(number(century)?), rest)
             }
             _ => return None,
         };
-        let (month, rest) = two_digits(rest)?;
-        let (day, rest) = two_digits(rest)?;
-        let (hour, rest) = two_digits(rest)?;
-        let (minute, rest) = two_digits(rest)?;
-        let (second, rest) = two_digits(rest)?;
-        let is_time = hour < 24 && minute < 60 && second < 60 && rest == b"Z";
-        let days = days_since_1970(year, month, day)?;
+        // Of a length that is known no digit is asked whether it is there.
+        let ([year, month, day, hour, minute, second], b"Z") = rest.as_chunks() else {
+            return None;
+        };
+        let year = number(year)?;
+        let century = century.unwrap_or(if year < 50 { 20 } else { 19 });
+        let days = days_since_1970(century * 100 + year, number(month)?, number(day)?)?;
+        let (hour, minute, second) = (number(hour)?, number(minute)?, number(second)?);
+        let is_time = hour < 24 && minute < 60 && second < 60;
         is_time.then(|| Timestamp::from_unix(((days * 24 + hour) * 60 + minute) * 60 + second))
     }
 }
 
-fn two_digits(text: &[u8]) -> Option<(u64, &[u8])> {
-    match text {
-        [tens @ b'0'..=b'9', ones @ b'0'..=b'9', rest @ ..] => {
-            Some((u64::from(tens - b'0') * 10 + u64::from(ones - b'0'), rest))
-        }
-        _ => None,
-    }
+/// Two decimal digits.
+fn number(digits: &[u8; 2]) -> Option<u64> {
+    let [tens, ones] = digits.map(|digit| digit.wrapping_sub(b'0'));
+    (tens < 10 && ones < 10).then(|| u64::from(tens) * 10 + u64::from(ones))
 }
 
 /// Days from 1970-01-01 to a day of the Gregorian calendar, `None` if there is no such day or it is

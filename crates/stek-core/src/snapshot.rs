@@ -54,6 +54,8 @@ pub struct Sealed {
     pub ticket: Vec<u8>,
     /// The key that sealed it.
     pub key: KeyId,
+    /// For how long it will open, as [`Snapshot::lifetime_hint`] says.
+    pub lifetime: Seconds,
 }
 
 /// Why nothing was sealed. The handshake goes on without a ticket.
@@ -203,7 +205,8 @@ impl Snapshot {
             return Err(SealMiss::SessionTooOld);
         }
         let stamp = Stamp { issued_at: now, authenticated_at };
-        Ok(Sealed { ticket: key.derived.seal(stamp, payload, nonce)?, key: key.id })
+        let ticket = key.derived.seal(stamp, payload, nonce)?;
+        Ok(Sealed { ticket, key: key.id, lifetime: self.lifetime(key, authenticated_at, now) })
     }
 
     /// Opens `ticket` if its key and its own instants allow that at `now`. An unknown name costs
@@ -232,7 +235,10 @@ impl Snapshot {
     /// least of the ticket lifetime, what the active key has left, what the session has left, and
     /// seven days (RFC 8446, 4.6.1). Zero if nothing can be sealed.
     pub fn lifetime_hint(&self, authenticated_at: Timestamp, now: Timestamp) -> Seconds {
-        let Some(key) = self.active(now) else { return Seconds::ZERO };
+        self.active(now).map_or(Seconds::ZERO, |key| self.lifetime(key, authenticated_at, now))
+    }
+
+    fn lifetime(&self, key: &SnapshotKey, authenticated_at: Timestamp, now: Timestamp) -> Seconds {
         let key_left = key.schedule.destroy_at().since(now) - self.policy.clock_skew();
         let session_end = authenticated_at.min(now) + self.policy.session_lifetime();
         self.policy

@@ -38,6 +38,8 @@ pub const MAX_PAYLOAD_LEN: usize = (MAX_TICKET_LEN - ENVELOPE_LEN) / PADDING * P
 
 const AAD_LABEL: &[u8] = b"stek/ticket/1";
 
+const AAD_LEN: usize = AAD_LABEL.len() + KeyName::LEN;
+
 /// The two instants that a ticket carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
@@ -80,6 +82,7 @@ pub enum OpenError {
 /// The keys of one STEK for one use, schema and scope.
 pub struct DerivedKey {
     name: KeyName,
+    aad: [u8; AAD_LEN],
     aead: Xaes256Gcm,
 }
 
@@ -87,7 +90,8 @@ impl DerivedKey {
     /// Derives name and encryption key from `material`.
     pub fn derive(material: &KeyMaterial, usage: Use, schema: Schema, scope: &ScopeDigest) -> Self {
         let key: Zeroizing<[u8; 32]> = derive::aead_key(material, usage, schema, scope);
-        Self { name: derive::key_name(material, usage, schema, scope), aead: Xaes256Gcm::new(&key) }
+        let name = derive::key_name(material, usage, schema, scope);
+        Self { name, aad: aad(name.as_bytes()), aead: Xaes256Gcm::new(&key) }
     }
 
     /// The bytes with which its tickets begin.
@@ -123,7 +127,7 @@ impl DerivedKey {
         ticket.extend_from_slice(&length.to_be_bytes());
         ticket.extend_from_slice(payload);
         ticket.resize(start + plain_len, 0);
-        let tag = self.aead.seal_in_place(nonce, &aad(self.name.as_bytes()), &mut ticket[start..]);
+        let tag = self.aead.seal_in_place(nonce, &self.aad, &mut ticket[start..]);
         ticket.extend_from_slice(&tag);
         Ok(ticket)
     }
@@ -183,8 +187,8 @@ impl<'a> Parts<'a> {
     }
 }
 
-fn aad(name: &[u8; KeyName::LEN]) -> [u8; AAD_LABEL.len() + KeyName::LEN] {
-    let mut aad = [0; AAD_LABEL.len() + KeyName::LEN];
+fn aad(name: &[u8; KeyName::LEN]) -> [u8; AAD_LEN] {
+    let mut aad = [0; AAD_LEN];
     aad[..AAD_LABEL.len()].copy_from_slice(AAD_LABEL);
     aad[AAD_LABEL.len()..].copy_from_slice(name);
     aad

@@ -122,8 +122,9 @@ impl Xaes256Gcm {
     }
 
     /// AES-256-GCM under *Kₓ*, for the one message that has this nonce. Erases itself when dropped.
+    /// To be called while the stack is to be erased, for *Kₓ* itself stays there.
     fn inner_gcm(&self, nonce: &[u8; NONCE_LEN]) -> InnerGcm {
-        let mut inner_key = Zeroizing::new([0; KEY_LEN]);
+        let mut inner_key = [0; KEY_LEN];
         self.derive_inner_key(nonce, &mut inner_key);
         InnerGcm::new(&inner_key)
     }

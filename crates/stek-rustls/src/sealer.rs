@@ -72,8 +72,7 @@ impl Sealer {
             let payload = Zeroizing::new([bound, session].concat());
             snapshot.seal(&payload, authenticated_at, &nonce, now)?
         };
-        let lifetime = snapshot.lifetime_hint(authenticated_at, now).min(end.since(now));
-        Ok(Sealed { bytes: sealed.ticket, lifetime })
+        Ok(Sealed { bytes: sealed.ticket, lifetime: sealed.lifetime.min(end.since(now)) })
     }
 
     /// Opens what an attacker may have made. `may_try` is asked once the key is known to be ours and

@@ -12,15 +12,8 @@ pub(crate) enum TlsVersion {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Session<'a> {
     pub(crate) version: TlsVersion,
-    /// Server name that the client asked for, if it named one.
-    pub(crate) server_name: Option<&'a [u8]>,
-    /// IANA number of the cipher suite.
-    pub(crate) cipher_suite: u16,
     /// The client's own certificate, DER, if it proved one.
     pub(crate) client_certificate: Option<&'a [u8]>,
-    pub(crate) alpn: Option<&'a [u8]>,
-    /// When the library made this encoding, in Unix seconds by its clock.
-    pub(crate) created_at: u64,
 }
 
 /// Reads the encoding of one TLS library; `None` for whatever is not exactly that.

@@ -102,8 +102,10 @@ fn the_hint_is_the_least_of_what_is_left() {
     let mut long = moved.clone();
     long.record.schedule = schedule.moved(at(100), at(280), keep).unwrap();
     let snapshot = snapshot_of(&bundle(tag(1, 1, 1), vec![long]), None);
-    let hint = snapshot.lifetime_hint(at(270), at(270)).as_secs();
-    assert_eq!(hint, 20, "the key ends at 300, less the skew of 10 s");
+    let hint = snapshot.lifetime_hint(at(270), at(270));
+    assert_eq!(hint.as_secs(), 20, "the key ends at 300, less the skew of 10 s");
+    let sealed = snapshot.seal(b"session", at(270), &NONCE, at(270)).unwrap();
+    assert_eq!(sealed.lifetime, hint, "each ticket says it too");
 }
 
 #[test]

