@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use axum::routing::get;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
@@ -44,21 +44,24 @@ async fn bundle(
     State(shared): State<Arc<Shared>>,
     proof: Proof,
     keyset: Result<Path<String>, PathRejection>,
-    headers: HeaderMap,
+    request: Request,
 ) -> Result<Response, Problem> {
     let mut visitor = Visitor::arrive(&shared, proof)?;
-    let instance = instance(&headers)?;
+    let headers = request.headers();
+    let instance = instance(headers)?;
     // A name that no keyset can have is answered like one that none has.
     let name = keyset.ok().and_then(|Path(text)| KeysetName::try_new(&text).ok());
     let name = name.ok_or_else(Problem::not_found)?;
     visitor.must(&shared, Role::Terminator, &name)?;
-    let asked = Asked::new(&headers);
+    let asked = Asked::new(headers);
     if let Some(instance) = instance {
         let (who, feed) = visitor.principals(&shared)?;
-        let offset = clock_offset(&headers)?;
+        let offset = clock_offset(headers)?;
         let instance = (who.shown().clone(), instance);
         check_in(&shared, &feed, name.clone(), instance, asked.installed, offset);
     }
+    // Thousands wait, and while they do the buffer that their request came in is of no use.
+    drop(request);
     let deadline = asked.deadline(&shared);
     let Some(mut content) = shared.shelf.watch(&name) else {
         let rendered = not_on_the_shelf(&shared, &name)?;
@@ -99,9 +102,9 @@ fn offer_bundle(
 
 fn offer(shared: &Shared, asked: &Asked, rendered: &Rendered) -> Offer {
     if asked.has(rendered.tag) {
-        return Offer::Unchanged(unchanged(shared, rendered.tag));
+        return Offer::Unchanged(unchanged(shared, rendered.etag.clone()));
     }
-    Offer::Changed(changed(shared, rendered.tag, rendered.body.clone()))
+    Offer::Changed(changed(shared, rendered.etag.clone(), rendered.body.clone()))
 }
 
 /// A keyset that was published an instant ago; the shelf is being stocked with it.
@@ -118,11 +121,12 @@ fn not_on_the_shelf(shared: &Shared, name: &KeysetName) -> Result<Rendered, Prob
 async fn feed(
     State(shared): State<Arc<Shared>>,
     proof: Proof,
-    headers: HeaderMap,
+    request: Request,
 ) -> Result<Response, Problem> {
     let mut visitor = Visitor::arrive(&shared, proof)?;
-    instance(&headers)?;
-    let asked = Asked::new(&headers);
+    instance(request.headers())?;
+    let asked = Asked::new(request.headers());
+    drop(request);
     let deadline = asked.deadline(&shared);
     let mut published = shared.feed.clone();
     loop {
@@ -148,10 +152,10 @@ fn offer_feed(shared: &Shared, visitor: &Visitor, asked: &Asked) -> Result<Offer
     let view = feed_view::view(&state, &who);
     let tag = view.tag();
     if asked.has(tag) {
-        return Ok(Offer::Unchanged(unchanged(shared, tag)));
+        return Ok(Offer::Unchanged(unchanged(shared, etag(tag))));
     }
     let body = Bytes::from_owner(render(shared, &view, asked.installed));
-    Ok(Offer::Changed(changed(shared, tag, body)))
+    Ok(Offer::Changed(changed(shared, etag(tag), body)))
 }
 
 /// A difference to what the follower has, if that is not too old and of this lineage, and its
@@ -289,25 +293,29 @@ fn check_in(
     }
 }
 
-fn changed(shared: &Shared, tag: ContentTag, body: Bytes) -> Response {
-    let mut response = answer(shared, StatusCode::OK, tag, Body::from(body));
+/// A tag as the value of a header.
+pub(crate) fn etag(tag: ContentTag) -> HeaderValue {
+    HeaderValue::try_from(format_etag(tag)).expect("digits and dots in quotes")
+}
+
+fn changed(shared: &Shared, etag: HeaderValue, body: Bytes) -> Response {
+    let mut response = answer(shared, StatusCode::OK, etag, Body::from(body));
     let json = HeaderValue::from_static(stek_wire::MEDIA_TYPE);
     response.headers_mut().insert(CONTENT_TYPE, json);
     response
 }
 
-fn unchanged(shared: &Shared, tag: ContentTag) -> Response {
-    answer(shared, StatusCode::NOT_MODIFIED, tag, Body::empty())
+fn unchanged(shared: &Shared, etag: HeaderValue) -> Response {
+    answer(shared, StatusCode::NOT_MODIFIED, etag, Body::empty())
 }
 
-fn answer(shared: &Shared, status: StatusCode, tag: ContentTag, body: Body) -> Response {
+fn answer(shared: &Shared, status: StatusCode, etag: HeaderValue, body: Body) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(VARY, HeaderValue::from_static("authorization"));
-    let etag = HeaderValue::try_from(format_etag(tag));
-    headers.extend(etag.ok().map(|etag| (ETAG, etag)));
+    headers.insert(ETAG, etag);
     let time = HeaderValue::try_from(format_stek_time(shared.fleet.now_millis()));
     headers.extend(time.ok().map(|time| (http::HeaderName::from_static(STEK_TIME), time)));
     response

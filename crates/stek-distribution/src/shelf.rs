@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::body::Bytes;
+use http::HeaderValue;
 use stek_core::bundle::Bundle;
 use stek_core::feed::FeedState;
 use stek_core::id::{ContentTag, KeyId};
@@ -13,7 +14,7 @@ use stek_core::name::KeysetName;
 use stek_core::time::Timestamp;
 use tokio::sync::watch;
 
-use crate::{Feed, Shared};
+use crate::{Feed, Shared, api};
 
 /// Longest time without a look at what has ended, should the clock be moved.
 const LONGEST_REST: Duration = Duration::from_secs(60);
@@ -23,6 +24,8 @@ const PANIC_REST: Duration = Duration::from_secs(1);
 /// A bundle ready to be sent. Keeps no key but those in the buffer, so that erasing it erases them.
 pub(crate) struct Rendered {
     pub(crate) tag: ContentTag,
+    /// The same as it is sent.
+    pub(crate) etag: HeaderValue,
     pub(crate) body: Bytes,
     /// The keys in it.
     keys: Vec<KeyId>,
@@ -101,7 +104,8 @@ impl Rendered {
         let live = bundle.erased_at(now);
         let body = Bytes::from_owner(stek_wire::bundle::encode_bundle(&live));
         let keys = live.keys().iter().map(|key| key.record.id).collect();
-        Self { tag: live.tag(), body, keys, next_erasure: live.next_erasure() }
+        let (tag, next_erasure) = (live.tag(), live.next_erasure());
+        Self { tag, etag: api::etag(tag), body, keys, next_erasure }
     }
 
     /// Whether this is what would be made of `bundle` at `now`.

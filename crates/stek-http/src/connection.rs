@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -17,8 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -35,14 +36,25 @@ use crate::{Channel, ClientCertificate, Limits, Peer, Problem, TlsFiles, Transpo
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * 1024;
 
+/// How TLS names HTTP/2 (RFC 9113, section 3.2).
+const ALPN_HTTP2: &[u8] = b"h2";
+
 /// What all connections of one server have in common.
 pub(crate) struct Connections {
     transport: Transport,
     limits: Limits,
     router: Router,
     quotas: Arc<Quotas>,
-    http: auto::Builder<Tasks>,
+    http: Versions,
     shutdown: CancellationToken,
+}
+
+/// How to speak with a client whose version of HTTP the first bytes tell, and with one that has
+/// named it: that needs no buffer for those bytes.
+struct Versions {
+    any: auto::Builder<Tasks>,
+    http1: auto::Builder<Tasks>,
+    http2: auto::Builder<Tasks>,
 }
 
 impl Connections {
@@ -53,7 +65,9 @@ impl Connections {
         tasks: Tasks,
         shutdown: CancellationToken,
     ) -> Self {
-        let http = http_builder(&limits, tasks);
+        let any = http_builder(&limits, tasks);
+        let (http1, http2) = (any.clone().http1_only(), any.clone().http2_only());
+        let http = Versions { any, http1, http2 };
         let quotas = Arc::new(Quotas::new(&limits));
         Self { transport, limits, router, quotas, http, shutdown }
     }
@@ -66,11 +80,21 @@ impl Connections {
             tracing::debug!(peer = %addr, error = %error, "cannot set TCP_NODELAY");
         }
         match &self.transport {
-            Transport::Plain(_) => self.serve(stream, Peer { addr, channel: Channel::Plain }).await,
+            Transport::Plain(_) => {
+                let peer = Peer { addr, channel: Channel::Plain };
+                Box::pin(self.serve(stream, peer, &self.http.any)).await;
+            }
             Transport::Tls(files) => {
-                let Some(stream) = self.handshake(files, stream, addr).await else { return };
-                let client = client_certificate(stream.get_ref().1, addr);
-                self.serve(stream, Peer { addr, channel: Channel::Tls(client) }).await;
+                // Each on its own, so that a connection that waits holds nothing of its handshake.
+                let handshake = Box::pin(self.handshake(files, stream, addr));
+                let Some(stream) = handshake.await else { return };
+                let tls = stream.get_ref().1;
+                let peer = Peer { addr, channel: Channel::Tls(client_certificate(tls, addr)) };
+                let http = match tls.alpn_protocol() {
+                    Some(ALPN_HTTP2) => &self.http.http2,
+                    _ => &self.http.http1,
+                };
+                Box::pin(self.serve(stream, peer, http)).await;
             }
         }
     }
@@ -99,23 +123,23 @@ impl Connections {
         }
     }
 
-    async fn serve<I>(&self, io: I, peer: Peer)
+    async fn serve<I>(&self, io: I, peer: Peer, http: &auto::Builder<Tasks>)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let addr = peer.addr;
-        let traffic = watch::Sender::new(Traffic::default());
+        let traffic = Arc::new(Traffic::new());
         let service = {
-            let (router, traffic) = (self.router.clone(), traffic.clone());
+            let (router, traffic) = (self.router.clone(), Arc::clone(&traffic));
             let quotas = Arc::clone(&self.quotas);
             let body_limit = self.limits.body_read_timeout;
             service_fn(move |request: Request<Incoming>| {
                 let mut request = request.map(|body| Body::new(TimedBody::new(body, body_limit)));
                 request.extensions_mut().insert(Arc::clone(&quotas));
-                answer(router.clone(), request, peer.clone(), InFlight::begin(traffic.clone()))
+                answer(router.clone(), request, peer.clone(), InFlight::begin(&traffic))
             })
         };
-        let mut connection = pin!(self.http.serve_connection(TokioIo::new(io), service));
+        let mut connection = pin!(http.serve_connection(TokioIo::new(io), service));
         let mut finishing = Finishing::No;
         loop {
             tokio::select! {
@@ -126,7 +150,7 @@ impl Connections {
                     return;
                 }
                 () = self.shutdown.cancelled(), if finishing == Finishing::No => {}
-                first = quiet(traffic.subscribe(), &self.limits) => {
+                first = quiet(&traffic, &self.limits) => {
                     if first == Quiet::NoRequest || finishing == Finishing::Yes {
                         tracing::debug!(peer = %addr, "quiet connection dropped");
                         return;
@@ -235,29 +259,44 @@ async fn unless_panicked<F: Future>(future: F) -> Result<F::Output, Panicked> {
     .await
 }
 
-/// What has come over a connection so far.
-#[derive(Debug, Clone, Copy, Default)]
+/// What has come over a connection so far. Looked at when a time is over, so that a request costs no
+/// timer and wakes nobody.
+#[derive(Debug)]
 struct Traffic {
-    in_flight: usize,
-    requests: u64,
+    opened: Instant,
+    in_flight: AtomicUsize,
+    /// Milliseconds from the opening to the last answer, [`NO_REQUEST`] before the first request.
+    answered: AtomicU64,
+}
+
+const NO_REQUEST: u64 = u64::MAX;
+
+impl Traffic {
+    fn new() -> Self {
+        let answered = AtomicU64::new(NO_REQUEST);
+        Self { opened: Instant::now(), in_flight: AtomicUsize::new(0), answered }
+    }
+
+    fn note_answer(&self) {
+        let millis = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(NO_REQUEST - 1);
+        self.answered.store(millis, Ordering::Release);
+    }
 }
 
 /// A request that waits for its answer.
-struct InFlight(watch::Sender<Traffic>);
+struct InFlight(Arc<Traffic>);
 
 impl InFlight {
-    fn begin(traffic: watch::Sender<Traffic>) -> Self {
-        traffic.send_modify(|traffic| {
-            traffic.in_flight += 1;
-            traffic.requests += 1;
-        });
-        Self(traffic)
+    fn begin(traffic: &Arc<Traffic>) -> Self {
+        traffic.in_flight.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(traffic))
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.send_modify(|traffic| traffic.in_flight -= 1);
+        self.0.note_answer();
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -273,19 +312,23 @@ enum Quiet {
 ///
 /// hyper starts its own timer for request heads only when it knows the protocol, and has none for
 /// the HTTP/2 preface: a client that says nothing would otherwise stay for ever.
-async fn quiet(mut traffic: watch::Receiver<Traffic>, limits: &Limits) -> Quiet {
+async fn quiet(traffic: &Traffic, limits: &Limits) -> Quiet {
     loop {
-        let Traffic { in_flight, requests } = *traffic.borrow_and_update();
-        let (limit, quiet) = match requests {
-            0 => (limits.header_read_timeout, Quiet::NoRequest),
-            _ => (limits.idle_timeout, Quiet::Idle),
+        let in_flight = traffic.in_flight.load(Ordering::Acquire);
+        let open = traffic.opened.elapsed();
+        let look_again = match (in_flight, traffic.answered.load(Ordering::Acquire)) {
+            (0, NO_REQUEST) if open >= limits.header_read_timeout => return Quiet::NoRequest,
+            (0, NO_REQUEST) => (limits.header_read_timeout - open).min(limits.idle_timeout),
+            (0, answered) => {
+                let rest = open.saturating_sub(Duration::from_millis(answered));
+                if rest >= limits.idle_timeout {
+                    return Quiet::Idle;
+                }
+                limits.idle_timeout - rest
+            }
+            _ => limits.idle_timeout,
         };
-        let changed = traffic.changed();
-        if in_flight > 0 {
-            let _ = changed.await;
-        } else if timeout(limit, changed).await.is_err() {
-            return quiet;
-        }
+        sleep(look_again).await;
     }
 }
 

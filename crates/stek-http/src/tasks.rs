@@ -19,9 +19,11 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         let abort = self.abort.clone();
+        // Boxed, for a block of code has room for what it takes with it and again for what it awaits.
+        let mut task = Box::pin(task);
         self.tracker.spawn(async move {
             tokio::select! {
-                () = task => {}
+                () = &mut task => {}
                 () = abort.cancelled() => {}
             }
         });

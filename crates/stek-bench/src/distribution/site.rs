@@ -15,6 +15,9 @@ pub(crate) const KEYSET: &str = "bench";
 const LISTEN: &str = "[listen]\naddress = \"127.0.0.1:0\"\ncertificate_file = \"tls/server.pem\"\n\
                       private_key_file = \"tls/server.key\"\n[metrics]\naddress = \"127.0.0.1:0\"\n";
 
+/// One credential asks for the whole load, and as fast as it can.
+const LIMITS: &str = "[listen.limits]\nrequests_per_second = 1000000\nrequest_burst = 10000000\n";
+
 /// The servers, and the folder that they live in. They end before it goes.
 pub(crate) struct Site {
     _manager: Process,
@@ -62,7 +65,7 @@ impl Site {
         run(&["keyset", "create", KEYSET, "--profile", &at("operator.toml")])?;
         let upstream =
             format!("[upstream]\nurls = [\"{manager_url}\"]\n{}", reach("distribution-token"));
-        write("distribution.toml", &format!("{upstream}{LISTEN}"))?;
+        write("distribution.toml", &format!("{upstream}{LISTEN}{LIMITS}"))?;
         let distribution = role("distribution")?;
         let port = distribution.port("distribution")?;
         Ok(Self { _manager: manager, distribution, admin_port, port, folder })
