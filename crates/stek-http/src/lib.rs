@@ -37,6 +37,7 @@ mod serve;
 mod tasks;
 mod tls;
 
+pub mod api;
 pub mod bearer;
 pub mod health;
 pub mod metrics;

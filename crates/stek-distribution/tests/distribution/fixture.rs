@@ -149,7 +149,7 @@ impl Replica {
         let (feed, states) = watch::channel(None);
         let (registry, shutdown) = (Registry::new(), CancellationToken::new());
         let distribution = Distribution::start(states, fleet, &registry, shutdown.clone()).unwrap();
-        let router = distribution.bundle_router().merge(distribution.feed_router());
+        let router = distribution.bundle_api().merge(distribution.feed_api()).into_router();
         let router = stek_http::problem::with_fallbacks(router);
         Self { clock, feed, registry, shutdown, distribution, router }
     }
