@@ -238,7 +238,8 @@ impl Ask {
         self.header("prefer", format!("wait={seconds}"))
     }
 
-    fn send(&self, router: Router) -> impl Future<Output = Answer> + use<> {
+    /// The request itself.
+    pub(crate) fn request(&self) -> Request<Body> {
         let mut request = Request::get(&self.path);
         if let Some(number) = self.token {
             let text = secret(number).expose_text();
@@ -247,7 +248,11 @@ impl Ask {
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
-        let request = request.body(Body::empty()).unwrap();
+        request.body(Body::empty()).unwrap()
+    }
+
+    fn send(&self, router: Router) -> impl Future<Output = Answer> + use<> {
+        let request = self.request();
         async move {
             let response = router.oneshot(request).await.unwrap();
             let (parts, body) = response.into_parts();
