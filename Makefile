@@ -9,14 +9,14 @@ WITH_POSTGRES = $(CARGO) run -q -p stek-testpg --no-default-features --bin with-
 
 # What ships, and what is off by default beside it. The benchmarks name a second TLS stack and are
 # left out, so that no test runs on it.
-TESTED_FEATURES = --features stek-store/contract,stek-rustls/redis,stek-rustls/tls12
+TESTED_FEATURES = --features stek-store/contract,stek-wire/schema,stek-rustls/redis,stek-rustls/tls12
 
 # Queries are checked against the data in crates/stek-store/.sqlx, never against a database that
 # happens to be named in the environment.
 export SQLX_OFFLINE = true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-revoke dev test test-long test-page lint fmt doc man golden sqlx-prepare \
+.PHONY: help demo demo-revoke dev test test-long test-page test-api lint fmt doc man golden sqlx-prepare \
 	bench-tickets bench-distribution bench-manager fuzz \
 	up up-offline proof down test-compose test-deploy
 
@@ -38,6 +38,9 @@ test: ## run every test; brings its own PostgreSQL
 
 test-page: ## test the status page in Chromium; installs what it needs in target/, Chromium by apt-get as root
 	browser/run.sh
+
+test-api: ## ask both HTTP interfaces what their OpenAPI documents allow and what not; needs a package index
+	api/run.sh
 
 test-long: ## the tests that take a minute each: what a thief of backups can open, restored databases
 	$(WITH_POSTGRES) $(CARGO) test -p stek-testbed --test thief -- --ignored

@@ -4,12 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
-use axum::routing::get;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use stek_core::access::Role;
@@ -32,15 +30,7 @@ use crate::shelf::Rendered;
 use crate::visitor::Visitor;
 use crate::{LONGEST_WAIT, Shared, feed_view, shelf};
 
-pub(crate) fn bundle_router(shared: Arc<Shared>) -> Router {
-    Router::new().route("/v1/keysets/{keyset}", get(bundle)).with_state(shared)
-}
-
-pub(crate) fn feed_router(shared: Arc<Shared>) -> Router {
-    Router::new().route("/v1/feed", get(feed)).with_state(shared)
-}
-
-async fn bundle(
+pub(crate) async fn bundle(
     State(shared): State<Arc<Shared>>,
     proof: Proof,
     keyset: Result<Path<String>, PathRejection>,
@@ -48,7 +38,7 @@ async fn bundle(
 ) -> Result<Response, Problem> {
     let mut visitor = Visitor::arrive(&shared, proof)?;
     let headers = request.headers();
-    let instance = instance(headers)?;
+    let (instance, offset) = (instance(headers)?, clock_offset(headers)?);
     // A name that no keyset can have is answered like one that none has.
     let name = keyset.ok().and_then(|Path(text)| KeysetName::try_new(&text).ok());
     let name = name.ok_or_else(Problem::not_found)?;
@@ -56,7 +46,6 @@ async fn bundle(
     let asked = Asked::new(headers);
     if let Some(instance) = instance {
         let (who, feed) = visitor.principals(&shared)?;
-        let offset = clock_offset(headers)?;
         let instance = (who.shown().clone(), instance);
         check_in(&shared, &feed, name.clone(), instance, asked.installed, offset);
     }
@@ -118,7 +107,7 @@ fn not_on_the_shelf(shared: &Shared, name: &KeysetName) -> Result<Rendered, Prob
     Ok(Rendered::new(&Bundle::tombstone(state.incarnation, name.clone(), *deleted), now))
 }
 
-async fn feed(
+pub(crate) async fn feed(
     State(shared): State<Arc<Shared>>,
     proof: Proof,
     request: Request,

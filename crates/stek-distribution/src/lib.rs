@@ -11,18 +11,19 @@ mod horizon;
 mod metrics;
 mod readiness;
 mod reports;
+mod routes;
 mod shelf;
 mod visitor;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use prometheus::Registry;
 use stek_clock::FleetClock;
 use stek_core::check_in::Census;
 use stek_core::feed::FeedState;
 use stek_core::name::InstanceName;
+use stek_http::api::Api;
 use stek_http::health::Readiness;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -89,15 +90,13 @@ impl Distribution {
     }
 
     /// `GET /v1/keysets/{keyset}` for terminators, and the list of them for operators.
-    pub fn bundle_router(&self) -> Router {
-        let list = reports::terminators_router(Arc::clone(&self.shared));
-        api::bundle_router(Arc::clone(&self.shared)).merge(list)
+    pub fn bundle_api(&self) -> Api {
+        routes::bundles(Arc::clone(&self.shared))
     }
 
     /// `GET /v1/feed` for distribution replicas, and `POST /v1/check-ins` for what they report.
-    pub fn feed_router(&self) -> Router {
-        let check_ins = reports::check_ins_router(Arc::clone(&self.shared));
-        api::feed_router(Arc::clone(&self.shared)).merge(check_ins)
+    pub fn feed_api(&self) -> Api {
+        routes::feeds(Arc::clone(&self.shared))
     }
 
     /// Begins to count who holds what, until `shutdown`: here, in the name of `replica`, and at the

@@ -4,9 +4,8 @@
 use std::sync::Arc;
 
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::routing::{get, post};
-use axum::{Json, Router, body::Bytes};
+use axum::extract::{Path, Query, State};
+use axum::{Json, body::Bytes};
 use http::StatusCode;
 use http::header::CACHE_CONTROL;
 use stek_core::access::Role;
@@ -14,7 +13,7 @@ use stek_core::id::Revision;
 use stek_core::name::{InstanceName, KeysetName, PrincipalName};
 use stek_http::{Problem, Proof};
 use stek_wire::admin::{InstanceList, LaggardDocument};
-use stek_wire::check_ins::{MAX_CHECK_INS_BYTES, PATH, decode_check_ins};
+use stek_wire::check_ins::decode_check_ins;
 
 use crate::Shared;
 use crate::visitor::Visitor;
@@ -22,16 +21,7 @@ use crate::visitor::Visitor;
 /// The most instances of one page, and how many one has if nothing else is asked for.
 const MAX_PAGE: usize = 1000;
 
-pub(crate) fn check_ins_router(shared: Arc<Shared>) -> Router {
-    let route = post(accept).layer(DefaultBodyLimit::max(MAX_CHECK_INS_BYTES));
-    Router::new().route(PATH, route).with_state(shared)
-}
-
-pub(crate) fn terminators_router(shared: Arc<Shared>) -> Router {
-    Router::new().route("/v1/keysets/{keyset}/terminators", get(list)).with_state(shared)
-}
-
-async fn accept(
+pub(crate) async fn accept(
     State(shared): State<Arc<Shared>>,
     proof: Proof,
     body: Result<Bytes, BytesRejection>,
@@ -52,14 +42,19 @@ async fn accept(
     Ok((StatusCode::NO_CONTENT, [(CACHE_CONTROL, "no-store")]))
 }
 
-#[derive(serde::Deserialize)]
-struct ListQuery {
+#[derive(serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListQuery {
+    /// What came as `next` with the page before.
     after: Option<String>,
+    /// Only those that hold an older revision.
     below: Option<u64>,
+    /// How many a page has at most; 1000 if nothing else is asked for.
+    #[schemars(range(min = 1, max = 1000))]
     limit: Option<usize>,
 }
 
-async fn list(
+pub(crate) async fn list(
     State(shared): State<Arc<Shared>>,
     proof: Proof,
     keyset: Result<Path<String>, PathRejection>,

@@ -39,6 +39,12 @@ const CONNECTION_WINDOW: u32 = 256 * 1024;
 /// How TLS names HTTP/2 (RFC 9113, section 3.2).
 const ALPN_HTTP2: &[u8] = b"h2";
 
+/// How soon to come back when there are too many connections.
+const FULL_RETRY: Duration = Duration::from_secs(5);
+
+/// The most time, from accept to close, that is spent on telling somebody so.
+const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// What all connections of one server have in common.
 pub(crate) struct Connections {
     transport: Transport,
@@ -99,6 +105,47 @@ impl Connections {
         }
     }
 
+    /// Answers one request with 503 and closes: for a client that there is no place for. It takes a
+    /// handshake, and none of what a request may take.
+    pub(crate) async fn turn_away(&self, stream: TcpStream, addr: SocketAddr) {
+        let turning_away = async {
+            match &self.transport {
+                Transport::Plain(_) => self.refuse(stream, addr).await,
+                Transport::Tls(files) => {
+                    let Some(stream) = self.handshake(files, stream, addr).await else { return };
+                    self.refuse(stream, addr).await;
+                }
+            }
+        };
+        let limit = TURN_AWAY_TIMEOUT.min(self.limits.handshake_timeout);
+        if timeout(limit, turning_away).await.is_err() {
+            tracing::debug!(peer = %addr, "connection dropped that there was no place for");
+        }
+    }
+
+    async fn refuse<I>(&self, io: I, addr: SocketAddr)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let asked = CancellationToken::new();
+        let has_asked = asked.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            has_asked.cancel();
+            let peer = Peer { addr, channel: Channel::Plain };
+            answer(full_house(), request.map(Body::new), peer)
+        });
+        let mut connection = pin!(self.http.any.serve_connection(TokioIo::new(io), service));
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = asked.cancelled() => {}
+            () = self.shutdown.cancelled() => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        if let Err(error) = connection.await {
+            tracing::debug!(peer = %addr, error = %error, "connection failed");
+        }
+    }
+
     async fn handshake(
         &self,
         files: &TlsFiles,
@@ -136,7 +183,13 @@ impl Connections {
             service_fn(move |request: Request<Incoming>| {
                 let mut request = request.map(|body| Body::new(TimedBody::new(body, body_limit)));
                 request.extensions_mut().insert(Arc::clone(&quotas));
-                answer(router.clone(), request, peer.clone(), InFlight::begin(&traffic))
+                let in_flight = InFlight::begin(&traffic);
+                let answering = answer(router.clone(), request, peer.clone());
+                async move {
+                    let response = answering.await;
+                    drop(in_flight);
+                    response
+                }
             })
         };
         let mut connection = pin!(http.serve_connection(TokioIo::new(io), service));
@@ -207,11 +260,16 @@ enum Finishing {
     Yes,
 }
 
+/// What those are answered that there is no place for.
+fn full_house() -> Router {
+    Router::new()
+        .fallback(|| async { Problem::unavailable("there are too many connections", FULL_RETRY) })
+}
+
 async fn answer(
     router: Router,
     mut request: Request<Body>,
     peer: Peer,
-    in_flight: InFlight,
 ) -> Result<Response, Infallible> {
     for (name, value) in request.headers_mut() {
         if name == AUTHORIZATION {
@@ -232,7 +290,6 @@ async fn answer(
     if let Some(value) = name.header() {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
-    drop(in_flight);
     Ok(response)
 }
 

@@ -37,6 +37,7 @@ mod serve;
 mod tasks;
 mod tls;
 
+pub mod api;
 pub mod bearer;
 pub mod health;
 pub mod metrics;
@@ -52,7 +53,7 @@ pub use peer::{Channel, Peer};
 pub use problem::Problem;
 pub use proof::Proof;
 pub use quota::Waiting;
-pub use serve::Drained;
+pub use serve::{Drained, TURNED_AWAY_AT_ONCE};
 pub use tls::reload::{LOOK_EVERY, TlsMetrics, TlsReload};
 pub use tls::{TlsError, TlsFiles, TlsPaths};
 

@@ -11,8 +11,10 @@ const LONGEST: Duration = Duration::from_secs(60 * 60);
 /// values outside the range stated at the field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections held at once, counted from accept to close. Beyond it new connections stay in
-    /// the kernel's queue until one closes. Default 16,384; 1 – 1,000,000.
+    /// Connections held at once, counted from accept to close. A client beyond it is answered 503
+    /// with `Retry-After` and its connection closed; of those at most
+    /// [`TURNED_AWAY_AT_ONCE`](crate::TURNED_AWAY_AT_ONCE) at once, others are closed without an
+    /// answer. Default 16,384; 1 – 1,000,000.
     pub max_connections: usize,
     /// Time from accept to a finished TLS handshake. Default 10 s; 1 ms – 1 h.
     pub handshake_timeout: Duration,

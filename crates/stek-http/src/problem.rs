@@ -44,21 +44,30 @@ struct Parts {
     retry_after: Option<Duration>,
 }
 
-/// The document as RFC 9457 lays it out; `instance` names the request, by which it is found in the
-/// server's log; `field`, `value` and `allowed` are extension members.
-#[derive(Serialize)]
-struct Document<'a> {
+/// Why a request was not answered otherwise, as RFC 9457 lays it out; `instance` names the request, by
+/// which it is found in the server's log; `field`, `value` and `allowed` are extension members.
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "Problem")]
+pub(crate) struct Document<'a> {
+    /// `urn:stekd:problem:` and a word that names the kind; decide by it.
     r#type: String,
+    /// The kind for people.
     title: &'a str,
+    /// The status of the answer.
     status: u16,
+    /// What is particular to this occurrence.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<&'a str>,
+    /// The field at fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'a str>,
+    /// The value that it had, cut after 128 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<&'a str>,
+    /// What is allowed there.
     #[serde(skip_serializing_if = "Option::is_none")]
     allowed: Option<&'a str>,
+    /// `urn:stekd:request:` and the name of the request, as in `x-request-id`.
     #[serde(skip_serializing_if = "Option::is_none")]
     instance: Option<String>,
 }

@@ -19,6 +19,10 @@ use crate::{Limits, Server, Transport};
 /// any.
 const ABORT_GRACE: Duration = Duration::from_secs(5);
 
+/// Connections beyond the limit that are told so at once, each for a few seconds at most. Those beyond
+/// these too are closed without a word. Descriptors for them are set aside by whoever sets the limit.
+pub const TURNED_AWAY_AT_ONCE: usize = 64;
+
 /// How a server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -59,7 +63,9 @@ async fn serve_from(
 ) -> Drained {
     let tasks = Tasks::default();
     let _aborted_if_dropped = tasks.abort_on_drop();
-    let slots = Slots::new(limits.max_connections);
+    let max_connections = limits.max_connections;
+    let mut slots = Slots::new(max_connections);
+    let seats = Arc::clone(&slots.seats);
     let (drain_timeout, max_body_bytes) = (limits.drain_timeout, limits.max_body_bytes);
     let connections = Arc::new(Connections::new(
         transport,
@@ -68,12 +74,19 @@ async fn serve_from(
         tasks.clone(),
         shutdown.clone(),
     ));
-    let accepting = accept_all(&listener, slots.clone(), |stream, addr, slot| {
+    let accepting = accept_all(&listener, |stream, addr| {
         let connections = connections.clone();
-        tasks.spawn(async move {
-            connections.run(stream, addr).await;
-            drop(slot);
-        });
+        match slots.place() {
+            Some(Place::Seat(seat)) => tasks.spawn(async move {
+                connections.run(stream, addr).await;
+                drop(seat);
+            }),
+            Some(Place::Threshold(place)) => tasks.spawn(async move {
+                connections.turn_away(stream, addr).await;
+                drop(place);
+            }),
+            None => tracing::debug!(peer = %addr, "connection dropped, for there are too many"),
+        }
     });
     tokio::select! {
         () = accepting => {}
@@ -83,7 +96,7 @@ async fn serve_from(
     if tasks.finish(drain_timeout).await.is_ok() {
         return Drained { dropped: 0 };
     }
-    let dropped = slots.taken();
+    let dropped = max_connections - seats.available_permits();
     tasks.abort();
     if tasks.finish(ABORT_GRACE).await.is_err() {
         tracing::warn!("a handler blocks its thread and could not be ended");
@@ -91,22 +104,19 @@ async fn serve_from(
     Drained { dropped }
 }
 
-/// Accepts for ever. A slot is taken first, so that beyond the limit clients wait in the kernel.
+/// Accepts for ever.
 async fn accept_all(
     listener: &impl Accept,
-    mut slots: Slots,
-    mut start: impl FnMut(tokio::net::TcpStream, std::net::SocketAddr, OwnedSemaphorePermit),
+    mut start: impl FnMut(tokio::net::TcpStream, std::net::SocketAddr),
 ) {
     let mut backoff = Backoff::default();
     loop {
-        let Some(slot) = slots.take().await else { return };
         match poll_fn(|cx| listener.poll_accept(cx)).await {
             Ok((stream, addr)) => {
                 backoff.succeeded();
-                start(stream, addr, slot);
+                start(stream, addr);
             }
             Err(error) => {
-                drop(slot);
                 if let Some(pause) = backoff.failed(&error) {
                     sleep(pause).await;
                 }
@@ -115,33 +125,48 @@ async fn accept_all(
     }
 }
 
+/// What a new connection gets, for as long as it is held.
+#[derive(Debug)]
+enum Place {
+    /// One of those that are served.
+    Seat(OwnedSemaphorePermit),
+    /// One of those that are told to come back later.
+    Threshold(OwnedSemaphorePermit),
+}
+
 /// The connections that a server may hold.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Slots {
-    semaphore: Arc<Semaphore>,
+    seats: Arc<Semaphore>,
+    threshold: Arc<Semaphore>,
     total: usize,
     warned: bool,
 }
 
 impl Slots {
     fn new(total: usize) -> Self {
-        Self { semaphore: Arc::new(Semaphore::new(total)), total, warned: false }
+        let (seats, threshold) = (Semaphore::new(total), Semaphore::new(TURNED_AWAY_AT_ONCE));
+        Self { seats: Arc::new(seats), threshold: Arc::new(threshold), total, warned: false }
     }
 
     fn taken(&self) -> usize {
-        self.total - self.semaphore.available_permits()
+        self.total - self.seats.available_permits()
     }
 
-    /// A free slot, as soon as there is one. Warns when there is none, and again only after the
-    /// server has been clearly below its limit.
-    async fn take(&mut self) -> Option<OwnedSemaphorePermit> {
-        if self.taken() == self.total && !self.warned {
-            tracing::warn!(max_connections = self.total, "connection limit reached, clients wait");
-            self.warned = true;
-        } else if self.taken() < self.total - self.total / 8 {
+    /// A place for one more, if there is any. Warns when all seats are taken, and again only after
+    /// the server has been clearly below its limit.
+    fn place(&mut self) -> Option<Place> {
+        if self.taken() < self.total - self.total / 8 {
             self.warned = false;
         }
-        self.semaphore.clone().acquire_owned().await.ok()
+        if let Ok(seat) = self.seats.clone().try_acquire_owned() {
+            return Some(Place::Seat(seat));
+        }
+        if !self.warned {
+            tracing::warn!(max_connections = self.total, "connection limit reached");
+            self.warned = true;
+        }
+        self.threshold.clone().try_acquire_owned().ok().map(Place::Threshold)
     }
 }
 

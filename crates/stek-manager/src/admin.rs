@@ -7,16 +7,16 @@ mod failure;
 mod grants;
 mod ratchet;
 mod revoke;
+mod routes;
 mod terminators;
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
-use axum::{Json, Router};
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, LOCATION};
 use stek_core::access::Role;
@@ -27,12 +27,13 @@ use stek_core::time::{Seconds, Timestamp};
 use stek_http::Problem;
 use stek_wire::admin::{
     ChangePolicy, CreateKeyset, CreateToken, GrantDocument, KeysetDocument, KeysetList,
-    MAX_REQUEST_BYTES, PlanDocument, TokenDocument, TokenList,
+    PlanDocument, TokenDocument, TokenList,
 };
 
 pub(crate) use crate::admin::caller::Caller;
 use crate::admin::failure::Failure;
 use crate::admin::revoke::DryRun;
+pub(crate) use crate::admin::routes::api;
 use crate::operations::{KeysetChange, NewToken, Operations, TokenRow};
 
 /// How far a forecast looks if nothing else is asked for.
@@ -51,38 +52,17 @@ type Body = Result<Bytes, BytesRejection>;
 type Asked<T> = Result<Query<T>, QueryRejection>;
 type Answer<T> = Result<Json<T>, Failure>;
 
-/// The routes, for a listener of operators.
-pub(crate) fn router(operations: Arc<Operations>) -> Router {
-    Router::new()
-        .route("/admin/v1/keysets", get(list).post(create))
-        .route("/admin/v1/keysets/{keyset}", get(show).delete(remove))
-        .route("/admin/v1/keysets/{keyset}/policy", put(change_policy))
-        .route("/admin/v1/keysets/{keyset}/rotate", post(rotate))
-        .route("/admin/v1/keysets/{keyset}/revoke", post(revoke::revoke))
-        .route("/admin/v1/keysets/{keyset}/plan", get(plan))
-        .route("/admin/v1/audit", get(audit::list))
-        .route("/admin/v1/audit/verify", get(audit::verify))
-        .route("/admin/v1/keysets/{keyset}/terminators", get(terminators::show))
-        .route("/admin/v1/ratchet", get(ratchet::show))
-        .route("/admin/v1/ratchet/join", post(ratchet::join))
-        .route("/admin/v1/ratchet/reseed", post(ratchet::reseed))
-        .route("/admin/v1/ratchet/confirm-clock", post(ratchet::confirm_clock))
-        .route("/admin/v1/tokens", get(tokens).post(create_token))
-        .route("/admin/v1/tokens/{id}", delete(revoke_token))
-        .merge(grants::router())
-        .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
-        .layer(axum::middleware::map_response(no_store))
-        .with_state(operations)
-}
-
 async fn no_store(mut response: Response) -> Response {
     let value = http::HeaderValue::from_static("no-store");
     response.headers_mut().insert(CACHE_CONTROL, value);
     response
 }
 
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
 struct ListQuery {
+    /// The name after which the page begins.
+    #[schemars(with = "Option<stek_wire::schema::KeysetName>")]
     after: Option<String>,
 }
 
@@ -164,8 +144,11 @@ async fn rotate(
     Ok(Json(operations.rotate(&name, caller.name()).await?).into_response())
 }
 
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
 struct PlanQuery {
+    /// The end of the forecast: an RFC 3339 instant, or a span such as `12h`; at most 31 days ahead.
+    #[schemars(example = &"12h")]
     until: Option<String>,
 }
 

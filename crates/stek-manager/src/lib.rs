@@ -35,6 +35,7 @@ use axum::Router;
 use prometheus::Registry;
 use stek_clock::FleetClock;
 use stek_core::feed::FeedState;
+use stek_http::api::Api;
 use stek_http::health::Readiness;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -100,8 +101,8 @@ impl Manager {
     }
 
     /// The admin API, below `/admin/v1`.
-    pub fn admin_router(&self) -> Router {
-        admin::router(Arc::clone(&self.operations))
+    pub fn admin_api(&self) -> Api {
+        admin::api(Arc::clone(&self.operations))
     }
 
     /// The status page at `/status`, for the same listener.

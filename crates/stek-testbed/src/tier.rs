@@ -66,7 +66,7 @@ impl Tier {
         let distribution = Distribution::start(feed, fleet, &registry, shutdown.clone())?;
         let counts = distribution.census(config.instance().clone());
         let reporter = CheckInReporter::start(&config, &counts, &clock, &registry)?;
-        let router = distribution.bundle_router().merge(distribution.feed_router());
+        let router = distribution.bundle_api().merge(distribution.feed_api()).into_router();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let transport = Transport::Plain(Plaintext::LoopbackOnly);
         let server = Server::bind(address, transport, Limits::default()).await?;

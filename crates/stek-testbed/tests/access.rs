@@ -167,8 +167,9 @@ impl Site {
         let manager = Manager::start(parts, &registry, shutdown.clone()).unwrap();
         let (feed, fleet) = (manager.feed(), manager.fleet());
         let distribution = Distribution::start(feed, fleet, &registry, shutdown.clone()).unwrap();
-        let router = manager.admin_router().merge(distribution.bundle_router());
-        let router = stek_http::problem::with_fallbacks(router.merge(distribution.feed_router()));
+        let api = manager.admin_api().merge(distribution.bundle_api());
+        let router = api.merge(distribution.feed_api()).into_router();
+        let router = stek_http::problem::with_fallbacks(router);
 
         let (servers, clients) = (authority(), authority());
         let pair = issue(dir.path(), &servers, &["localhost"], "server");

@@ -92,7 +92,7 @@ fn what_ships_has_one_tls_stack() {
 #[test]
 fn nothing_of_servers_or_databases_reaches_the_edge() {
     let names = built_with("stek-rustls");
-    for banned in ["axum", "sqlx", "sqlx-core", "clap", "stek-custody", "stek-store"] {
+    for banned in ["axum", "sqlx", "sqlx-core", "schemars", "clap", "stek-custody", "stek-store"] {
         assert!(!names.contains(banned), "stek-rustls is built with {banned}");
     }
 }

@@ -27,29 +27,32 @@ pub use token::{CreateToken, GrantDocument, MAX_GRANTS, TokenDocument, TokenList
 
 /// A policy in seconds; a field left out takes its default, or keeps its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PolicyDocument {
-    /// See [`PolicyRequest::rotation_period`].
+    /// How long one key seals; 10 s to 24 h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation_period_seconds: Option<u64>,
-    /// See [`PolicyRequest::ticket_lifetime`].
+    /// How long a ticket opens after it was issued; 10 s to 7 d.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket_lifetime_seconds: Option<u64>,
-    /// See [`PolicyRequest::poll_interval`].
+    /// How often a terminator asks; 1 s to 5 min.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poll_interval_seconds: Option<u64>,
-    /// See [`PolicyRequest::clock_skew`].
+    /// How far apart clocks may be; 1 s to 10 min.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_skew_seconds: Option<u64>,
-    /// See [`PolicyRequest::lead`].
+    /// How long before activation a key is published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lead_seconds: Option<u64>,
-    /// See [`PolicyRequest::session_lifetime`].
+    /// The longest time since a full handshake that a chain of resumptions may last; at most 7 d.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_lifetime_seconds: Option<u64>,
-    /// See [`PolicyRequest::activation_quorum`]; `all` or `off`.
+    /// Whom the activation of a key waits for.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "quorum")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<crate::schema::Quorum>"))]
     pub activation_quorum: Option<ActivationQuorum>,
-    /// See [`PolicyRequest::activation_deadline`]. A deadline of one lead follows the lead.
+    /// How much later than planned a key may activate because instances lack it. A deadline of one
+    /// lead follows the lead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation_deadline_seconds: Option<u64>,
 }
@@ -133,6 +136,7 @@ impl From<&Policy> for PolicyDocument {
 
 /// A live key as an operator sees it. Instants are RFC 3339 in UTC.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct KeyDocument {
     /// Its identity, a UUID.
     pub id: String,
@@ -140,7 +144,7 @@ pub struct KeyDocument {
     pub kcv: String,
     /// The number of its ticket format.
     pub format: u16,
-    /// Its state at the document's `now`, as [`stek_core::schedule::KeyState::as_str`] has it.
+    /// Its state at the document's `now`: `pending`, `active`, `decrypt-only` or `destroyed`.
     pub state: String,
     /// When it was given out.
     pub published_at: String,
@@ -174,6 +178,7 @@ impl KeyDocument {
 
 /// A key that ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EndedKeyDocument {
     /// Its identity, a UUID.
     pub id: String,
@@ -203,6 +208,7 @@ impl From<&EndedKey> for EndedKeyDocument {
 
 /// A keyset as an operator sees it, without secrets. Instants are RFC 3339 in UTC.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct KeysetDocument {
     /// Its name.
     pub name: String,
@@ -259,6 +265,7 @@ impl KeysetDocument {
 
 /// One page of keysets, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct KeysetList {
     /// The page.
     pub keysets: Vec<KeysetDocument>,
@@ -269,6 +276,7 @@ pub struct KeysetList {
 
 /// What a change did: the answer to rotating, revoking, changing a policy and deleting.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EffectDocument {
     /// The keyset.
     pub keyset: String,
@@ -283,6 +291,7 @@ pub struct EffectDocument {
 
 /// One thing that a change did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Effect {
     /// What, in a word: `mint`, `move`, `end`.
     pub action: String,
@@ -298,6 +307,7 @@ pub struct Effect {
 
 /// What the planner would do to a keyset until an instant, if nobody interferes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlanDocument {
     /// The keyset.
     pub keyset: String,
@@ -309,6 +319,7 @@ pub struct PlanDocument {
 
 /// One step of a forecast.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlanStep {
     /// When.
     pub at: String,

@@ -11,6 +11,8 @@ pub mod feed;
 pub mod headers;
 mod node;
 pub mod problem;
+#[cfg(feature = "schema")]
+pub mod schema;
 mod secret_bytes;
 pub mod tag;
 mod write;

@@ -149,7 +149,7 @@ impl Replica {
         let (feed, states) = watch::channel(None);
         let (registry, shutdown) = (Registry::new(), CancellationToken::new());
         let distribution = Distribution::start(states, fleet, &registry, shutdown.clone()).unwrap();
-        let router = distribution.bundle_router().merge(distribution.feed_router());
+        let router = distribution.bundle_api().merge(distribution.feed_api()).into_router();
         let router = stek_http::problem::with_fallbacks(router);
         Self { clock, feed, registry, shutdown, distribution, router }
     }
@@ -238,7 +238,8 @@ impl Ask {
         self.header("prefer", format!("wait={seconds}"))
     }
 
-    fn send(&self, router: Router) -> impl Future<Output = Answer> + use<> {
+    /// The request itself.
+    pub(crate) fn request(&self) -> Request<Body> {
         let mut request = Request::get(&self.path);
         if let Some(number) = self.token {
             let text = secret(number).expose_text();
@@ -247,7 +248,11 @@ impl Ask {
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
-        let request = request.body(Body::empty()).unwrap();
+        request.body(Body::empty()).unwrap()
+    }
+
+    fn send(&self, router: Router) -> impl Future<Output = Answer> + use<> {
+        let request = self.request();
         async move {
             let response = router.oneshot(request).await.unwrap();
             let (parts, body) = response.into_parts();

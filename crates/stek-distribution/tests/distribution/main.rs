@@ -8,4 +8,5 @@ mod check_ins;
 mod erasure;
 mod feeds;
 mod fixture;
+mod sockets;
 mod waiting;

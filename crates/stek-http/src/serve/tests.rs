@@ -1,6 +1,5 @@
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Mutex;
 use std::task::{Context, Poll};
 
@@ -60,70 +59,93 @@ async fn accept_errors_do_not_end_the_loop() {
 }
 
 #[tokio::test]
-async fn without_a_free_slot_nothing_is_accepted() {
-    let listener = loopback().await;
-    let addr = listener.local_addr().unwrap();
-    let _clients =
-        [TcpStream::connect(addr).await.unwrap(), TcpStream::connect(addr).await.unwrap()];
-    let (started, mut running) = mpsc::unbounded_channel();
-    let start = |_, addr: SocketAddr, slot| started.send((addr, slot)).unwrap();
-    let mut accepting = pin!(accept_all(&listener, Slots::new(1), start));
-
-    let first = tokio::select! {
-        () = &mut accepting => unreachable!(),
-        first = running.recv() => first.unwrap(),
-    };
-    // The other client is in the kernel's queue, and would be taken by the very next poll.
-    assert!(std::future::poll_fn(|cx| Poll::Ready(accepting.as_mut().poll(cx).is_pending())).await);
-    assert!(running.try_recv().is_err());
-
-    drop(first.1);
-    let second = tokio::select! {
-        () = &mut accepting => unreachable!(),
-        second = soon(running.recv()) => second.unwrap(),
-    };
-    assert_ne!(first.0, second.0);
-}
-
-#[tokio::test]
-async fn a_client_beyond_the_limit_is_served_when_another_leaves() {
+async fn a_client_beyond_the_limit_is_told_to_come_back() {
     let limits = Limits { max_connections: 1, ..Limits::default() };
-    let server = Running::plain(limits, Router::new().route("/", get(|| async { "hello" }))).await;
+    let router = Router::new().route("/", get(|| async { "hello" }));
+    let server = Running::plain(limits, router).await;
     let mut first = server.connect().await;
     assert_eq!(testing::get(&mut first, "/").await.1, "hello");
     let mut second = server.connect().await;
-    send(&mut second, REQUEST).await;
-    assert_eq!(testing::get(&mut first, "/").await.1, "hello");
-    let mut byte = [0];
-    assert_eq!(second.try_read(&mut byte).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    let (head, body) = testing::get(&mut second, "/").await;
+    assert!(head.starts_with("http/1.1 503 "), "{head}");
+    for line in ["retry-after: 5", "content-type: application/problem+json", "x-request-id: "] {
+        assert!(head.contains(&format!("\r\n{line}")), "{line}: {head}");
+    }
+    assert!(body.contains("urn:stekd:problem:unavailable"), "{body}");
+    assert_eq!(rest(&mut second).await, "", "and its connection is closed");
+    assert_eq!(testing::get(&mut first, "/").await.1, "hello", "others are not held up");
     drop(first);
-    assert_eq!(testing::response(&mut second).await.1, "hello");
+    // The server hears of it in its own time; each attempt before is told to come back.
+    let served = async {
+        loop {
+            let mut third = server.connect().await;
+            if testing::get(&mut third, "/").await.1 == "hello" {
+                return;
+            }
+        }
+    };
+    soon(served).await;
+    assert_eq!(server.drain().await.dropped, 0);
+}
+
+#[tokio::test]
+async fn over_tls_too_a_client_beyond_the_limit_is_told_to_come_back() {
+    use hyper::client::conn::http2;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+
+    let identity = testing::Identity::new();
+    let limits = Limits { max_connections: 1, ..Limits::default() };
+    let server = Running::tls(&identity, limits, Router::new()).await;
+    let config = |alpn| identity.client(&[&rustls::version::TLS13], alpn);
+    let _first = server.connect_tls(config("h2")).await.unwrap();
+    let mut second = server.connect_tls(config("http/1.1")).await.unwrap();
+    let (head, _) = testing::get(&mut second, "/").await;
+    assert!(head.starts_with("http/1.1 503 ") && head.contains("retry-after"), "{head}");
+    assert_eq!(rest(&mut second).await, "");
+
+    let io = TokioIo::new(server.connect_tls(config("h2")).await.unwrap());
+    let (mut client, connection) = soon(http2::handshake(TokioExecutor::new(), io)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = http::Request::get("https://localhost/").body(String::new()).unwrap();
+    let response = soon(client.send_request(request)).await.unwrap();
+    assert_eq!(response.status(), 503);
+    assert!(response.headers().contains_key("retry-after"));
+    soon(connection).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn those_who_say_nothing_do_not_keep_others_from_being_told() {
+    let limits = Limits { max_connections: 1, handshake_timeout: BRIEF, ..Limits::default() };
+    let server = Running::plain(limits, Router::new()).await;
+    let mut first = server.connect().await;
+    testing::get(&mut first, "/").await;
+    let mut silent = Vec::new();
+    for _ in 0..TURNED_AWAY_AT_ONCE {
+        silent.push(server.connect().await);
+    }
+    for mut stream in silent {
+        assert_eq!(rest(&mut stream).await, "", "let go soon");
+    }
+    let mut last = server.connect().await;
+    assert!(testing::get(&mut last, "/").await.0.starts_with("http/1.1 503 "));
 }
 
 #[test]
-fn the_limit_is_reported_once_until_there_is_room_again() {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(async {
-        let mut slots = Slots::new(16);
-        let mut held = Vec::new();
-        for _ in 0..16 {
-            held.push(slots.take().await);
-        }
-        assert!(!slots.warned);
-        assert!(soon_pending(slots.take()).await);
-        assert!(slots.warned);
-        held.truncate(14);
-        held.push(slots.take().await);
-        assert!(slots.warned, "two free slots are not room");
-        held.truncate(13);
-        held.push(slots.take().await);
-        assert!(!slots.warned);
-    });
-}
-
-async fn soon_pending<F: Future>(future: F) -> bool {
-    let mut future = pin!(future);
-    std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending())).await
+fn there_are_seats_then_a_threshold_and_then_nothing() {
+    let mut slots = Slots::new(16);
+    let mut held: Vec<_> = (0..16).map(|_| slots.place()).collect();
+    assert!(held.iter().all(|place| matches!(place, Some(Place::Seat(_)))));
+    assert!(!slots.warned);
+    let waiting: Vec<_> = (0..TURNED_AWAY_AT_ONCE).map(|_| slots.place()).collect();
+    assert!(waiting.iter().all(|place| matches!(place, Some(Place::Threshold(_)))));
+    assert!(slots.warned, "the limit is reported");
+    assert!(slots.place().is_none());
+    held.truncate(14);
+    held.push(slots.place());
+    assert!(slots.warned, "two free seats are not room");
+    held.truncate(13);
+    held.push(slots.place());
+    assert!(!slots.warned, "it will be reported again");
 }
 
 /// A route that never answers, tells when it is asked, and cancels a token when it is dropped.
@@ -140,6 +162,39 @@ fn hanging() -> (Router, mpsc::UnboundedReceiver<()>, CancellationToken) {
         }
     };
     (Router::new().route("/", get(handler)), requests, dropped)
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_side_is_shed() {
+    let (router, mut requests, dropped) = hanging();
+    let limits = Limits {
+        max_connections: 1,
+        header_read_timeout: FAR,
+        idle_timeout: FAR,
+        ..Limits::default()
+    };
+    let server = Running::plain(limits, router).await;
+    // In the middle of a head: nothing that it waits for can come.
+    let mut stream = server.connect().await;
+    send(&mut stream, "GET / HTTP/1.1\r\nhost: loc").await;
+    soon(tokio::io::AsyncWriteExt::shutdown(&mut stream)).await.unwrap();
+    let _ = rest(&mut stream).await;
+    assert!(requests.try_recv().is_err(), "it was no request");
+    // During a long-poll: nobody will read the answer.
+    let mut stream = loop {
+        let mut stream = server.connect().await;
+        send(&mut stream, REQUEST).await;
+        tokio::select! {
+            request = requests.recv() => { request.unwrap(); break stream }
+            // The place of the one before is not free yet.
+            _ = testing::response(&mut stream) => {}
+        }
+    };
+    assert!(!dropped.is_cancelled());
+    soon(tokio::io::AsyncWriteExt::shutdown(&mut stream)).await.unwrap();
+    soon(dropped.cancelled()).await;
+    assert_eq!(rest(&mut stream).await, "");
+    assert_eq!(server.drain().await, Drained { dropped: 0 });
 }
 
 #[tokio::test]

@@ -12,11 +12,17 @@ use super::caller::Caller;
 use super::{Answer, Asked, READERS, Shared};
 use crate::trail::TrailQuery;
 
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
+    /// The line after which the page begins.
     #[serde(default)]
     after: u64,
+    /// Only lines about this keyset.
+    #[schemars(with = "Option<stek_wire::schema::KeysetName>")]
     keyset: Option<String>,
+    /// Only lines from this instant on.
+    #[schemars(with = "Option<stek_wire::schema::Instant>")]
     since: Option<String>,
 }
 
@@ -43,10 +49,14 @@ fn parse_instant(text: &str) -> Result<Timestamp, Problem> {
     Timestamp::parse(text).map_err(|_| Problem::invalid_field("since", text, allowed))
 }
 
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct VerifyQuery {
+    /// The line after which to begin.
     #[serde(default)]
     after: u64,
+    /// The link of a line, kept elsewhere, that must be found.
+    #[schemars(with = "Option<stek_wire::schema::Hash>")]
     anchor: Option<String>,
 }
 

@@ -13,8 +13,10 @@ use super::{Body, Keyset, Shared};
 use crate::operations::KeysetChange;
 
 /// Whether a change is only asked about; `?dry_run=true`.
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct DryRun {
+    /// Whether to answer with the cost and change nothing.
     #[serde(default)]
     pub(super) dry_run: bool,
 }

@@ -8,8 +8,10 @@ use stek_wire::admin::TerminatorsDocument;
 use super::caller::Caller;
 use super::{Answer, Asked, Keyset, READERS, Shared};
 
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct TerminatorsQuery {
+    /// Another revision than the newest.
     revision: Option<u64>,
 }
 

@@ -27,7 +27,7 @@ impl Answer {
 
 /// The routes as a listener has them.
 pub(crate) fn router(running: &Running) -> Router {
-    stek_http::problem::with_fallbacks(running.manager.admin_router())
+    stek_http::problem::with_fallbacks(running.manager.admin_api().into_router())
 }
 
 pub(crate) async fn ask(

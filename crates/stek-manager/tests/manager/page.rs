@@ -50,7 +50,7 @@ fn router(running: &Running) -> Router {
 /// The routes as a connection has them that came in this way.
 fn router_on(running: &Running, channel: Channel) -> Router {
     let peer = Peer { addr: SocketAddr::from(([192, 0, 2, 1], 1)), channel };
-    let routes = running.manager.admin_router().merge(running.manager.page_router());
+    let routes = running.manager.admin_api().into_router().merge(running.manager.page_router());
     stek_http::problem::with_fallbacks(routes).layer(Extension(peer))
 }
 

@@ -6,6 +6,7 @@ use stek_core::id::Revision;
 
 /// One line of the trail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AuditDocument {
     /// Its place in the chain, from 1.
     pub sequence: u64,
@@ -15,7 +16,7 @@ pub struct AuditDocument {
     pub at: String,
     /// Who did it.
     pub actor: String,
-    /// What was done, as [`stek_core::audit::AuditAction::as_str`] has it.
+    /// What was done, in a word, such as `key-minted` or `key-revoked`.
     pub action: String,
     /// To which keyset.
     #[serde(default)]
@@ -48,6 +49,7 @@ impl AuditDocument {
 
 /// One page of the trail, oldest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AuditList {
     /// The lines of the page that were asked for.
     pub events: Vec<AuditDocument>,
@@ -61,6 +63,7 @@ pub struct AuditList {
 
 /// The first line at which the chain does not hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BrokenLink {
     /// Its place in the chain.
     pub sequence: u64,
@@ -70,6 +73,7 @@ pub struct BrokenLink {
 
 /// Whether the chain holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VerdictDocument {
     /// The first line at which it does not; none if all that was looked at holds.
     #[serde(default)]

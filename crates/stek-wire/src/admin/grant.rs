@@ -7,16 +7,17 @@ use super::request::{json, read};
 use crate::cursor::{At, Strings};
 use crate::error::DecodeError;
 
-pub(crate) const ROLES: &str = "terminator, distribution, operator or auditor";
+pub(crate) const ROLES: &str = "terminator, distribution, operator, auditor or manager";
 
 /// A grant: who may act in which role on which keysets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct GrantEntry {
-    /// A principal, or a pattern of them as [`PrincipalPattern`](stek_core::principal::PrincipalPattern) has it.
+    /// A principal, or a pattern with `*` for a whole segment of a URI's path or label of a DNS name.
     pub principal: String,
     /// A keyset's name, or `*` for all.
     pub keysets: String,
-    /// As [`Role::as_str`] has it.
+    /// `terminator`, `distribution`, `operator`, `auditor` or `manager`.
     pub role: String,
 }
 
@@ -62,6 +63,7 @@ impl From<&Grant> for GrantEntry {
 
 /// All grants.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct GrantList {
     /// The grants by principal, keysets and role.
     pub grants: Vec<GrantEntry>,

@@ -55,6 +55,7 @@ impl JoinDocument {
 
 /// A state, sealed for one request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct StateDocument {
     /// The epoch that it has reached, in hours since 1970.
     pub epoch: u64,
@@ -79,6 +80,7 @@ impl StateDocument {
 
 /// The ratchet as an operator sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RatchetDocument {
     /// The copy of the manager that answers, a UUID.
     pub replica: String,
@@ -95,6 +97,7 @@ pub struct RatchetDocument {
 
 /// A seed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SeedDocument {
     /// Its identity, a UUID.
     pub seed: String,
@@ -106,6 +109,7 @@ pub struct SeedDocument {
 
 /// One manager's copy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HolderDocument {
     /// Its identity, a UUID.
     pub replica: String,

@@ -65,6 +65,7 @@ struct Revoke<'a> {
 
 /// What a change of a keyset would do and cost, were it made now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CostDocument {
     /// The keyset.
     pub keyset: String,

@@ -6,6 +6,7 @@ use stek_core::check_in::{Laggard, ReplicaId};
 /// How far a revision of a keyset has got. Check-ins are claims: what an instance says that it has
 /// installed, in the name of its credential.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TerminatorsDocument {
     /// The keyset.
     pub keyset: String,
@@ -34,6 +35,7 @@ pub struct TerminatorsDocument {
 
 /// One replica's part of a [`TerminatorsDocument`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ReplicaDocument {
     /// What it calls itself.
     pub replica: String,
@@ -52,6 +54,7 @@ pub struct ReplicaDocument {
 
 /// An instance and what it holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LaggardDocument {
     /// Whose credential it used.
     pub principal: String,
@@ -85,6 +88,7 @@ impl LaggardDocument {
 
 /// One page of the instances that poll a replica, by principal and name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct InstanceList {
     /// The page.
     pub instances: Vec<LaggardDocument>,

@@ -80,10 +80,11 @@ struct Create<'a> {
 
 /// What a principal may do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct GrantDocument {
     /// A keyset's name, or `*` for all.
     pub keysets: String,
-    /// As [`Role::as_str`] has it.
+    /// `terminator`, `distribution`, `operator`, `auditor` or `manager`.
     pub role: String,
 }
 
@@ -95,6 +96,7 @@ impl From<&Grant> for GrantDocument {
 
 /// A token without its secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TokenDocument {
     /// Its identity, for revoking it.
     pub id: String,
@@ -108,6 +110,7 @@ pub struct TokenDocument {
 
 /// All tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TokenList {
     /// The tokens.
     pub tokens: Vec<TokenDocument>,

@@ -20,10 +20,10 @@ use tokio_util::sync::CancellationToken;
 use crate::commands::secret::write_private;
 use crate::commands::token::draw;
 use crate::dev::site::Site;
-use crate::roles::confirmations;
 use crate::roles::distribution::{client_config, instance_name};
 use crate::roles::listener::{self, Listeners, Prepared};
 use crate::roles::terminator::{Identity, Setup, Terminator};
+use crate::roles::{confirmations, interface};
 
 /// The keyset that is there from the start.
 pub const KEYSET: &str = "main";
@@ -114,14 +114,13 @@ impl Node {
         let distribution = Distribution::start(feed, fleet, &registry, shutdown.clone())?;
         confirmations::follow(&manager, &distribution, instance_name(Some("dev"))?);
         let mut listeners = Listeners::new(registry, shutdown.clone())?;
-        let admin =
-            manager.admin_router().merge(manager.page_router()).merge(distribution.feed_router());
+        let admin = interface::admin(&manager, &distribution);
         ports.admin =
             listeners.interface("admin", Prepared::new(&site.listen(ports.admin))?, admin).await?;
         ports.metrics = listeners.metrics(ports.metrics, manager.readiness()).await?;
         let bundles = Prepared::new(&site.listen(ports.distribution))?;
-        ports.distribution =
-            listeners.interface("distribution", bundles, distribution.bundle_router()).await?;
+        let offered = interface::distribution(&distribution);
+        ports.distribution = listeners.interface("distribution", bundles, offered).await?;
         write_profile(site, ports.admin.port())?;
         published(manager.feed(), |feed| feed.keysets.contains_key(&keyset)).await?;
         let mut servers = Vec::new();

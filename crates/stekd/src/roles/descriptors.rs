@@ -4,7 +4,8 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use stek_http::Limits;
 
-/// Descriptors for everything else: metrics and health, the database, upstreams, files.
+/// Descriptors for everything else: metrics and health, the database, upstreams, files, and clients
+/// that are told that there are too many.
 const RESERVED: usize = 512;
 
 /// Limits of the metrics listener: few ask, and none of them may stay long.

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Refused;
 use crate::config::{self, DistributionConfig, UpstreamSection};
+use crate::roles::interface;
 use crate::roles::listener::{self, Listeners, Prepared};
 
 /// Runs a distribution replica until a signal.
@@ -29,7 +30,7 @@ pub(crate) async fn run(path: &Path) -> Result<()> {
     let counts = distribution.census(client.instance().clone());
     let clock: Arc<dyn stek_clock::Clock> = Arc::new(SystemClock);
     let reporter = CheckInReporter::start(&client, &counts, &clock, &registry)?;
-    let router = distribution.bundle_router().merge(distribution.feed_router());
+    let router = interface::distribution(&distribution);
     let mut listeners = Listeners::new(registry, shutdown)?;
     listeners.interface("distribution", listen, router).await?;
     listeners.metrics(config.metrics.address, distribution.readiness()).await?;

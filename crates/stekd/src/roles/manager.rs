@@ -18,7 +18,7 @@ use crate::memory;
 use crate::roles::distribution::instance_name;
 use crate::roles::listener::{self, Listeners, Prepared};
 use crate::roles::peers::HttpPeers;
-use crate::roles::{confirmations, database};
+use crate::roles::{confirmations, database, interface};
 
 /// Runs a manager until a signal.
 pub(crate) async fn run(path: &Path) -> Result<()> {
@@ -33,7 +33,7 @@ pub(crate) async fn run(path: &Path) -> Result<()> {
     let manager = Manager::start(parts, &registry, shutdown.clone())?;
     let feed = Distribution::start(manager.feed(), manager.fleet(), &registry, shutdown.clone())?;
     confirmations::follow(&manager, &feed, instance_name(None)?);
-    let router = manager.admin_router().merge(manager.page_router()).merge(feed.feed_router());
+    let router = interface::admin(&manager, &feed);
     let mut listeners = Listeners::new(registry, shutdown)?;
     listeners.interface("admin", listen, router).await?;
     listeners.metrics(config.metrics.address, manager.readiness()).await?;

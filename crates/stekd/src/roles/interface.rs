@@ -1,0 +1,120 @@
+//! What the listeners of the roles offer, and how they describe it at `/openapi.json`. The status page
+//! is for people and is not described.
+
+use axum::Router;
+use stek_distribution::Distribution;
+use stek_http::api::About;
+use stek_manager::Manager;
+
+/// The version of the contract: fields and operations are only added within it.
+const VERSION: &str = "1";
+
+const ADMIN: About = About {
+    title: "stekd manager",
+    description: "What operators and other managers ask of a key-manager, below `/admin/v1`, and the \
+        feed that distribution replicas follow. Failures are problem documents (RFC 9457): decide by \
+        `type` and status. Fields are only added: pass over those that you do not know. A method that \
+        a path does not have is a 405 with `Allow`; whatever answers `GET` answers `HEAD`.",
+    version: VERSION,
+};
+
+const DISTRIBUTION: About = About {
+    title: "stekd distribution",
+    description: "The ticket keys of keysets for TLS terminators, by long-poll, and the feed for \
+        further replicas. Whoever reads a bundle or the feed has secrets in hand. Failures are problem \
+        documents (RFC 9457): decide by `type` and status. Fields are only added: pass over those that \
+        you do not know. A method that a path does not have is a 405 with `Allow`; whatever answers \
+        `GET` answers `HEAD`.",
+    version: VERSION,
+};
+
+/// What a manager offers.
+pub(crate) fn admin(manager: &Manager, feed: &Distribution) -> Router {
+    let api = manager.admin_api().merge(feed.feed_api());
+    api.described(ADMIN).merge(manager.page_router())
+}
+
+/// What a distribution replica offers.
+pub(crate) fn distribution(distribution: &Distribution) -> Router {
+    distribution.bundle_api().merge(distribution.feed_api()).described(DISTRIBUTION)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+    use std::collections::BTreeSet;
+
+    use axum::body::Body;
+    use axum::http::{Request, StatusCode};
+    use http_body_util::BodyExt;
+    use prometheus::Registry;
+    use serde_json::Value;
+    use tokio_util::sync::CancellationToken;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::dev::site::Site;
+
+    async fn ask(router: &Router, method: &str, path: &str) -> (StatusCode, Vec<u8>) {
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        let response = router.clone().oneshot(request).await.unwrap();
+        let status = response.status();
+        (status, response.into_body().collect().await.unwrap().to_bytes().to_vec())
+    }
+
+    async fn document(router: &Router) -> Value {
+        let (status, body) = ask(router, "GET", stek_http::api::PATH).await;
+        assert_eq!(status, StatusCode::OK);
+        serde_json::from_slice(&body).unwrap()
+    }
+
+    /// The paths of a router: what axum shows of it for debugging is the only list that it gives.
+    fn paths(router: &Router) -> BTreeSet<String> {
+        let shown = format!("{router:?}");
+        let quoted = shown.split('"').skip(1).step_by(2);
+        let paths: BTreeSet<_> =
+            quoted.filter(|text| text.starts_with('/')).map(str::to_owned).collect();
+        assert!(!paths.is_empty(), "axum shows its paths otherwise: {shown}");
+        paths
+    }
+
+    /// Holds `router` against its document; the routes of `pages` need no description.
+    async fn is_whole(router: Router, pages: Router) {
+        // A router without routes has those of its fallback.
+        let more = &paths(&pages) | &paths(&Router::new());
+        let document = document(&router).await;
+        let described: BTreeSet<_> =
+            document["paths"].as_object().unwrap().keys().cloned().collect();
+        let served: BTreeSet<_> = paths(&router).difference(&more).cloned().collect();
+        assert_eq!(served, described, "what is served, and what is described");
+        let router = stek_http::problem::with_fallbacks(router);
+        for (path, item) in document["paths"].as_object().unwrap() {
+            let path = path.replace("{keyset}", "main").replace("{id}", "x");
+            for method in ["get", "post", "put", "delete", "patch"] {
+                let (status, _) = ask(&router, &method.to_uppercase(), &path).await;
+                let is_there = status != StatusCode::METHOD_NOT_ALLOWED;
+                let operation = item.get(method);
+                assert_eq!(is_there, operation.is_some(), "{method} {path}: {status}");
+                let Some(operation) = operation else { continue };
+                let answer = operation["responses"].get(status.as_str());
+                assert!(answer.is_some(), "{method} {path}: {status} is not described");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn whatever_is_served_is_described_and_the_reverse() {
+        let dir = tempfile::tempdir().unwrap();
+        let parts = Site::open_or_create(dir.path()).unwrap().assemble().await.unwrap();
+        let (registry, shutdown) = (Registry::new(), CancellationToken::new());
+        let manager = Manager::start(parts, &registry, shutdown.clone()).unwrap();
+        let (feed, fleet) = (manager.feed(), manager.fleet());
+        let replica = Distribution::start(feed, fleet, &registry, shutdown.clone()).unwrap();
+        is_whole(admin(&manager, &replica), manager.page_router()).await;
+        is_whole(distribution(&replica), Router::new()).await;
+        shutdown.cancel();
+        manager.stopped().await;
+        replica.stopped().await;
+    }
+}
