@@ -64,7 +64,7 @@ async fn accept(
     let (who, feed) = replica(&shared, &visitor)?;
     let boot = shared.fleet.clock().boot();
     let may = |name: &KeysetName| feed.access.allows(&who, Role::Distribution, name);
-    shared.children.accept(who.shown(), census, boot, may);
+    shared.children.accept(who.shown(), census, (feed.incarnation, boot), may);
     shared.news.checked_in(boot);
     shared.metrics.reports.inc();
     Ok((StatusCode::NO_CONTENT, [(CACHE_CONTROL, "no-store")]))
