@@ -1,5 +1,7 @@
 //! One connection from accept to close: handshake, requests, quiet, and the end of it.
 
+mod traffic;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,8 +11,8 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::Request;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, CONNECTION};
+use http::{HeaderValue, Request, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,17 +20,18 @@ use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::Instrument;
 
 use crate::body::TimedBody;
+use crate::connection::traffic::{InFlight, Quiet, Traffic, Unread, quiet, refused};
 use crate::quota::Quotas;
 use crate::request_id::{RequestId, X_REQUEST_ID};
 use crate::tasks::Tasks;
-use crate::{Channel, ClientCertificate, Limits, Peer, Problem, TlsFiles, Transport};
+use crate::{Channel, ClientCertificate, Limits, Peer, Problem, Proved, TlsFiles, Transport};
 
 /// HTTP/2 flow-control window of one stream, in bytes. With the window of a connection, this bounds
 /// what a client can make the server hold of bodies that no handler reads.
@@ -66,7 +69,9 @@ impl Connections {
             tracing::debug!(peer = %addr, error = %error, "cannot set TCP_NODELAY");
         }
         match &self.transport {
-            Transport::Plain(_) => self.serve(stream, Peer { addr, channel: Channel::Plain }).await,
+            Transport::Plain(_) => {
+                self.serve(stream, Peer { addr, channel: Channel::Plain }).await;
+            }
             Transport::Tls(files) => {
                 let Some(stream) = self.handshake(files, stream, addr).await else { return };
                 let client = client_certificate(stream.get_ref().1, addr);
@@ -104,19 +109,25 @@ impl Connections {
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let addr = peer.addr;
-        let traffic = watch::Sender::new(Traffic::default());
+        let (traffic, unread) = (watch::Sender::new(Traffic::default()), Unread::default());
         let service = {
-            let (router, traffic) = (self.router.clone(), traffic.clone());
-            let quotas = Arc::clone(&self.quotas);
+            let (router, traffic, unread) = (self.router.clone(), traffic.clone(), unread.clone());
+            let (quotas, proved) = (Arc::clone(&self.quotas), Proved::default());
             let body_limit = self.limits.body_read_timeout;
             service_fn(move |request: Request<Incoming>| {
                 let mut request = request.map(|body| Body::new(TimedBody::new(body, body_limit)));
                 request.extensions_mut().insert(Arc::clone(&quotas));
-                answer(router.clone(), request, peer.clone(), InFlight::begin(traffic.clone()))
+                request.extensions_mut().insert(proved.clone());
+                request.extensions_mut().insert(peer.clone());
+                let in_flight = InFlight::begin(traffic.clone());
+                let (unread, proved) = (unread.clone(), proved.clone());
+                let answer = answer(router.clone(), request, proved, in_flight);
+                async move { Ok::<_, Infallible>(unread.count(answer.await)) }
             })
         };
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(io), service));
         let mut finishing = Finishing::No;
+        let mut cut = None;
         loop {
             tokio::select! {
                 outcome = connection.as_mut() => {
@@ -131,6 +142,17 @@ impl Connections {
                         tracing::debug!(peer = %addr, "quiet connection dropped");
                         return;
                     }
+                }
+                () = unread.overdue(self.limits.idle_timeout * 2) => {
+                    tracing::debug!(peer = %addr, "an answer was not read, connection dropped");
+                    return;
+                }
+                () = refused(traffic.subscribe()), if cut.is_none() => {
+                    cut = Some(Instant::now() + self.limits.handshake_timeout);
+                }
+                () = sleep_until(cut.unwrap_or_else(Instant::now)), if cut.is_some() => {
+                    tracing::debug!(peer = %addr, "connection cut");
+                    return;
                 }
             }
             finishing = Finishing::Yes;
@@ -186,39 +208,44 @@ enum Finishing {
 async fn answer(
     router: Router,
     mut request: Request<Body>,
-    peer: Peer,
+    proved: Proved,
     in_flight: InFlight,
-) -> Result<Response, Infallible> {
+) -> Response {
     for (name, value) in request.headers_mut() {
         if name == AUTHORIZATION {
             value.set_sensitive(true);
         }
     }
-    request.extensions_mut().insert(peer);
+    let has_one_at_a_time = request.version() < Version::HTTP_2;
     let name = RequestId::of(request.headers());
     // Also where only errors are logged, their lines say of which request they are.
     let span = tracing::error_span!("request", request_id = %name);
-    let answering = name.clone().scope(respond(router, request)).instrument(span.clone());
-    let mut response = answering.await?;
+    let mut response = name.clone().scope(respond(router, request)).instrument(span.clone()).await;
     if response.status().is_client_error() {
         // What fails on our side is logged where it does.
         let status = response.status().as_u16();
         span.in_scope(|| tracing::info!(status, "request refused"));
+        if !proved.is_set() {
+            in_flight.refused();
+            if has_one_at_a_time {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+        }
     }
     if let Some(value) = name.header() {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
     drop(in_flight);
-    Ok(response)
+    response
 }
 
-async fn respond(router: Router, request: Request<Body>) -> Result<Response, Infallible> {
+async fn respond(router: Router, request: Request<Body>) -> Response {
     match unless_panicked(router.oneshot(request)).await {
-        Ok(response) => response,
+        Ok(Ok(response)) => response,
         Err(Panicked) => {
             // The panic hook has said what and where.
             tracing::error!("a request handler panicked");
-            Ok(Problem::internal().into_response())
+            Problem::internal().into_response()
         }
     }
 }
@@ -233,60 +260,6 @@ async fn unless_panicked<F: Future>(future: F) -> Result<F::Output, Panicked> {
         Err(_) => std::task::Poll::Ready(Err(Panicked)),
     })
     .await
-}
-
-/// What has come over a connection so far.
-#[derive(Debug, Clone, Copy, Default)]
-struct Traffic {
-    in_flight: usize,
-    requests: u64,
-}
-
-/// A request that waits for its answer.
-struct InFlight(watch::Sender<Traffic>);
-
-impl InFlight {
-    fn begin(traffic: watch::Sender<Traffic>) -> Self {
-        traffic.send_modify(|traffic| {
-            traffic.in_flight += 1;
-            traffic.requests += 1;
-        });
-        Self(traffic)
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.send_modify(|traffic| traffic.in_flight -= 1);
-    }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Quiet {
-    /// Connected, and then no request within the time for a head.
-    NoRequest,
-    /// Requests came, and then none for the idle time.
-    Idle,
-}
-
-/// Resolves once the connection has had no request in flight for as long as it may.
-///
-/// hyper starts its own timer for request heads only when it knows the protocol, and has none for
-/// the HTTP/2 preface: a client that says nothing would otherwise stay for ever.
-async fn quiet(mut traffic: watch::Receiver<Traffic>, limits: &Limits) -> Quiet {
-    loop {
-        let Traffic { in_flight, requests } = *traffic.borrow_and_update();
-        let (limit, quiet) = match requests {
-            0 => (limits.header_read_timeout, Quiet::NoRequest),
-            _ => (limits.idle_timeout, Quiet::Idle),
-        };
-        let changed = traffic.changed();
-        if in_flight > 0 {
-            let _ = changed.await;
-        } else if timeout(limit, changed).await.is_err() {
-            return quiet;
-        }
-    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,8 @@ pub struct Limits {
     /// Connections held at once, counted from accept to close. Beyond it new connections stay in
     /// the kernel's queue until one closes. Default 16,384; 1 – 1,000,000.
     pub max_connections: usize,
-    /// Time from accept to a finished TLS handshake. Default 10 s; 1 ms – 1 h.
+    /// Time from accept to a finished TLS handshake; and that in which a connection ends on which
+    /// somebody was refused before anybody had proven who he is. Default 10 s; 1 ms – 1 h.
     pub handshake_timeout: Duration,
     /// Time for the head of a request to arrive in full. On a fresh connection it runs from the end
     /// of the handshake, whatever the protocol; on HTTP/1.1 also from the end of the last response,
@@ -23,8 +24,8 @@ pub struct Limits {
     /// Time from the first read of a request body to its end. Default 10 s; 1 ms – 1 h.
     pub body_read_timeout: Duration,
     /// Time that a connection may have no request waiting for an answer. Then it is told to finish,
-    /// and after the same time again it is dropped; a response must therefore have been read within
-    /// twice this time. Default 120 s; 1 ms – 1 h.
+    /// and after the same time again it is dropped, as is one on which a response has not been read
+    /// within twice this time, whatever else goes on there. Default 120 s; 1 ms – 1 h.
     pub idle_timeout: Duration,
     /// Bytes of one request head. Default 16 KiB; 8 KiB (what the HTTP/1.1 parser needs) – 1 MiB.
     pub max_header_bytes: usize,
