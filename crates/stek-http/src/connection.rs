@@ -70,12 +70,14 @@ impl Connections {
         }
         match &self.transport {
             Transport::Plain(_) => {
-                self.serve(stream, Peer { addr, channel: Channel::Plain }).await;
+                self.serve(stream, Peer { addr, channel: Channel::Plain }, None).await;
             }
             Transport::Tls(files) => {
+                let withdrawn = files.withdrawn();
                 let Some(stream) = self.handshake(files, stream, addr).await else { return };
                 let client = client_certificate(stream.get_ref().1, addr);
-                self.serve(stream, Peer { addr, channel: Channel::Tls(client) }).await;
+                let withdrawn = client.is_some().then_some(withdrawn);
+                self.serve(stream, Peer { addr, channel: Channel::Tls(client) }, withdrawn).await;
             }
         }
     }
@@ -104,7 +106,8 @@ impl Connections {
         }
     }
 
-    async fn serve<I>(&self, io: I, peer: Peer)
+    /// `withdrawn` changes when the client's certificate may be worth nothing any more.
+    async fn serve<I>(&self, io: I, peer: Peer, mut withdrawn: Option<watch::Receiver<u64>>)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -150,6 +153,11 @@ impl Connections {
                 () = refused(traffic.subscribe()), if cut.is_none() => {
                     cut = Some(Instant::now() + self.limits.handshake_timeout);
                 }
+                () = changed(&mut withdrawn) => {
+                    let end = Instant::now() + self.limits.drain_timeout;
+                    cut = Some(cut.map_or(end, |cut: Instant| cut.min(end)));
+                    withdrawn = None;
+                }
                 () = sleep_until(cut.unwrap_or_else(Instant::now)), if cut.is_some() => {
                     tracing::debug!(peer = %addr, "connection cut");
                     return;
@@ -159,6 +167,16 @@ impl Connections {
             connection.as_mut().graceful_shutdown();
         }
     }
+}
+
+/// Returns once it has changed; never if there is nothing that could.
+async fn changed(watched: &mut Option<watch::Receiver<u64>>) {
+    if let Some(watched) = watched
+        && watched.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// Whose certificate the client has shown, if it has shown one and it names somebody.

@@ -49,7 +49,8 @@ pub struct Limits {
     pub keep_alive_interval: Duration,
     /// Time in which a PING must be answered. Default 10 s; 1 ms – 1 h.
     pub keep_alive_timeout: Duration,
-    /// Time that open connections get to finish once the server shuts down. Default 20 s, below
+    /// Time that open connections get to finish once the server shuts down, and those with a client
+    /// certificate once an authority was taken out. Default 20 s, below
     /// the 30 s after which orchestrators kill; 0 – 1 h.
     pub drain_timeout: Duration,
 }

@@ -208,7 +208,7 @@ async fn a_connection_that_does_not_finish_when_told_is_dropped() {
     send(&mut client, "GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     let peer = Peer { addr: ([127, 0, 0, 1], 1).into(), channel: Channel::Plain };
     // The answer does not fit into the pipe, and the client does not read it.
-    soon(connections.serve(io, peer)).await;
+    soon(connections.serve(io, peer, None)).await;
     assert!(rest(&mut client).await.starts_with("HTTP/1.1 200 OK"));
 }
 
