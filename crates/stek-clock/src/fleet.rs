@@ -17,9 +17,26 @@ pub struct FleetClock {
     clock: Arc<dyn Clock>,
     /// Read at each ticket, so without a lock.
     anchor: Anchor,
-    /// Since when, by boot time, readings have stepped away from the anchor. Held while the anchor
-    /// is judged and replaced.
-    stepped_since: Mutex<Option<Duration>>,
+    /// Held while the anchor is judged and replaced.
+    trust: Mutex<Trust>,
+}
+
+/// What readings are judged by, beside the anchor.
+#[derive(Default)]
+struct Trust {
+    /// Where the anchor was a patience ago at most: however many small steps readings make, they
+    /// lead no further from it than one.
+    reference: Option<Held>,
+    /// Where readings that are not followed lead.
+    step: Option<Held>,
+}
+
+/// By how many milliseconds some reading was ahead of boot time, and the boot time since when that
+/// holds.
+#[derive(Clone, Copy)]
+struct Held {
+    ahead: i64,
+    since: Duration,
 }
 
 /// A reading that was not followed.
@@ -35,7 +52,7 @@ pub struct FleetTimeError {
 impl FleetClock {
     /// Fleet time that has not been told yet.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, anchor: Anchor::untold(), stepped_since: Mutex::default() }
+        Self { clock, anchor: Anchor::untold(), trust: Mutex::default() }
     }
 
     /// Milliseconds of fleet time since the Unix epoch.
@@ -76,13 +93,14 @@ impl FleetClock {
     /// Takes a reading at its word, as from one's own database.
     pub fn set(&self, fleet_millis: u64) {
         let boot = self.clock.boot();
-        let mut stepped_since = self.stepped_since.lock().unwrap_or_else(PoisonError::into_inner);
-        *stepped_since = None;
-        self.anchor.set(fleet_millis, boot);
+        let mut trust = self.trust.lock().unwrap_or_else(PoisonError::into_inner);
+        self.follow(&mut trust, Held { ahead: ahead(fleet_millis, boot), since: boot });
     }
 
-    /// Takes a reading that came from afar. One within `skew` of what was expected is followed; one
-    /// further off only once such steps have lasted for `patience`.
+    /// Takes a reading that came from afar. One within `skew` of what was expected, and of what
+    /// would be expected by the reference of this `patience`, is followed: so fleet time is moved
+    /// by at most one `skew` in each. One further off is followed only once readings have said
+    /// the same, give or take a `skew`, for `patience`.
     ///
     /// # Errors
     /// [`FleetTimeError`] while a step is not followed; fleet time goes on as before.
@@ -93,20 +111,39 @@ impl FleetClock {
         patience: Seconds,
     ) -> Result<(), FleetTimeError> {
         let boot = self.clock.boot();
-        let mut stepped_since = self.stepped_since.lock().unwrap_or_else(PoisonError::into_inner);
-        let expected = self.anchor.at(boot);
-        let step = expected.map_or(0, |then| i128::from(fleet_millis) - i128::from(then));
-        let stepped = step.unsigned_abs() > u128::from(skew.as_secs()) * 1000;
-        if stepped {
-            let since = *stepped_since.get_or_insert(boot);
-            if boot.saturating_sub(since) < patience.to_std() {
-                let step_millis = i64::try_from(step).unwrap_or(i64::MAX);
-                return Err(FleetTimeError { step_millis, patience });
-            }
+        let said = Held { ahead: ahead(fleet_millis, boot), since: boot };
+        let has_lasted = |held: Held| boot.saturating_sub(held.since) >= patience.to_std();
+        let is_near =
+            |held: Held| said.step_from(held).unsigned_abs() <= u128::from(skew.as_secs()) * 1000;
+        let mut trust = self.trust.lock().unwrap_or_else(PoisonError::into_inner);
+        let (Some(anchor), Some(reference)) = (self.anchor.ahead(), trust.reference) else {
+            self.follow(&mut trust, said);
+            return Ok(());
+        };
+        let anchor = Held { ahead: anchor, since: boot };
+        let reference = if has_lasted(reference) { anchor } else { reference };
+        trust.reference = Some(reference);
+        if is_near(anchor) && is_near(reference) {
+            trust.step = None;
+            self.anchor.set(said.ahead);
+            return Ok(());
         }
-        *stepped_since = None;
-        self.anchor.set(fleet_millis, boot);
-        Ok(())
+        // A server that stands still, or runs, never says the same for long.
+        let step = trust.step.filter(|step| is_near(*step)).unwrap_or(said);
+        if has_lasted(step) {
+            self.follow(&mut trust, said);
+            return Ok(());
+        }
+        trust.step = Some(step);
+        let [near, far] = [anchor, reference].map(|held| said.step_from(held));
+        let step = if near.unsigned_abs() < far.unsigned_abs() { far } else { near };
+        Err(FleetTimeError { step_millis: i64::try_from(step).unwrap_or(i64::MAX), patience })
+    }
+
+    /// Believes what was said, and judges by that from now on.
+    fn follow(&self, trust: &mut Trust, said: Held) {
+        *trust = Trust { reference: Some(said), step: None };
+        self.anchor.set(said.ahead);
     }
 
     fn millis_at(&self, boot: Duration) -> u64 {
@@ -126,18 +163,32 @@ impl Anchor {
         Self(AtomicI64::new(Self::UNTOLD))
     }
 
-    /// Fleet time when boot time is `boot`, `None` if it was never told.
-    fn at(&self, boot: Duration) -> Option<u64> {
+    fn ahead(&self) -> Option<i64> {
         let ahead = self.0.load(Ordering::Acquire);
-        let now = ahead.saturating_add(boot_millis(boot));
-        (ahead != Self::UNTOLD).then(|| u64::try_from(now).unwrap_or(0))
+        (ahead != Self::UNTOLD).then_some(ahead)
     }
 
-    fn set(&self, fleet_millis: u64, boot: Duration) {
-        let fleet = i64::try_from(fleet_millis).unwrap_or(i64::MAX);
-        // Above UNTOLD, for neither is negative.
-        self.0.store(fleet - boot_millis(boot), Ordering::Release);
+    /// Fleet time when boot time is `boot`, `None` if it was never told.
+    fn at(&self, boot: Duration) -> Option<u64> {
+        let now = self.ahead()?.saturating_add(boot_millis(boot));
+        Some(u64::try_from(now).unwrap_or(0))
     }
+
+    fn set(&self, ahead: i64) {
+        self.0.store(ahead, Ordering::Release);
+    }
+}
+
+impl Held {
+    /// How far this lies from `other`, positive if it is ahead.
+    fn step_from(self, other: Self) -> i128 {
+        i128::from(self.ahead) - i128::from(other.ahead)
+    }
+}
+
+/// By how much a reading is ahead of boot time. Above [`Anchor::UNTOLD`], for neither is negative.
+fn ahead(fleet_millis: u64, boot: Duration) -> i64 {
+    i64::try_from(fleet_millis).unwrap_or(i64::MAX) - boot_millis(boot)
 }
 
 fn boot_millis(boot: Duration) -> i64 {
@@ -222,6 +273,52 @@ mod tests {
         fleet.observe(5_000_000, SKEW, PATIENCE).unwrap();
         clock.advance(PATIENCE.to_std());
         assert!(fleet.observe(9_600_000, SKEW, PATIENCE).is_err());
+    }
+
+    /// As from a server that answers every long-poll with the same time, or one that runs.
+    #[test]
+    fn small_steps_lead_no_further_than_one_in_each_patience() {
+        for (pause, step) in [(55_000, -55_000), (50, 60_000), (1_000, -60_000), (55_000, 50_000)] {
+            let (clock, fleet) = fleet();
+            fleet.observe(50_000_000, SKEW, Seconds::from_hours(6)).unwrap();
+            let mut said = 50_000_000;
+            let mut true_millis = 50_000_000;
+            for _ in 0..100 {
+                clock.advance(Duration::from_millis(pause));
+                true_millis += pause;
+                said = said + pause as i64 + step;
+                let _ = fleet.observe(said as u64, SKEW, Seconds::from_hours(6));
+                let off = fleet.now_millis().abs_diff(true_millis);
+                assert!(off <= 60_000, "{off} ms off after {pause} {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_server_that_stands_still_is_not_followed_however_long_it_does() {
+        let (clock, fleet) = fleet();
+        let followed = |reading| fleet.observe(reading, SKEW, PATIENCE).is_ok();
+        assert!(followed(50_000_000));
+        let patiences = 20;
+        for _ in 0..patiences * PATIENCE.as_secs() / 50 {
+            clock.advance(Duration::from_secs(50));
+            followed(50_000_000);
+        }
+        let passed = patiences * PATIENCE.as_secs() * 1000;
+        let lost = 50_000_000 + passed - fleet.now_millis();
+        assert!(lost <= (patiences + 1) * 60_000, "{lost} ms lost of {passed}");
+    }
+
+    #[test]
+    fn slow_drift_is_followed() {
+        let (clock, fleet) = fleet();
+        fleet.observe(50_000_000, SKEW, PATIENCE).unwrap();
+        for minute in 1..1000 {
+            clock.advance(Duration::from_secs(60));
+            let reading = 50_000_000 + minute * 62_000;
+            fleet.observe(reading, SKEW, PATIENCE).unwrap();
+            assert_eq!(fleet.now_millis(), reading);
+        }
     }
 
     #[tokio::test]

@@ -19,6 +19,8 @@ pub const MAX_REPLICAS: usize = 256;
 /// The most lagging instances of one principal that count at a replica. Whoever holds a credential
 /// can invent as many instances as it likes.
 pub const MAX_COUNTED_LAGGARDS: usize = 16;
+/// How long ago a replica may have counted for its word to count. Replicas report every two seconds.
+pub const REPORT_LIFE: Duration = Duration::from_secs(15);
 /// The farthest that a clock may be said to be off, either way: a day.
 pub const MAX_CLOCK_OFFSET_MILLIS: i32 = 86_400_000;
 

@@ -34,6 +34,7 @@ use crate::check_ins::CheckIns;
 use crate::children::Children;
 use crate::horizon::Horizon;
 use crate::metrics::DistributionMetrics;
+use crate::reports::Turns;
 use crate::shelf::Shelf;
 
 /// The longest time that a long-poll may ask for, a little under a minute, which is when proxies
@@ -57,6 +58,7 @@ pub(crate) struct Shared {
     pub(crate) horizon: Horizon,
     pub(crate) check_ins: CheckIns,
     pub(crate) children: Children,
+    pub(crate) turns: Turns,
     pub(crate) news: News,
     pub(crate) metrics: DistributionMetrics,
     pub(crate) shutdown: CancellationToken,
@@ -81,6 +83,7 @@ impl Distribution {
             horizon: Horizon::default(),
             check_ins: CheckIns::default(),
             children: Children::default(),
+            turns: Turns::default(),
             news: News::default(),
             metrics,
             shutdown,

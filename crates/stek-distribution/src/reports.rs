@@ -1,19 +1,25 @@
 //! `POST /v1/check-ins`, where other replicas report, and
 //! `GET /v1/keysets/{keyset}/terminators`, the full list of who polls this one.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::{Json, body::Bytes};
 use http::StatusCode;
 use http::header::CACHE_CONTROL;
 use stek_core::access::Role;
+use stek_core::check_in::Census;
+use stek_core::feed::FeedState;
 use stek_core::id::Revision;
 use stek_core::name::{InstanceName, KeysetName, PrincipalName};
+use stek_core::principal::Principals;
 use stek_http::{Problem, Proof};
 use stek_wire::admin::{InstanceList, LaggardDocument};
 use stek_wire::check_ins::decode_check_ins;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Shared;
 use crate::visitor::Visitor;
@@ -21,25 +27,79 @@ use crate::visitor::Visitor;
 /// The most instances of one page, and how many one has if nothing else is asked for.
 const MAX_PAGE: usize = 1000;
 
+/// The longest that a report waits for one before it of the same credential.
+const LONGEST_TURN: Duration = Duration::from_secs(5);
+/// How many reports are decoded at once. It takes a processor and several times the report's length.
+const MAX_DECODING: usize = 2;
+
+/// Nothing of the body is read before the one who sends it has proven to be a replica, and of each
+/// credential one body at a time: that bounds what reports can take of memory.
 pub(crate) async fn accept(
     State(shared): State<Arc<Shared>>,
     proof: Proof,
-    body: Result<Bytes, BytesRejection>,
+    request: Request,
 ) -> Result<(StatusCode, [(http::HeaderName, &'static str); 1]), Problem> {
-    let (who, feed) = Visitor::arrive(&shared, proof)?.principals(&shared)?;
-    if !feed.access.has_role(&who, Role::Distribution) {
-        return Err(Problem::not_found());
-    }
-    let body = body?;
-    let read = tokio::task::spawn_blocking(move || decode_check_ins(&body));
-    let census = read.await.map_err(|_| Problem::internal())?;
-    let census = census.map_err(|error| Problem::bad_request(error.to_string()))?;
+    let visitor = Visitor::arrive(&shared, proof)?;
+    let (who, _) = replica(&shared, &visitor)?;
+    let in_turn = shared.turns.take(who.shown());
+    let _turn = tokio::select! {
+        turn = in_turn => turn,
+        () = shared.fleet.clock().sleep(LONGEST_TURN) => {
+            return Err(Problem::too_many_requests(LONGEST_TURN));
+        }
+    };
+    let body = Bytes::from_request(request, &()).await?;
+    let census = shared.turns.decode(body).await?;
+    // It may have been shut out while it was sending.
+    let (who, feed) = replica(&shared, &visitor)?;
     let boot = shared.fleet.clock().boot();
     let may = |name: &KeysetName| feed.access.allows(&who, Role::Distribution, name);
-    shared.children.accept(who.shown(), census, boot, may);
+    shared.children.accept(who.shown(), census, (feed.incarnation, boot), may);
     shared.news.checked_in(boot);
     shared.metrics.reports.inc();
     Ok((StatusCode::NO_CONTENT, [(CACHE_CONTROL, "no-store")]))
+}
+
+fn replica(shared: &Shared, visitor: &Visitor) -> Result<(Principals, Arc<FeedState>), Problem> {
+    let (who, feed) = visitor.principals(shared)?;
+    if feed.access.has_role(&who, Role::Distribution) {
+        return Ok((who, feed));
+    }
+    Err(Problem::not_found())
+}
+
+/// Lets the reports of one credential in one after the other, and only so many be read into memory
+/// at once whoever sends them.
+pub(crate) struct Turns {
+    taken: Mutex<HashMap<PrincipalName, Arc<Semaphore>>>,
+    decoding: Semaphore,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { taken: Mutex::default(), decoding: Semaphore::new(MAX_DECODING) }
+    }
+}
+
+impl Turns {
+    /// A turn of `who`, held until it is dropped.
+    async fn take(&self, who: &PrincipalName) -> Option<OwnedSemaphorePermit> {
+        let turn = {
+            let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+            // A permit keeps its semaphore, and so does who waits for one.
+            taken.retain(|_, turn| Arc::strong_count(turn) > 1);
+            let turn = taken.entry(who.clone()).or_insert_with(|| Arc::new(Semaphore::new(1)));
+            Arc::clone(turn)
+        };
+        turn.acquire_owned().await.ok()
+    }
+
+    async fn decode(&self, body: Bytes) -> Result<Census, Problem> {
+        let _permit = self.decoding.acquire().await.map_err(|_| Problem::internal())?;
+        let read = tokio::task::spawn_blocking(move || decode_check_ins(&body));
+        let census = read.await.map_err(|_| Problem::internal())?;
+        census.map_err(|error| Problem::bad_request(error.to_string()))
+    }
 }
 
 #[derive(serde::Deserialize, schemars::JsonSchema)]

@@ -1,35 +1,38 @@
 //! One connection from accept to close: handshake, requests, quiet, and the end of it.
 
+mod traffic;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::Request;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, CONNECTION};
+use http::{HeaderValue, Request, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::Instrument;
 
 use crate::body::TimedBody;
+use crate::connection::traffic::{InFlight, Over, Traffic};
 use crate::quota::Quotas;
 use crate::request_id::{RequestId, X_REQUEST_ID};
 use crate::tasks::Tasks;
-use crate::{Channel, ClientCertificate, Limits, Peer, Problem, TlsFiles, Transport};
+use crate::{Channel, ClientCertificate, Limits, Peer, Problem, Proved, TlsFiles, Transport};
 
 /// HTTP/2 flow-control window of one stream, in bytes. With the window of a connection, this bounds
 /// what a client can make the server hold of bodies that no handler reads.
@@ -88,19 +91,22 @@ impl Connections {
         match &self.transport {
             Transport::Plain(_) => {
                 let peer = Peer { addr, channel: Channel::Plain };
-                Box::pin(self.serve(stream, peer, &self.http.any)).await;
+                Box::pin(self.serve(stream, peer, None, &self.http.any)).await;
             }
             Transport::Tls(files) => {
+                let withdrawn = files.withdrawn();
                 // Each on its own, so that a connection that waits holds nothing of its handshake.
                 let handshake = Box::pin(self.handshake(files, stream, addr));
                 let Some(stream) = handshake.await else { return };
                 let tls = stream.get_ref().1;
-                let peer = Peer { addr, channel: Channel::Tls(client_certificate(tls, addr)) };
+                let client = client_certificate(tls, addr);
+                let withdrawn = client.is_some().then_some(withdrawn);
                 let http = match tls.alpn_protocol() {
                     Some(ALPN_HTTP2) => &self.http.http2,
                     _ => &self.http.http1,
                 };
-                Box::pin(self.serve(stream, peer, http)).await;
+                let peer = Peer { addr, channel: Channel::Tls(client) };
+                Box::pin(self.serve(stream, peer, withdrawn, http)).await;
             }
         }
     }
@@ -131,8 +137,8 @@ impl Connections {
         let has_asked = asked.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             has_asked.cancel();
-            let peer = Peer { addr, channel: Channel::Plain };
-            answer(full_house(), request.map(Body::new), peer)
+            let in_flight = InFlight::begin(&Traffic::new());
+            answer(full_house(), request.map(Body::new), Proved::default(), in_flight)
         });
         let mut connection = pin!(self.http.any.serve_connection(TokioIo::new(io), service));
         tokio::select! {
@@ -170,30 +176,33 @@ impl Connections {
         }
     }
 
-    async fn serve<I>(&self, io: I, peer: Peer, http: &auto::Builder<Tasks>)
-    where
+    /// `withdrawn` changes when the client's certificate may be worth nothing any more.
+    async fn serve<I>(
+        &self,
+        io: I,
+        peer: Peer,
+        mut withdrawn: Option<watch::Receiver<u64>>,
+        http: &auto::Builder<Tasks>,
+    ) where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let addr = peer.addr;
-        let traffic = Arc::new(Traffic::new());
+        let traffic = Traffic::new();
         let service = {
             let (router, traffic) = (self.router.clone(), Arc::clone(&traffic));
-            let quotas = Arc::clone(&self.quotas);
+            let (quotas, proved) = (Arc::clone(&self.quotas), Proved::default());
             let body_limit = self.limits.body_read_timeout;
             service_fn(move |request: Request<Incoming>| {
                 let mut request = request.map(|body| Body::new(TimedBody::new(body, body_limit)));
                 request.extensions_mut().insert(Arc::clone(&quotas));
-                let in_flight = InFlight::begin(&traffic);
-                let answering = answer(router.clone(), request, peer.clone());
-                async move {
-                    let response = answering.await;
-                    drop(in_flight);
-                    response
-                }
+                request.extensions_mut().insert(proved.clone());
+                request.extensions_mut().insert(peer.clone());
+                answer(router.clone(), request, proved.clone(), InFlight::begin(&traffic))
             })
         };
         let mut connection = pin!(http.serve_connection(TokioIo::new(io), service));
         let mut finishing = Finishing::No;
+        let mut cut = None;
         loop {
             tokio::select! {
                 outcome = connection.as_mut() => {
@@ -203,17 +212,35 @@ impl Connections {
                     return;
                 }
                 () = self.shutdown.cancelled(), if finishing == Finishing::No => {}
-                first = quiet(&traffic, &self.limits) => {
-                    if first == Quiet::NoRequest || finishing == Finishing::Yes {
-                        tracing::debug!(peer = %addr, "quiet connection dropped");
+                over = traffic.over(&self.limits, cut) => {
+                    if over != Over::Idle || finishing == Finishing::Yes {
+                        tracing::debug!(peer = %addr, ?over, "connection dropped");
                         return;
                     }
+                }
+                () = traffic.refused(), if cut.is_none() => {
+                    cut = Some(Instant::now() + self.limits.handshake_timeout);
+                }
+                () = changed(&mut withdrawn) => {
+                    let end = Instant::now() + self.limits.drain_timeout;
+                    cut = Some(cut.map_or(end, |cut: Instant| cut.min(end)));
+                    withdrawn = None;
                 }
             }
             finishing = Finishing::Yes;
             connection.as_mut().graceful_shutdown();
         }
     }
+}
+
+/// Returns once it has changed; never if there is nothing that could.
+async fn changed(watched: &mut Option<watch::Receiver<u64>>) {
+    if let Some(watched) = watched
+        && watched.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// Whose certificate the client has shown, if it has shown one and it names somebody.
@@ -269,14 +296,15 @@ fn full_house() -> Router {
 async fn answer(
     router: Router,
     mut request: Request<Body>,
-    peer: Peer,
+    proved: Proved,
+    in_flight: InFlight,
 ) -> Result<Response, Infallible> {
     for (name, value) in request.headers_mut() {
         if name == AUTHORIZATION {
             value.set_sensitive(true);
         }
     }
-    request.extensions_mut().insert(peer);
+    let has_one_at_a_time = request.version() < Version::HTTP_2;
     let name = RequestId::of(request.headers());
     // Also where only errors are logged, their lines say of which request they are.
     let span = tracing::error_span!("request", request_id = %name);
@@ -286,11 +314,17 @@ async fn answer(
         // What fails on our side is logged where it does.
         let status = response.status().as_u16();
         span.in_scope(|| tracing::info!(status, "request refused"));
+        if !proved.is_set() {
+            in_flight.refused();
+            if has_one_at_a_time {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+        }
     }
     if let Some(value) = name.header() {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
-    Ok(response)
+    Ok(in_flight.answered(response))
 }
 
 async fn respond(router: Router, request: Request<Body>) -> Result<Response, Infallible> {
@@ -314,79 +348,6 @@ async fn unless_panicked<F: Future>(future: F) -> Result<F::Output, Panicked> {
         Err(_) => std::task::Poll::Ready(Err(Panicked)),
     })
     .await
-}
-
-/// What has come over a connection so far. Looked at when a time is over, so that a request costs no
-/// timer and wakes nobody.
-#[derive(Debug)]
-struct Traffic {
-    opened: Instant,
-    in_flight: AtomicUsize,
-    /// Milliseconds from the opening to the last answer, [`NO_REQUEST`] before the first request.
-    answered: AtomicU64,
-}
-
-const NO_REQUEST: u64 = u64::MAX;
-
-impl Traffic {
-    fn new() -> Self {
-        let answered = AtomicU64::new(NO_REQUEST);
-        Self { opened: Instant::now(), in_flight: AtomicUsize::new(0), answered }
-    }
-
-    fn note_answer(&self) {
-        let millis = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(NO_REQUEST - 1);
-        self.answered.store(millis, Ordering::Release);
-    }
-}
-
-/// A request that waits for its answer.
-struct InFlight(Arc<Traffic>);
-
-impl InFlight {
-    fn begin(traffic: &Arc<Traffic>) -> Self {
-        traffic.in_flight.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(traffic))
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.note_answer();
-        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Quiet {
-    /// Connected, and then no request within the time for a head.
-    NoRequest,
-    /// Requests came, and then none for the idle time.
-    Idle,
-}
-
-/// Resolves once the connection has had no request in flight for as long as it may.
-///
-/// hyper starts its own timer for request heads only when it knows the protocol, and has none for
-/// the HTTP/2 preface: a client that says nothing would otherwise stay for ever.
-async fn quiet(traffic: &Traffic, limits: &Limits) -> Quiet {
-    loop {
-        let in_flight = traffic.in_flight.load(Ordering::Acquire);
-        let open = traffic.opened.elapsed();
-        let look_again = match (in_flight, traffic.answered.load(Ordering::Acquire)) {
-            (0, NO_REQUEST) if open >= limits.header_read_timeout => return Quiet::NoRequest,
-            (0, NO_REQUEST) => (limits.header_read_timeout - open).min(limits.idle_timeout),
-            (0, answered) => {
-                let rest = open.saturating_sub(Duration::from_millis(answered));
-                if rest >= limits.idle_timeout {
-                    return Quiet::Idle;
-                }
-                limits.idle_timeout - rest
-            }
-            _ => limits.idle_timeout,
-        };
-        sleep(look_again).await;
-    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,8 @@ pub struct Limits {
     /// [`TURNED_AWAY_AT_ONCE`](crate::TURNED_AWAY_AT_ONCE) at once, others are closed without an
     /// answer. Default 16,384; 1 – 1,000,000.
     pub max_connections: usize,
-    /// Time from accept to a finished TLS handshake. Default 10 s; 1 ms – 1 h.
+    /// Time from accept to a finished TLS handshake; and that in which a connection ends on which
+    /// somebody was refused before anybody had proven who he is. Default 10 s; 1 ms – 1 h.
     pub handshake_timeout: Duration,
     /// Time for the head of a request to arrive in full. On a fresh connection it runs from the end
     /// of the handshake, whatever the protocol; on HTTP/1.1 also from the end of the last response,
@@ -25,8 +26,8 @@ pub struct Limits {
     /// Time from the first read of a request body to its end. Default 10 s; 1 ms – 1 h.
     pub body_read_timeout: Duration,
     /// Time that a connection may have no request waiting for an answer. Then it is told to finish,
-    /// and after the same time again it is dropped; a response must therefore have been read within
-    /// twice this time. Default 120 s; 1 ms – 1 h.
+    /// and after the same time again it is dropped, as is one on which a response has not been read
+    /// within twice this time, whatever else goes on there. Default 120 s; 1 ms – 1 h.
     pub idle_timeout: Duration,
     /// Bytes of one request head. Default 16 KiB; 8 KiB (what the HTTP/1.1 parser needs) – 1 MiB.
     pub max_header_bytes: usize,
@@ -50,7 +51,8 @@ pub struct Limits {
     pub keep_alive_interval: Duration,
     /// Time in which a PING must be answered. Default 10 s; 1 ms – 1 h.
     pub keep_alive_timeout: Duration,
-    /// Time that open connections get to finish once the server shuts down. Default 20 s, below
+    /// Time that open connections get to finish once the server shuts down, and those with a client
+    /// certificate once an authority was taken out. Default 20 s, below
     /// the 30 s after which orchestrators kill; 0 – 1 h.
     pub drain_timeout: Duration,
 }

@@ -7,8 +7,10 @@
 //! headers on lends nobody its own identity.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::extract::FromRequestParts;
+use http::Extensions;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use stek_core::access::{Access, TokenSecret};
@@ -24,6 +26,30 @@ use crate::{Channel, ClientCertificate, Peer, Problem, bearer};
 pub struct Proof {
     kind: Kind,
     quotas: Option<Arc<Quotas>>,
+    proved: Proved,
+}
+
+/// Whether somebody has proven who he is on a connection. One on which somebody is refused before
+/// is closed, so that strangers do not keep the places of others.
+#[derive(Debug, Clone, Default)]
+pub struct Proved(Arc<AtomicBool>);
+
+impl Proved {
+    /// Notes that the one who sent the request with these `extensions` has proven who he is in
+    /// another way than by a [`Proof`].
+    pub fn note(extensions: &Extensions) {
+        if let Some(proved) = extensions.get::<Self>() {
+            proved.set();
+        }
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -48,11 +74,13 @@ impl Proof {
         principals.ok_or_else(Problem::unauthenticated)
     }
 
-    /// Counts one request of `who` against the listener's limits; once for each request.
+    /// Counts one request of `who`, who has proven to be that, against the listener's limits; once
+    /// for each request.
     ///
     /// # Errors
     /// 429 if they ask too often.
     pub fn admit(&self, who: &Principals) -> Result<(), Problem> {
+        self.proved.set();
         match &self.quotas {
             Some(quotas) => quotas.request(who.shown()).map_err(Problem::too_many_requests),
             None => Ok(()),
@@ -87,7 +115,8 @@ impl<S: Sync> FromRequestParts<S> for Proof {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
         let kind = Self::find(parts).ok_or_else(Problem::unauthenticated)?;
-        Ok(Self { kind, quotas: parts.extensions.get().cloned() })
+        let proved = parts.extensions.get().cloned().unwrap_or_default();
+        Ok(Self { kind, quotas: parts.extensions.get().cloned(), proved })
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub(crate) mod reload;
 
+use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io::Read;
@@ -19,6 +20,7 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use stek_core::certificate::not_after;
 use stek_core::time::Timestamp;
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 /// Larger files are not read, in bytes; some thousand certificates.
@@ -38,10 +40,13 @@ pub struct TlsPaths {
 }
 
 /// The TLS identity in force, and the files that it came from. Connections that exist keep the
-/// identity with which they began.
+/// identity with which they began, unless an authority of clients is taken out: then those that
+/// showed a certificate end.
 pub struct TlsFiles {
     paths: TlsPaths,
     current: ArcSwap<Loaded>,
+    /// How often an authority of clients was taken out.
+    withdrawn: watch::Sender<u64>,
     hasher: RandomState,
     seen: Mutex<Seen>,
 }
@@ -57,6 +62,8 @@ struct Seen {
 
 struct Loaded {
     config: Arc<ServerConfig>,
+    /// Whose certificates are taken of clients.
+    authorities: HashSet<CertificateDer<'static>>,
     not_after: Option<Timestamp>,
 }
 
@@ -134,7 +141,7 @@ impl TlsFiles {
         let hasher = RandomState::new();
         let seen = Mutex::new(Seen { judged: content.hash(&hasher), found: None });
         let current = ArcSwap::from_pointee(content.load(&paths)?);
-        Ok(Self { paths, current, hasher, seen })
+        Ok(Self { paths, current, withdrawn: watch::Sender::default(), hasher, seen })
     }
 
     /// Reads the same files again; connections from now on use what they hold. Blocks on the file
@@ -147,13 +154,27 @@ impl TlsFiles {
         let content = Content::read(&self.paths);
         let judged = self.hash(&content);
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Seen { judged, found: None };
-        self.current.store(Arc::new(content?.load(&self.paths)?));
+        self.exchange(content?.load(&self.paths)?);
         Ok(())
+    }
+
+    fn exchange(&self, loaded: Loaded) {
+        let loaded = Arc::new(loaded);
+        let before = self.current.swap(Arc::clone(&loaded));
+        if !before.authorities.is_subset(&loaded.authorities) {
+            self.withdrawn.send_modify(|times| *times += 1);
+        }
     }
 
     /// The last second at which the certificate in force is valid, if that can be told.
     pub fn not_after(&self) -> Option<Timestamp> {
         self.current.load().not_after
+    }
+
+    /// Changes when an authority is taken out that was in force when this was called. Call it before
+    /// [`current`](Self::current).
+    pub(crate) fn withdrawn(&self) -> watch::Receiver<u64> {
+        self.withdrawn.subscribe()
     }
 
     pub(crate) fn current(&self) -> Arc<ServerConfig> {
@@ -174,7 +195,7 @@ impl TlsFiles {
         *seen = Seen { judged: hash, found: None };
         match content.and_then(|content| content.load(&self.paths)) {
             Ok(loaded) => {
-                self.current.store(Arc::new(loaded));
+                self.exchange(loaded);
                 Look::Taken
             }
             Err(error) => Look::Refused(error),
@@ -235,9 +256,11 @@ impl Content {
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(unfit)?;
+        let mut taken = HashSet::new();
         let builder = match (&self.authorities, &paths.client_authorities) {
             (Some(pem), Some(path)) => {
-                let roots = Arc::new(authorities(pem, path)?);
+                taken.extend(certificates(pem, path)?);
+                let roots = Arc::new(authorities(&taken, path)?);
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
                     .allow_unauthenticated()
                     .build()
@@ -250,7 +273,7 @@ impl Content {
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(Loaded { config: Arc::new(config), not_after })
+        Ok(Loaded { config: Arc::new(config), authorities: taken, not_after })
     }
 }
 
@@ -280,10 +303,13 @@ fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>,
     Ok(chain)
 }
 
-fn authorities(pem: &[u8], path: &Path) -> Result<RootCertStore, TlsError> {
+fn authorities(
+    taken: &HashSet<CertificateDer<'static>>,
+    path: &Path,
+) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(pem, path)? {
-        roots.add(certificate).map_err(|error| unfit_authorities(path, error))?;
+    for certificate in taken {
+        roots.add(certificate.clone()).map_err(|error| unfit_authorities(path, error))?;
     }
     Ok(roots)
 }

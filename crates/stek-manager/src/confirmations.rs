@@ -8,16 +8,12 @@ use std::time::Duration;
 
 use stek_clock::Clock;
 use stek_core::bundle::Bundle;
-use stek_core::check_in::{Census, Standing};
+use stek_core::check_in::{Census, REPORT_LIFE, Standing};
 use stek_core::id::{Incarnation, KeyId, Revision};
 use stek_core::keyset::Keyset;
 use stek_core::name::KeysetName;
 use stek_core::planner::Convergence;
 use stek_core::time::Timestamp;
-
-/// How long ago a replica may have counted for its word to count. Replicas report every two
-/// seconds.
-pub const REPORT_LIFE: Duration = Duration::from_secs(15);
 
 /// How long after its start a manager that has heard of no replica takes every pending key for
 /// unconfirmed: replicas that knew another manager need a moment to find this one.

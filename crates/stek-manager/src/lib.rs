@@ -19,7 +19,7 @@ mod reconcile;
 mod trail;
 
 pub use bootstrap::{BootstrapError, Newcomer, claim_ratchet, join_ratchet};
-pub use confirmations::{Confirmations, REPORT_LIFE};
+pub use confirmations::Confirmations;
 pub use engine::{ClockError, DatabaseBehind, Engine, EngineParts};
 pub use operations::{
     AcceptError, KeysetChange, MAX_GRANTS, MAX_TOKENS, NewToken, OperationError, Operations,

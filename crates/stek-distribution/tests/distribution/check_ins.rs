@@ -1,19 +1,20 @@
 //! Polls as check-ins, what is counted of them and when, reports of other replicas, and the list.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use http::header::AUTHORIZATION;
 use http::{Request, StatusCode};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use stek_core::access::Role;
 use stek_core::check_in::Census;
 use stek_core::id::{ContentTag, Incarnation};
 use stek_core::name::InstanceName;
 use stek_wire::admin::InstanceList;
 use stek_wire::check_ins::encode_check_ins;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tower::ServiceExt;
 
 use crate::fixture::{Ask, Replica, access, bundle, eventually, name, secret, settle, soon, state};
@@ -50,10 +51,29 @@ fn standing(counts: &Counts, incarnation: Incarnation, newest: ContentTag) -> (u
 }
 
 async fn post(replica: &Replica, token: u8, body: Vec<u8>) -> StatusCode {
+    soon(posting(replica, token, Body::from(body))).await
+}
+
+fn posting(
+    replica: &Replica,
+    token: u8,
+    body: Body,
+) -> impl Future<Output = StatusCode> + Send + use<> {
     let bearer = format!("Bearer {}", secret(token).expose_text());
     let request = Request::post("/v1/check-ins").header(AUTHORIZATION, bearer);
-    let request = request.body(Body::from(body)).unwrap();
-    soon(replica.router.clone().oneshot(request)).await.unwrap().status()
+    let answer = replica.router.clone().oneshot(request.body(body).unwrap());
+    async { answer.await.unwrap().status() }
+}
+
+/// A body that ends when the sender is dropped, and counts that it is read.
+fn slow(said: &[u8], reads: &Arc<AtomicUsize>) -> (oneshot::Sender<()>, Body) {
+    let ((hold, held), reads) = (oneshot::channel(), Arc::clone(reads));
+    let end = async move {
+        reads.fetch_add(1, Ordering::Relaxed);
+        let _ = held.await;
+        None
+    };
+    (hold, Body::new(Full::new(Bytes::copy_from_slice(said)).with_trailers(end)))
 }
 
 fn report(census: &Census) -> Vec<u8> {
@@ -139,10 +159,11 @@ async fn reports_of_other_replicas_add_up_each_replica_once() {
     assert_eq!(child.replica.principal.as_ref().unwrap().as_str(), "token:3");
     assert_eq!(child.age, Duration::from_secs(2));
 
-    // The same through another replica, older and younger: one all the same.
+    // The same through another replica, older and younger: its own word holds.
     let mut relayed = Census { replicas: vec![child.clone()] };
     for age in [9, 1, 9] {
         relayed.replicas[0].age = Duration::from_secs(age);
+        relayed.replicas[0].keysets.clear();
         assert_eq!(post(&above, 4, report(&relayed)).await, StatusCode::NO_CONTENT);
     }
     above.advance(2);
@@ -150,14 +171,69 @@ async fn reports_of_other_replicas_add_up_each_replica_once() {
     assert_eq!(now(), (2, 2));
     let census = counts.borrow().clone();
     let child = census.replicas.iter().find(|one| one.replica.principal.is_some()).unwrap();
-    assert_eq!(child.age, Duration::from_secs(3), "the younger word holds");
+    assert_eq!(child.age, Duration::from_secs(4));
 
     // Its word ends with its silence.
-    above.advance(12);
+    above.advance(11);
     settle().await;
     assert_eq!(now(), (2, 2));
     above.advance(2);
     eventually(|| now() == (1, 1)).await;
+}
+
+#[tokio::test]
+async fn nothing_of_a_report_is_read_before_it_is_known_to_be_a_replicas() {
+    let (replica, ..) = replica().await;
+    let reads = Arc::default();
+    for (token, refusal) in [(9, StatusCode::UNAUTHORIZED), (1, StatusCode::NOT_FOUND)] {
+        let (_hold, body) = slow(b"", &reads);
+        let posted = tokio::spawn(posting(&replica, token, body));
+        settle().await;
+        assert!(posted.is_finished(), "{refusal}");
+        assert_eq!(posted.await.unwrap(), refusal);
+    }
+    assert_eq!(reads.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn of_each_credential_one_report_is_read_at_a_time() {
+    let (replica, counts, _) = replica().await;
+    let said = report(&counts.borrow().as_ref().clone());
+    let reads = Arc::default();
+    let (first, body) = slow(&said, &reads);
+    let first = (tokio::spawn(posting(&replica, 3, body)), first);
+    settle().await;
+    let second = tokio::spawn(posting(&replica, 3, Body::from(said.clone())));
+    settle().await;
+    assert_eq!(reads.load(Ordering::Relaxed), 1);
+    assert!(!second.is_finished());
+    assert_eq!(post(&replica, 4, said.clone()).await, StatusCode::NO_CONTENT, "another's");
+    drop(first.1);
+    assert_eq!(soon(first.0).await.unwrap(), StatusCode::NO_CONTENT);
+    assert_eq!(soon(second).await.unwrap(), StatusCode::NO_CONTENT);
+
+    // Who waits is not kept waiting for ever, and who goes away leaves room.
+    let (_hold, body) = slow(&said, &reads);
+    let first = tokio::spawn(posting(&replica, 3, body));
+    settle().await;
+    let second = tokio::spawn(posting(&replica, 3, Body::from(said.clone())));
+    settle().await;
+    replica.advance(5);
+    assert_eq!(soon(second).await.unwrap(), StatusCode::TOO_MANY_REQUESTS);
+    first.abort();
+    assert_eq!(post(&replica, 3, said).await, StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
+async fn a_replica_shut_out_while_it_reports_is_not_heard() {
+    let (replica, counts, _) = replica().await;
+    let (hold, body) = slow(&report(&counts.borrow().as_ref().clone()), &Arc::default());
+    let posted = tokio::spawn(posting(&replica, 3, body));
+    settle().await;
+    let without = access(&[(4, Role::Distribution, "*")]);
+    replica.put_out(state(&[bundle("main", 43, 5)], without)).await;
+    drop(hold);
+    assert_eq!(soon(posted).await.unwrap(), StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]

@@ -40,6 +40,14 @@ fn router() -> Router {
         .route("/headers", get(|headers: HeaderMap| async move { format!("{headers:?}") }))
         .route("/length", post(length))
         .route("/panic", get(panics))
+        .route("/hang", get(std::future::pending::<()>))
+        .route("/long", get(|| async { "x".repeat(16 << 20) }))
+        .route("/proved", get(proved))
+}
+
+async fn proved(request: axum::extract::Request) -> &'static str {
+    Proved::note(request.extensions());
+    "hello"
 }
 
 type Http2 = http2::SendRequest<Empty<Bytes>>;
@@ -89,6 +97,7 @@ async fn a_request_keeps_its_name() {
     assert!(head.contains("x-request-id: edge-1.7\r\n"), "{head}");
     assert!(body.contains("\"instance\":\"urn:stekd:request:edge-1.7\""), "{body}");
     // What is not allowed is not repeated.
+    let mut stream = server.connect().await;
     send(&mut stream, "GET /panic HTTP/1.1\r\nhost: x\r\nx-request-id: a b\r\n\r\n").await;
     let (head, body) = soon(testing::response(&mut stream)).await;
     let name = head.split("x-request-id: ").nth(1).unwrap().split("\r\n").next().unwrap();
@@ -199,8 +208,66 @@ async fn a_connection_that_does_not_finish_when_told_is_dropped() {
     send(&mut client, "GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     let peer = Peer { addr: ([127, 0, 0, 1], 1).into(), channel: Channel::Plain };
     // The answer does not fit into the pipe, and the client does not read it.
-    soon(connections.serve(io, peer, &connections.http.any)).await;
+    soon(connections.serve(io, peer, None, &connections.http.any)).await;
     assert!(rest(&mut client).await.starts_with("HTTP/1.1 200 OK"));
+}
+
+#[tokio::test]
+async fn a_response_that_is_not_read_ends_its_connection_whatever_else_goes_on_there() {
+    let limits = Limits { idle_timeout: BRIEF, ..unreached() };
+    let server = Running::plain(limits, router()).await;
+    let (mut client, connection) = http2_over(server.connect().await).await;
+    let request = |path: &str| {
+        Request::get(format!("https://localhost{path}")).body(Empty::<Bytes>::new()).unwrap()
+    };
+    let hangs = tokio::spawn(client.send_request(request("/hang")));
+    let unread = soon(client.send_request(request("/long"))).await.unwrap();
+    assert_eq!(unread.headers()["content-length"], (16 << 20).to_string());
+    let _ = soon(connection).await.unwrap();
+    soon(hangs).await.unwrap().unwrap_err();
+    drop(unread);
+}
+
+#[tokio::test]
+async fn a_long_response_arrives_whole() {
+    let server = Running::plain(unreached(), router()).await;
+    let (mut client, _connection) = http2_over(server.connect().await).await;
+    assert_eq!(get_http2(&mut client, "/long").await.1.len(), 16 << 20);
+    let mut stream = server.connect().await;
+    let (head, body) = testing::get(&mut stream, "/long").await;
+    assert!(head.contains("content-length: 16777216\r\n"), "{head}");
+    assert_eq!(body.len(), 16 << 20);
+    assert_eq!(testing::get(&mut stream, "/").await.1, "hello");
+}
+
+#[tokio::test]
+async fn a_stranger_who_is_refused_loses_the_connection_and_others_do_not() {
+    let limits = Limits { handshake_timeout: BRIEF, ..unreached() };
+    let server = Running::plain(limits, crate::problem::with_fallbacks(router())).await;
+    let mut stream = server.connect().await;
+    let (head, _) = testing::get(&mut stream, "/nowhere").await;
+    assert!(head.contains("connection: close\r\n"), "{head}");
+    assert_eq!(rest(&mut stream).await, "");
+    let mut stream = server.connect().await;
+    for path in ["/proved", "/nowhere", "/"] {
+        testing::get(&mut stream, path).await;
+    }
+
+    let (mut known, _stays) = http2_over(server.connect().await).await;
+    get_http2(&mut known, "/proved").await;
+    assert_eq!(get_http2(&mut known, "/nowhere").await.0, StatusCode::NOT_FOUND);
+    let (mut client, connection) = http2_over(server.connect().await).await;
+    assert_eq!(get_http2(&mut client, "/nowhere").await.0, StatusCode::NOT_FOUND);
+    soon(connection).await.unwrap().unwrap();
+
+    // Nor does it help to have something else under way.
+    let (mut client, connection) = http2_over(server.connect().await).await;
+    let request = Request::get("https://localhost/hang").body(Empty::new()).unwrap();
+    let hangs = tokio::spawn(client.send_request(request));
+    assert_eq!(get_http2(&mut client, "/nowhere").await.0, StatusCode::NOT_FOUND);
+    let _ = soon(connection).await.unwrap();
+    soon(hangs).await.unwrap().unwrap_err();
+    assert_eq!(get_http2(&mut known, "/").await.0, StatusCode::OK);
 }
 
 #[tokio::test]

@@ -116,7 +116,9 @@ async fn over_tls_too_a_client_beyond_the_limit_is_told_to_come_back() {
 #[tokio::test]
 async fn those_who_say_nothing_do_not_keep_others_from_being_told() {
     let limits = Limits { max_connections: 1, handshake_timeout: BRIEF, ..Limits::default() };
-    let server = Running::plain(limits, Router::new()).await;
+    // Who is refused would not keep a seat.
+    let router = Router::new().route("/", get(|| async { "hello" }));
+    let server = Running::plain(limits, router).await;
     let mut first = server.connect().await;
     testing::get(&mut first, "/").await;
     let mut silent = Vec::new();

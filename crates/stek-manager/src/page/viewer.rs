@@ -9,6 +9,7 @@ use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use stek_core::name::KeysetName;
+use stek_http::Proved;
 
 use crate::admin::{Caller, READERS};
 use crate::page::{LOGIN_PATH, Page, html};
@@ -44,7 +45,10 @@ impl FromRequestParts<Arc<Page>> for Viewer {
             false => in_session(page, &parts.headers),
         };
         let (caller, may_leave) = match session {
-            Some(caller) => (caller, true),
+            Some(caller) => {
+                Proved::note(&parts.extensions);
+                (caller, true)
+            }
             None => match Caller::from_request_parts(parts, &page.operations).await {
                 Ok(caller) => (caller, false),
                 Err(problem) if problem.status() == StatusCode::UNAUTHORIZED => {

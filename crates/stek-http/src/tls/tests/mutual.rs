@@ -10,7 +10,7 @@ use rustls::{ClientConfig, SupportedProtocolVersion};
 use tokio::io::AsyncReadExt;
 
 use super::*;
-use crate::testing::{self, Running, soon};
+use crate::testing::{self, BRIEF, Running, soon};
 use crate::{Channel, Limits, Peer, Proof, TlsMetrics, TlsReload, Transport};
 
 /// Who signs certificates of clients.
@@ -43,6 +43,10 @@ struct Site {
 
 impl Site {
     async fn new(authorities: &[&Authority]) -> Self {
+        Self::with(Limits::default(), authorities).await
+    }
+
+    async fn with(limits: Limits, authorities: &[&Authority]) -> Self {
         let identity = Identity::new();
         let paths = TlsPaths {
             client_authorities: Some(identity.paths().certificate_chain.with_file_name("ca.pem")),
@@ -52,7 +56,8 @@ impl Site {
         let files = Arc::new(TlsFiles::load(paths).unwrap());
         let transport = Transport::Tls(Arc::clone(&files));
         let router = Router::new().route("/", get(shown)).route("/proved", get(proved));
-        let server = Running::start(transport, Limits::default(), router).await;
+        let router = router.route("/hang", get(std::future::pending::<()>));
+        let server = Running::start(transport, limits, router).await;
         Self { identity, files, server }
     }
 
@@ -183,6 +188,33 @@ fn reloads(registry: &Registry, outcome: &str) -> u64 {
     };
     let counter = family.get_metric().iter().find(of_outcome).unwrap().get_counter().get_value();
     counter as u64
+}
+
+#[tokio::test]
+async fn open_connections_end_when_an_authority_is_taken_out() {
+    let (one, two, three) = (Authority::new(), Authority::new(), Authority::new());
+    let limits = Limits { drain_timeout: BRIEF, ..Limits::default() };
+    let site = Site::with(limits, &[&one, &two]).await;
+    let anonymous = site.identity.client(&[&TLS13], "http/1.1");
+    let (certificate, key) = one.issue(EDGE, 2049);
+    let trusted = presenting(&anonymous, certificate, key);
+    let mut rests = site.server.connect_tls(trusted.clone()).await.unwrap();
+    let mut waits = site.server.connect_tls(trusted).await.unwrap();
+    let mut nobody = site.server.connect_tls(anonymous).await.unwrap();
+    testing::get(&mut waits, "/").await;
+    testing::send(&mut waits, "GET /hang HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    // One more is no reason to cut anybody.
+    write_bundle(&site.files.paths, &[&one, &two, &three]);
+    site.files.reload().unwrap();
+    assert_eq!(*site.files.withdrawn().borrow(), 0);
+    for stream in [&mut rests, &mut nobody] {
+        testing::get(stream, "/").await;
+    }
+    write_bundle(&site.files.paths, &[&two, &three]);
+    site.files.reload().unwrap();
+    assert_eq!(testing::rest(&mut rests).await, "");
+    assert_eq!(testing::rest(&mut waits).await, "");
+    assert_eq!(testing::get(&mut nobody, "/").await.1, "nobody");
 }
 
 #[tokio::test]
