@@ -226,7 +226,7 @@ async fn take_up(
                 return Err(BootstrapError::NoState { seed: row.seed, path, source });
             }
         };
-        custody.hold_next(fetched)?;
+        custody.hold_next(fetched, &row.check)?;
         custody.verify_seed(row.seed, &row.check)?;
     }
     Ok(())

@@ -125,7 +125,7 @@ pub(crate) async fn sync(
         let error = &error as &dyn std::error::Error;
         tracing::warn!(error, "a state that is not live yet, or no more, could not be had");
     }
-    engine.custody.verify_seed(live.seed, &live.check)?;
+    seeds::verify_held(engine, &rows)?;
     engine.custody.wrap_under(live.seed);
     let generation = engine.cluster.claimed_with(&live.seed, &live.check);
     engine.cluster.put_in_use(generation.unwrap_or(Generation::Current));

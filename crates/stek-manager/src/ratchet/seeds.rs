@@ -36,6 +36,21 @@ pub(super) fn drop_ended(engine: &Engine, rows: &Ratchet) -> Result<(), RatchetE
     Ok(())
 }
 
+/// Notes which cluster secret each seed that is held was claimed with: until then nothing is
+/// unwrapped under it.
+pub(super) fn verify_held(engine: &Engine, rows: &Ratchet) -> Result<(), SeedMismatch> {
+    for seed in rows.seeds.iter().filter(|seed| engine.custody.holds(seed.row.seed)) {
+        match engine.custody.verify_seed(seed.row.seed, &seed.row.check) {
+            Err(error) if seed.phase != SeedPhase::Live => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "nothing can be unwrapped under a seed that others hold");
+            }
+            verified => verified?,
+        }
+    }
+    Ok(())
+}
+
 /// Fetches what is not held: the live seed first.
 pub(super) async fn hold_all(
     engine: &Engine,
@@ -58,7 +73,7 @@ pub(super) async fn hold_all(
         let outcome =
             if rests { Err(PeerError::None) } else { ask(engine, state, row, time).await };
         match outcome {
-            Ok(taken) => engine.custody.hold_next(taken)?,
+            Ok(taken) => engine.custody.hold_next(taken, &row.check)?,
             Err(_) if is_live && lost(engine, rows, row, time).await? => {
                 return replace(engine, row, time).await;
             }

@@ -545,6 +545,46 @@ async fn the_cluster_secret_is_exchanged_while_managers_run() {
     assert!(matches!(refused, BootstrapError::Mismatch(_)), "{refused}");
 }
 
+/// A manager that starts anew while keys move from a seed of the previous cluster secret to one of
+/// the next, and one that joins then, open what is under either.
+#[tokio::test]
+async fn no_key_is_lost_to_a_start_in_the_middle_of_an_exchange_of_the_cluster_secret() {
+    let mut site = Site::new();
+    let (peers, mut all) = managers(&site, &["one"]).await;
+    all[0].1.create("main", PolicyDocument::default()).await;
+    let (old, keyset) = (all[0].0.seed_id(), all[0].1.keyset("main"));
+    let text = ClusterSecret::generate_text(&SystemRandom).unwrap();
+    let previous = ClusterSecret::parse(site.text.as_str()).unwrap();
+    site.cluster = Arc::new(ClusterSecret::parse(&text).unwrap().with_previous(previous));
+    site.store.fail("rewrap", Fault::Unreachable, u64::MAX);
+    // Twice: to bring the new secret, and in the middle of the change.
+    for _ in 0..2 {
+        let (custody, running) = all.remove(0);
+        running.stop().await;
+        drop(custody);
+        let custody = join(&site, "one", &peers).await.unwrap();
+        let running = start(&site, &custody, &peers);
+        for _ in 0..10 {
+            site.tick(&running).await;
+        }
+        all.push((custody, running));
+        assert!(seeds(&site).await.contains(&(old, SeedPhase::Retiring)));
+    }
+    peers.clear();
+    peers.list(&all[0].1).await;
+    let newcomer = join(&site, "two", &peers).await.unwrap();
+    let running = start(&site, &newcomer, &peers);
+    site.tick_until(&running, || newcomer.holds(old)).await;
+    // Its states are still to be had; it does nothing itself.
+    let (_custody, first) = all.remove(0);
+    first.stop().await;
+    site.store.heal();
+    site.tick_until(&running, || newcomer.seed_id() != old && newcomer.next_seed().is_none()).await;
+    running.until(|feed| feed.keysets.contains_key(&name("main"))).await;
+    assert_eq!(running.keyset("main"), keyset);
+    assert_eq!(running.counter("stek_manager_unwrap_failures_total", None), 0);
+}
+
 #[tokio::test]
 async fn a_jump_of_the_clock_is_followed_once_an_operator_vouches_for_it() {
     let site = Site::new();
