@@ -14,6 +14,7 @@ use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use stek_core::access::{Role, TokenSecret};
 use stek_core::audit::AuditAction;
+use stek_core::planner::Selection;
 use stek_core::time::Seconds;
 use stek_core::wrapped::{Epoch, SeedId};
 use stek_custody::cluster_secret::ClusterSecret;
@@ -583,6 +584,54 @@ async fn no_key_is_lost_to_a_start_in_the_middle_of_an_exchange_of_the_cluster_s
     running.until(|feed| feed.keysets.contains_key(&name("main"))).await;
     assert_eq!(running.keyset("main"), keyset);
     assert_eq!(running.counter("stek_manager_unwrap_failures_total", None), 0);
+}
+
+/// A manager that is cut off from its peers holds no state of the seed that the others made live.
+/// It mints nothing, and what the others revoke is out all the same.
+#[tokio::test]
+async fn without_the_live_seed_nothing_is_minted_and_revocations_go_out() {
+    let site = Site::new();
+    let (peers, all) = managers(&site, &["one", "two"]).await;
+    let [(one, first), (two, second)] = all.as_slice() else { panic!() };
+    first.create("main", PolicyDocument::default()).await;
+    site.tick_until(second, || second.published().keysets.contains_key(&name("main"))).await;
+    let before = second.keyset("main");
+    peers.clear();
+    first.operations().reseed("test").await.unwrap();
+    let old = one.seed_id();
+    site.tick_until(first, || one.seed_id() != old).await;
+    site.tick(second).await;
+    assert_eq!(second.unready(), ["the ratchet's live seed is not held"]);
+    assert!(!two.holds(one.seed_id()));
+    assert_eq!(second.keyset("main"), before, "what was published stays");
+    first.operations().revoke(&name("main"), Selection::All, "test", "test").await.unwrap();
+    let ended = |feed: &stek_core::feed::FeedState| {
+        let bundle = &feed.keysets[&name("main")];
+        bundle.keyset().keys().iter().all(|key| before.keys().iter().all(|old| old.id != key.id))
+    };
+    site.tick_until(second, || ended(&second.published())).await;
+}
+
+#[tokio::test]
+async fn rotation_does_not_wait_for_the_upkeep_of_the_ratchet() {
+    let site = Site::new();
+    let (_, all) = managers(&site, &["one"]).await;
+    let (custody, running) = &all[0];
+    running.create("main", FAST).await;
+    running.operations().reseed("test").await.unwrap();
+    let old = custody.seed_id();
+    for step in ["report_replica", "rewrap"] {
+        site.store.fail(step, Fault::Unreachable, u64::MAX);
+        site.tick(running).await;
+        for _ in 0..12 {
+            site.tick(running).await;
+            let (keyset, now) = (running.keyset("main"), site.now());
+            assert!(keyset.active(now).is_some(), "{step}");
+        }
+        assert_eq!(running.unready(), Vec::<String>::new(), "{step}");
+    }
+    site.store.heal();
+    until_moved_on(&site, old, &all).await;
 }
 
 #[tokio::test]
