@@ -9,7 +9,7 @@ mod seeds;
 
 pub(crate) use peers::fetch;
 pub use peers::{NoPeers, PeerError, Peers};
-pub(crate) use seeds::offer;
+pub(crate) use seeds::{drop_ended, offer};
 
 use std::sync::Arc;
 
@@ -111,7 +111,8 @@ pub(crate) async fn sync(
     incarnation: Incarnation,
 ) -> Result<(), RatchetError> {
     let mut rows = engine.store.ratchet().await?;
-    if told("a state that is not needed was not erased", seeds::drop_ended(engine, &rows)).is_none()
+    if told("a state that is not needed was not erased", seeds::drop_ended(&engine.custody, &rows))
+        .is_none()
     {
         metrics.ratchet_failures.inc();
     }

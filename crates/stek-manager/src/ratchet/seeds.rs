@@ -5,8 +5,9 @@
 use stek_core::audit::AuditAction;
 use stek_core::time::Seconds;
 use stek_core::wrapped::SeedId;
-use stek_custody::custody::SeedMismatch;
+use stek_custody::custody::{Custody, SeedMismatch};
 use stek_custody::ratchet::new_seed_id;
+use stek_custody::state_file::StateFileError;
 use stek_store::{Ratchet, Replica, SeedChange, SeedPhase, SeedRow};
 
 use super::{ALIVE, Outcome, PeerError, RatchetError, State, event, fetch, is_lost};
@@ -20,9 +21,8 @@ const ASK_AGAIN: Seconds = Seconds::new(10);
 const WITHDRAW_AFTER: u64 = 3;
 
 /// Erases states of seeds that have ended.
-pub(super) fn drop_ended(engine: &Engine, rows: &Ratchet) -> Result<(), RatchetError> {
+pub(crate) fn drop_ended(custody: &Custody, rows: &Ratchet) -> Result<(), StateFileError> {
     let is_known = |seed: SeedId| rows.seeds.iter().any(|known| known.row.seed == seed);
-    let custody = &engine.custody;
     if let Some(next) = custody.next_seed() {
         if !is_known(next) {
             custody.drop_next()?;

@@ -546,10 +546,35 @@ async fn the_cluster_secret_is_exchanged_while_managers_run() {
     assert!(matches!(refused, BootstrapError::Mismatch(_)), "{refused}");
 }
 
-/// A manager that starts anew while keys move from a seed of the previous cluster secret to one of
-/// the next, and one that joins then, open what is under either.
 #[tokio::test]
-async fn no_key_is_lost_to_a_start_in_the_middle_of_an_exchange_of_the_cluster_secret() {
+async fn a_state_of_an_offer_that_came_to_nothing_is_no_hindrance_to_a_start() {
+    let site = Site::new();
+    let (peers, mut all) = managers(&site, &["one", "two"]).await;
+    let (leader, running) = all.remove(0);
+    let old = leader.seed_id();
+    running.stop().await;
+    let alone = start(&site, &leader, &Directory::default());
+    alone.until(|_| true).await;
+    alone.operations().reseed("test").await.unwrap();
+    alone.stop().await;
+    assert!(leader.next_seed().is_some());
+    drop(leader);
+    peers.clear();
+    // The others take the offer back, and change seeds without it.
+    let other = &all[0].1;
+    site.tick_until(other, || other.gauge("stek_manager_reseeding") == 1.0).await;
+    site.tick_until(other, || other.gauge("stek_manager_reseeding") == 0.0).await;
+    other.operations().reseed("test").await.unwrap();
+    site.tick_until(other, || all[0].0.seed_id() != old && all[0].0.next_seed().is_none()).await;
+    peers.list(other).await;
+    let back = join(&site, "one", &peers).await.unwrap();
+    all.push((Arc::clone(&back), start(&site, &back, &peers)));
+    until_moved_on(&site, old, &all).await;
+}
+
+/// A manager that started anew while keys move from a seed of the previous cluster secret to one of
+/// the next, or joined then, and is the one to re-wrap them.
+async fn finish_an_exchange_of_the_cluster_secret(who: &str) {
     let mut site = Site::new();
     let (peers, mut all) = managers(&site, &["one"]).await;
     all[0].1.create("main", PolicyDocument::default()).await;
@@ -560,6 +585,7 @@ async fn no_key_is_lost_to_a_start_in_the_middle_of_an_exchange_of_the_cluster_s
     site.store.fail("rewrap", Fault::Unreachable, u64::MAX);
     // Twice: to bring the new secret, and in the middle of the change.
     for _ in 0..2 {
+        peers.clear();
         let (custody, running) = all.remove(0);
         running.stop().await;
         drop(custody);
@@ -568,22 +594,34 @@ async fn no_key_is_lost_to_a_start_in_the_middle_of_an_exchange_of_the_cluster_s
         for _ in 0..10 {
             site.tick(&running).await;
         }
+        peers.list(&running).await;
         all.push((custody, running));
         assert!(seeds(&site).await.contains(&(old, SeedPhase::Retiring)));
     }
-    peers.clear();
-    peers.list(&all[0].1).await;
-    let newcomer = join(&site, "two", &peers).await.unwrap();
-    let running = start(&site, &newcomer, &peers);
-    site.tick_until(&running, || newcomer.holds(old)).await;
-    // Its states are still to be had; it does nothing itself.
-    let (_custody, first) = all.remove(0);
-    first.stop().await;
+    if who == "two" {
+        let custody = join(&site, "two", &peers).await.unwrap();
+        let running = start(&site, &custody, &peers);
+        site.tick_until(&running, || custody.holds(old)).await;
+        // Its states are still to be had; it does nothing itself.
+        all.remove(0).1.stop().await;
+        all.push((custody, running));
+    }
     site.store.heal();
-    site.tick_until(&running, || newcomer.seed_id() != old && newcomer.next_seed().is_none()).await;
+    let (custody, running) = &all[0];
+    site.tick_until(running, || custody.seed_id() != old && custody.next_seed().is_none()).await;
     running.until(|feed| feed.keysets.contains_key(&name("main"))).await;
     assert_eq!(running.keyset("main"), keyset);
     assert_eq!(running.counter("stek_manager_unwrap_failures_total", None), 0);
+}
+
+#[tokio::test]
+async fn no_key_is_lost_to_a_start_in_the_middle_of_an_exchange_of_the_cluster_secret() {
+    finish_an_exchange_of_the_cluster_secret("one").await;
+}
+
+#[tokio::test]
+async fn no_key_is_lost_to_whoever_joins_in_the_middle_of_an_exchange_of_the_cluster_secret() {
+    finish_an_exchange_of_the_cluster_secret("two").await;
 }
 
 /// A manager that is cut off from its peers holds no state of the seed that the others made live.
