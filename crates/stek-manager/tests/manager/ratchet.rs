@@ -650,6 +650,53 @@ async fn without_the_live_seed_nothing_is_minted_and_revocations_go_out() {
     site.tick_until(second, || ended(&second.published())).await;
 }
 
+/// What cannot be unwrapped for want of a state is not put out in part under the tag that other
+/// managers give to the whole, and comes with a revision of its own once the state is there.
+#[tokio::test]
+async fn one_tag_has_one_content_also_while_a_state_is_lacking() {
+    let site = Site::new();
+    let (peers, all) = managers(&site, &["one", "two"]).await;
+    let [(one, first), (two, second)] = all.as_slice() else { panic!() };
+    first.create("main", PolicyDocument::default()).await;
+    site.tick_until(second, || second.published().keysets.contains_key(&name("main"))).await;
+    let listed = peers.0.lock().unwrap().clone();
+    peers.clear();
+    first.operations().reseed("test").await.unwrap();
+    let old = one.seed_id();
+    site.tick_until(first, || one.seed_id() != old).await;
+    let tag = |running: &Running| running.published().keysets[&name("main")].tag();
+    let before = (tag(second), second.keyset("main"));
+    first.operations().rotate(&name("main"), "test").await.unwrap();
+    for _ in 0..10 {
+        site.tick(second).await;
+    }
+    let rotated = tag(first).revision;
+    assert!(rotated > before.0.revision && !two.holds(one.seed_id()));
+    assert_eq!((tag(second), second.keyset("main")), before);
+    assert!(second.published().revision >= rotated, "what else there is, is out");
+    // A revocation does not wait for the rest.
+    let pending = first.keyset("main").next_pending(site.now()).unwrap().id;
+    first
+        .operations()
+        .revoke(&name("main"), Selection::Key(before.1.keys()[0].id), "t", "t")
+        .await
+        .unwrap();
+    site.tick_until(second, || tag(second).revision > rotated).await;
+    let revoked = tag(second);
+    assert!(second.keyset("main").keys().iter().all(|key| key.id != pending));
+    *peers.0.lock().unwrap() = listed;
+    site.tick_until(second, || tag(second).revision > revoked.revision).await;
+    site.tick_until(first, || tag(first) == tag(second)).await;
+    assert_eq!(second.keyset("main"), first.keyset("main"));
+    assert!(second.keyset("main").keys().iter().any(|key| key.id == pending));
+    let (tag, passes) = (tag(second), second.passes("succeeded"));
+    for _ in 0..5 {
+        site.tick(second).await;
+    }
+    assert!(second.passes("succeeded") > passes);
+    assert_eq!(second.published().keysets[&name("main")].tag(), tag, "once");
+}
+
 #[tokio::test]
 async fn rotation_does_not_wait_for_the_upkeep_of_the_ratchet() {
     let site = Site::new();
