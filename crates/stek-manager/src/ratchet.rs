@@ -110,6 +110,7 @@ pub(crate) async fn sync(
     time: PassTime,
     incarnation: Incarnation,
 ) -> Result<(), RatchetError> {
+    let _alone = engine.seeds.lock().await;
     let mut rows = engine.store.ratchet().await?;
     if told("a state that is not needed was not erased", seeds::drop_ended(&engine.custody, &rows))
         .is_none()

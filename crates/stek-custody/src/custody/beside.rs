@@ -134,12 +134,15 @@ impl Custody {
         inner.next.take().map_or(Ok(()), |next| next.file.erase())
     }
 
-    /// Erases the second ratchet.
+    /// Erases the second ratchet if it is of `seed`. Does nothing otherwise.
     ///
     /// # Errors
     /// [`StateFileError`] if it could not be overwritten or its file not removed.
-    pub fn drop_next(&self) -> Result<(), StateFileError> {
+    pub fn drop_next(&self, seed: SeedId) -> Result<(), StateFileError> {
         let mut inner = self.lock();
+        if inner.next.as_ref().is_none_or(|next| next.contents.state.seed_id() != seed) {
+            return Ok(());
+        }
         inner.wraps_next = false;
         inner.next.take().map_or(Ok(()), |next| next.file.erase())
     }

@@ -25,7 +25,7 @@ pub(crate) fn drop_ended(custody: &Custody, rows: &Ratchet) -> Result<(), StateF
     let is_known = |seed: SeedId| rows.seeds.iter().any(|known| known.row.seed == seed);
     if let Some(next) = custody.next_seed() {
         if !is_known(next) {
-            custody.drop_next()?;
+            custody.drop_next(next)?;
             tracing::info!(seed = %next, "the state of a seed that came to nothing is erased");
         } else if !is_known(custody.seed_id()) {
             let old = custody.seed_id();
@@ -110,7 +110,9 @@ async fn lost(
 
 /// A new seed in place of one that nobody holds any more. Its keys are ended by the sweep.
 async fn replace(engine: &Engine, lost: &SeedRow, time: PassTime) -> Result<Outcome, RatchetError> {
-    engine.custody.drop_next()?;
+    if let Some(next) = engine.custody.next_seed() {
+        engine.custody.drop_next(next)?;
+    }
     let seed = new_seed_id(engine.random.as_ref())?;
     engine.custody.begin_next(seed, engine.random.as_ref())?;
     let by = SeedRow { seed, check: engine.cluster.check_value(&seed), claimed_at: time.now };
@@ -122,13 +124,13 @@ async fn replace(engine: &Engine, lost: &SeedRow, time: PassTime) -> Result<Outc
     if engine.store.change_seeds(&change, &events, &engine.audit).await? {
         engine.custody.promote_next()?;
     } else {
-        engine.custody.drop_next()?;
+        engine.custody.drop_next(seed)?;
     }
     Ok(Outcome::Replaced)
 }
 
 /// Offers a new seed; `false` if one is on its way already. The state is in the file before
-/// anybody can hear of it.
+/// anybody can hear of it. Whoever calls this holds [`Engine::seeds`].
 pub(crate) async fn offer(
     engine: &Engine,
     time: PassTime,
@@ -148,7 +150,7 @@ pub(crate) async fn offer(
     if done {
         tracing::info!(%seed, why, "a new seed is offered");
     } else {
-        engine.custody.drop_next()?;
+        engine.custody.drop_next(seed)?;
     }
     Ok(done)
 }

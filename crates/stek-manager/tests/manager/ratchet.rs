@@ -27,6 +27,7 @@ use stek_manager::{
 };
 use stek_store::{KeyStore, MAX_PAGE, RatchetStore, SeedPhase};
 use stek_wire::admin::{JoinDocument, PolicyDocument, StateDocument};
+use tokio::sync::Barrier;
 use tower::ServiceExt;
 
 use crate::fixture::{FAST, Running, Site, name};
@@ -360,6 +361,29 @@ async fn a_manager_that_is_away_is_not_waited_for_for_ever_and_joins_again() {
     assert_eq!(all[0].1.gauge("stek_manager_ratchet_unproven_replicas"), 0.0);
 }
 
+#[tokio::test]
+async fn an_offer_does_not_come_between_what_a_pass_reads_and_what_it_erases() {
+    let site = Site::new();
+    let (_, all) = managers(&site, &["one"]).await;
+    let (custody, running) = &all[0];
+    let (old, operations) = (custody.seed_id(), running.operations());
+    let meeting = Arc::new(Barrier::new(2));
+    *site.store.meeting.lock().unwrap() = Some(Arc::clone(&meeting));
+    site.clock.advance(Duration::from_secs(5));
+    // The pass has read the seeds, and goes on only when the offer has had time.
+    meeting.wait().await;
+    let go_on = async {
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        meeting.wait().await;
+    };
+    let (offered, _) = tokio::join!(operations.reseed("test"), go_on);
+    offered.unwrap();
+    until_moved_on(&site, old, &all).await;
+    assert_eq!(count(&site, AuditAction::SeedWithdrawn).await, 0);
+}
+
 /// Each step of a change of seeds fails once in each way, and once the manager is started anew at
 /// that point from its files.
 #[tokio::test]
@@ -666,7 +690,8 @@ async fn one_tag_has_one_content_also_while_a_state_is_lacking() {
     site.tick_until(first, || one.seed_id() != old).await;
     let tag = |running: &Running| running.published().keysets[&name("main")].tag();
     let before = (tag(second), second.keyset("main"));
-    first.operations().rotate(&name("main"), "test").await.unwrap();
+    let rotated = first.operations().rotate(&name("main"), "test").await.unwrap().revision;
+    first.until(|feed| feed.keysets[&name("main")].tag().revision.as_u64() == rotated).await;
     for _ in 0..10 {
         site.tick(second).await;
     }

@@ -117,7 +117,9 @@ fn a_second_file_that_was_half_made_is_removed() {
         again.begin_next(SeedId::from_bytes([43; 16]), &SystemRandom),
         Err(HoldError::Another(NEXT))
     ));
-    again.drop_next().unwrap();
+    again.drop_next(SEED).unwrap();
+    assert!(again.holds(NEXT), "it is another");
+    again.drop_next(NEXT).unwrap();
     assert!(!place.holds(secret.expose_secret()) && !again.holds(NEXT));
 }
 
@@ -127,7 +129,7 @@ fn both_go_forward_together_and_one_that_is_ahead_waits() {
     custody.begin_next(NEXT, &SystemRandom).unwrap();
     custody.advance(epoch(DESTRUCTION)).unwrap();
     assert_eq!(custody.reach(), [(SEED, epoch(DESTRUCTION)), (NEXT, epoch(DESTRUCTION))]);
-    custody.drop_next().unwrap();
+    custody.drop_next(NEXT).unwrap();
     let mut ahead = RatchetState::generate(NEXT, epoch(DESTRUCTION), &SystemRandom).unwrap();
     ahead.advance_to(epoch(DESTRUCTION + 2)).unwrap();
     custody.hold_next(ahead, &cluster().check_value(&NEXT)).unwrap();
