@@ -202,6 +202,11 @@ impl ClusterSecret {
         self.previous.is_some()
     }
 
+    /// The only one there is; `None` if there are two.
+    pub(crate) fn sole(&self) -> Option<Generation> {
+        (!self.has_previous()).then_some(Generation::Current)
+    }
+
     /// Which of the two `seed` was claimed with; `None` if neither.
     pub fn claimed_with(&self, seed: &SeedId, check: &[u8; CHECK_LEN]) -> Option<Generation> {
         let is = |generation| -> bool {

@@ -16,7 +16,7 @@ use stek_core::wrapped::{Epoch, ReplicaId, SeedId, WRAP_NONCE_LEN, WrappedKey};
 use crate::cluster_secret::{CHECK_LEN, ClusterSecret, Generation};
 use crate::random::{DrawError, RandomSource, draw};
 use crate::ratchet::{self, Kek, KekError, RatchetState};
-use crate::secret::erasing_stack;
+use crate::secret::{SECRET_LEN, erasing_stack};
 use crate::state_file::{Contents, HighWater, StateFile, StateFileError};
 use crate::wrap::{Binding, destruction_epoch, open, seal};
 
@@ -49,18 +49,17 @@ struct Inner {
 struct Held {
     file: StateFile,
     contents: Contents,
-    /// The cluster secret that its seed was claimed with.
-    generation: Generation,
+    /// The cluster secret that its seed was claimed with, once that is known.
+    generation: Option<Generation>,
 }
 
 impl Held {
-    fn new(file: StateFile, contents: Contents) -> Self {
-        Self { file, contents, generation: Generation::Current }
+    fn secret<'a>(&self, cluster: &'a ClusterSecret) -> Option<&'a [u8; SECRET_LEN]> {
+        cluster.expose_one(self.generation?)
     }
 
     fn kek(&self, x: Epoch, cluster: &ClusterSecret) -> Result<Kek, KekError> {
-        // A generation is only noted if the secret is there.
-        let secret = cluster.expose_one(self.generation).unwrap_or(cluster.expose());
+        let secret = self.secret(cluster).ok_or(KekError::UnknownSecret)?;
         self.contents.state.kek_under(x, secret)
     }
 }
@@ -205,10 +204,14 @@ impl Custody {
     ) -> Result<Self, CreateError> {
         let state = RatchetState::generate(seed, epoch, random)?;
         let replica = ratchet::new_replica_id(random).map_err(DrawError::Random)?;
-        Ok(Self::join(path, cluster, state, replica)?)
+        let this = Self::join(path, cluster, state, replica)?;
+        // It will be claimed with the current one.
+        this.lock().main.generation = Some(Generation::Current);
+        Ok(this)
     }
 
-    /// Takes on a ratchet that a peer began, as the copy `replica`, in a new file at `path`.
+    /// Takes on a ratchet that a peer began, as the copy `replica`, in a new file at `path`. With
+    /// two cluster secrets nothing can be wrapped or unwrapped before [`Self::verify_seed`].
     ///
     /// # Errors
     /// [`StateFileError`] if the file exists or cannot be made.
@@ -220,21 +223,29 @@ impl Custody {
     ) -> Result<Self, StateFileError> {
         let contents = Contents { state, high_water: None, replica };
         let file = StateFile::create(path, &contents)?;
-        Ok(Self::new(path, cluster, Held::new(file, contents), None))
+        Ok(Self::new(path, cluster, (file, contents), None))
     }
 
-    /// Goes on with the ratchet in the file at `path`.
+    /// Goes on with the ratchet in the file at `path`, and with the one beside it. With two cluster
+    /// secrets nothing can be wrapped or unwrapped under either before [`Self::verify_seed`].
     ///
     /// # Errors
     /// [`StateFileError`] if the file is missing, in use, open to others or torn.
     pub fn open(path: &Path, cluster: Arc<ClusterSecret>) -> Result<Self, StateFileError> {
         let (file, contents) = StateFile::open(path)?;
         let next = beside::open(path, &contents)?;
-        let next = next.map(|(file, contents)| Held::new(file, contents));
-        Ok(Self::new(path, cluster, Held::new(file, contents), next))
+        Ok(Self::new(path, cluster, (file, contents), next))
     }
 
-    fn new(path: &Path, cluster: Arc<ClusterSecret>, main: Held, next: Option<Held>) -> Self {
+    fn new(
+        path: &Path,
+        cluster: Arc<ClusterSecret>,
+        main: (StateFile, Contents),
+        next: Option<(StateFile, Contents)>,
+    ) -> Self {
+        let generation = cluster.sole();
+        let held = |(file, contents)| Held { file, contents, generation };
+        let (main, next) = (held(main), next.map(held));
         let (minted, last_nonce) = (VecDeque::new(), None);
         let inner = Mutex::new(Inner { main, next, wraps_next: false, minted, last_nonce });
         Self { cluster, path: path.to_owned(), inner }
@@ -246,7 +257,8 @@ impl Custody {
     }
 
     /// Whether state file and cluster secret are those that the database names. Notes which
-    /// cluster secret the seed was claimed with.
+    /// cluster secret the seed was claimed with; if it is none of ours, nothing is unwrapped under
+    /// that seed, and nothing taken for forged.
     ///
     /// # Errors
     /// [`SeedMismatch`], which says which of the two is another.
@@ -259,8 +271,8 @@ impl Custody {
         let Some(known) = all.find(|known| known.contents.state.seed_id() == named) else {
             return Err(SeedMismatch::OtherSeed { held, named });
         };
-        known.generation = generation.ok_or(SeedMismatch::OtherClusterSecret { named })?;
-        Ok(())
+        known.generation = generation;
+        generation.map(drop).ok_or(SeedMismatch::OtherClusterSecret { named })
     }
 
     /// Makes a ticket key.

@@ -76,6 +76,9 @@ pub enum KekError {
         /// Where the ratchet is.
         at: Epoch,
     },
+    /// It is not known with which cluster secret the seed was claimed, or it is none of ours.
+    #[error("the cluster secret that the seed was claimed with is not known here")]
+    UnknownSecret,
 }
 
 impl RatchetState {

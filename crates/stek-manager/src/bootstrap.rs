@@ -18,7 +18,7 @@ use stek_custody::state_file::StateFileError;
 use stek_store::{KeyStore, SeedRow, StoreError};
 
 use crate::operations::{AcceptError, replace_lost_seed};
-use crate::ratchet::{NoPeers, PeerError, Peers, fetch, is_lost};
+use crate::ratchet::{NoPeers, PeerError, Peers, drop_ended, fetch, is_lost};
 
 /// Why a manager cannot start with this database, state file and cluster secret.
 #[derive(Debug, thiserror::Error)]
@@ -226,10 +226,23 @@ async fn take_up(
                 return Err(BootstrapError::NoState { seed: row.seed, path, source });
             }
         };
-        custody.hold_next(fetched)?;
+        make_room(newcomer, custody).await?;
+        custody.hold_next(fetched, &row.check)?;
         custody.verify_seed(row.seed, &row.check)?;
     }
     Ok(())
+}
+
+/// Erases what a change of seeds that was missed has ended. A database that was restored says
+/// nothing of that.
+async fn make_room(newcomer: &Newcomer<'_>, custody: &Custody) -> Result<(), BootstrapError> {
+    let cluster = newcomer.store.cluster().await?;
+    if custody.is_behind(cluster.incarnation, cluster.revision) {
+        return Ok(());
+    }
+    let rows = newcomer.store.ratchet().await?;
+    let path = newcomer.path.to_owned();
+    drop_ended(custody, &rows).map_err(|source| BootstrapError::State { path, source })
 }
 
 /// Asks the peers until one gives the state, for a bounded time: they may be starting too.

@@ -45,6 +45,9 @@ pub struct Engine {
     pub(crate) cluster: Arc<ClusterSecret>,
     pub(crate) rules: RatchetRules,
     pub(crate) audit_retention: Option<Seconds>,
+    /// Held by whoever reads which seeds there are and takes on, makes or erases states by that:
+    /// between the two nobody else may.
+    pub(crate) seeds: tokio::sync::Mutex<()>,
     /// What the fleet holds.
     pub(crate) confirmations: Arc<Confirmations>,
     fleet: Arc<FleetClock>,
@@ -119,6 +122,7 @@ impl Engine {
             cluster: parts.cluster,
             rules: parts.rules,
             audit_retention: parts.audit_retention,
+            seeds: tokio::sync::Mutex::default(),
             confirmations: Arc::new(Confirmations::new(Arc::clone(&parts.clock))),
             fleet,
             anchor,

@@ -106,7 +106,7 @@ impl ManagerMetrics {
             )?,
             ratchet_failures: counter(
                 "stek_manager_ratchet_failures_total",
-                "Times the ratchet could not be advanced.",
+                "Times the ratchet could not be advanced, or a state that ended not erased.",
             )?,
             unpublishable: counter(
                 "stek_manager_unpublishable_keysets_total",

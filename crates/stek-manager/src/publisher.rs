@@ -2,6 +2,8 @@
 //! have ended, and puts the whole out as one value. Refuses to publish a database that has gone
 //! back behind what was published before.
 
+mod lacking;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,6 +22,7 @@ use tokio::sync::watch;
 
 use crate::engine::{ClusterError, DatabaseBehind, Engine};
 use crate::metrics::ManagerMetrics;
+use lacking::{Lacking, may_pass, may_stay};
 
 /// How long tokens and grants are served without being read again, though nothing says that they
 /// have changed.
@@ -71,11 +74,13 @@ pub(crate) struct Publisher {
     erasure: Mutex<Option<Timestamp>>,
     /// When each keyset with a tombstone was deleted.
     deleted_at: BTreeMap<KeysetName, Timestamp>,
+    lacking: Lacking,
 }
 
 impl Publisher {
     pub(crate) fn new(feed: watch::Sender<Option<Arc<FeedState>>>) -> Self {
-        Self { feed, access_revision: None, erasure: Mutex::new(None), deleted_at: BTreeMap::new() }
+        let (deleted_at, lacking) = Default::default();
+        Self { feed, access_revision: None, erasure: Mutex::new(None), deleted_at, lacking }
     }
 
     pub(crate) fn published(&self) -> Option<Arc<FeedState>> {
@@ -91,6 +96,10 @@ impl Publisher {
         now: Timestamp,
     ) -> Result<(), PublishError> {
         let mut cluster = engine.read_cluster().await?;
+        if !self.lacking.is_empty() {
+            self.lacking.renew(engine, now).await?;
+            cluster = engine.read_cluster().await?;
+        }
         let held = self.published().filter(|feed| feed.incarnation == cluster.incarnation);
         let fresh = || Arc::new(FeedState::empty(cluster.incarnation, now));
         let (is_first, held) = (held.is_none(), held.unwrap_or_else(fresh));
@@ -110,7 +119,7 @@ impl Publisher {
                 return Err(PublishError::Exchanged);
             }
             cluster = changes.cluster;
-            let read = apply(engine, metrics, &mut next, &changes, now).await;
+            let read = apply(engine, metrics, &mut next, &changes, &mut self.lacking, now).await;
             if let Some(written) = write_down(engine, &read, now).await?
                 && written == next.revision.next()
             {
@@ -189,6 +198,7 @@ async fn apply(
     metrics: &ManagerMetrics,
     feed: &mut FeedState,
     changes: &Changes,
+    lacking: &mut Lacking,
     now: Timestamp,
 ) -> Vec<KeyId> {
     let mut read = Vec::new();
@@ -201,7 +211,18 @@ async fn apply(
         let opened =
             open_bundle(engine, metrics, feed.incarnation, stored, held.as_deref(), now, &mut read);
         match opened {
-            Ok(bundle) => {
+            Ok(Opened { lacks: true, .. })
+                if held.is_some_and(|held| may_stay(&held, stored, now)) =>
+            {
+                // Under its new tag whoever has it would confirm what it lacks.
+                lacking.insert(name);
+            }
+            Ok(Opened { bundle, lacks }) => {
+                if lacks {
+                    lacking.insert(name)
+                } else {
+                    lacking.remove(name)
+                }
                 feed.tombstones.remove(name);
                 engine.confirmations.note_published(&bundle);
                 feed.keysets.insert(name.clone(), Arc::new(bundle));
@@ -220,6 +241,7 @@ async fn apply(
     for tombstone in &changes.tombstones {
         feed.keysets.remove(&tombstone.name);
         engine.confirmations.note_deleted(&tombstone.name);
+        lacking.remove(&tombstone.name);
         feed.tombstones.insert(tombstone.name.clone(), tombstone.revision);
     }
     feed.revision = changes.cluster.revision;
@@ -248,6 +270,12 @@ async fn write_down(
     Ok(Some(engine.store.commit(&commit, &engine.audit).await?.revision))
 }
 
+/// The bundle of a keyset, and whether a key is not in it that may yet be.
+struct Opened {
+    bundle: Bundle,
+    lacks: bool,
+}
+
 /// The bundle of `stored`. A key that cannot be unwrapped is left out and reported: the others
 /// still serve, and the planner goes on.
 fn open_bundle(
@@ -258,8 +286,9 @@ fn open_bundle(
     held: Option<&Bundle>,
     now: Timestamp,
     read: &mut Vec<KeyId>,
-) -> Result<Bundle, BundleError> {
+) -> Result<Opened, BundleError> {
     let name = stored.keyset.name();
+    let mut lacks = false;
     let mut keys = Vec::with_capacity(stored.keys.len());
     for key in stored.keys.iter().filter(|key| key.record.schedule.opens(now)) {
         let known = held.and_then(|bundle| material_of(bundle, &key.record));
@@ -271,6 +300,7 @@ fn open_bundle(
                     Arc::new(material)
                 }
                 Err(error) => {
+                    lacks |= may_pass(error);
                     metrics.unwrap_failures.inc();
                     let (key, error) = (key.record.id, &error as &dyn std::error::Error);
                     tracing::error!(keyset = %name, %key, error, "key cannot be unwrapped");
@@ -281,7 +311,9 @@ fn open_bundle(
         keys.push(BundleKey { record: key.record, material });
     }
     let policy = *stored.keyset.policy();
-    Bundle::try_new(stored.tag(incarnation), name.clone(), policy, keys, stored.ended.clone())
+    let tag = stored.tag(incarnation);
+    let bundle = Bundle::try_new(tag, name.clone(), policy, keys, stored.ended.clone())?;
+    Ok(Opened { bundle, lacks })
 }
 
 /// The material of this key, if the row is still the one that it was unwrapped with: whatever the

@@ -9,7 +9,7 @@ mod seeds;
 
 pub(crate) use peers::fetch;
 pub use peers::{NoPeers, PeerError, Peers};
-pub(crate) use seeds::offer;
+pub(crate) use seeds::{drop_ended, offer};
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use stek_custody::cluster_secret::Generation;
 use stek_custody::custody::{HoldError, SeedMismatch};
 use stek_custody::random::RandomError;
 use stek_custody::state_file::StateFileError;
-use stek_store::{Ratchet, Replica, SeedPhase, StoreError};
+use stek_store::{Ratchet, Replica, SeedPhase, SeedRow, StoreError};
 
 use crate::engine::{Engine, PassTime};
 use crate::metrics::ManagerMetrics;
@@ -51,7 +51,7 @@ const FORGET_AFTER: Seconds = Seconds::from_days(7);
 /// The least time without life after which a seed may be given up as lost, without keysets.
 const LEAST_LOSS: Seconds = Seconds::from_hours(1);
 
-/// Why the ratchet cannot be used. Nothing is minted meanwhile; what is published stays.
+/// Why the ratchet cannot be used. Nothing is minted meanwhile; what others commit is published.
 #[derive(Debug, thiserror::Error)]
 pub enum RatchetError {
     /// The database.
@@ -101,7 +101,8 @@ pub(crate) enum Outcome {
     Replaced,
 }
 
-/// Brings everything one step further. After an error nothing must be minted.
+/// Brings everything one step further. After an error, and only then, nothing can be minted: what
+/// fails beside that is told, and waits for the next pass.
 pub(crate) async fn sync(
     engine: &Engine,
     metrics: &ManagerMetrics,
@@ -109,8 +110,13 @@ pub(crate) async fn sync(
     time: PassTime,
     incarnation: Incarnation,
 ) -> Result<(), RatchetError> {
+    let _alone = engine.seeds.lock().await;
     let mut rows = engine.store.ratchet().await?;
-    seeds::drop_ended(engine, &rows)?;
+    if told("a state that is not needed was not erased", seeds::drop_ended(&engine.custody, &rows))
+        .is_none()
+    {
+        metrics.ratchet_failures.inc();
+    }
     let held = seeds::hold_all(engine, state, &rows, time).await;
     if matches!(held, Ok(Outcome::Replaced)) {
         rows = engine.store.ratchet().await?;
@@ -125,20 +131,51 @@ pub(crate) async fn sync(
         let error = &error as &dyn std::error::Error;
         tracing::warn!(error, "a state that is not live yet, or no more, could not be had");
     }
-    engine.custody.verify_seed(live.seed, &live.check)?;
+    seeds::verify_held(engine, &rows)?;
     engine.custody.wrap_under(live.seed);
     let generation = engine.cluster.claimed_with(&live.seed, &live.check);
     engine.cluster.put_in_use(generation.unwrap_or(Generation::Current));
-    let rows = report::replica(engine, state, rows, time).await?;
-    seeds::step(engine, &rows, time).await?;
-    if keys::sweep(engine, state, &rows, &live, time, incarnation).await? {
-        seeds::end_retiring(engine, &rows, time).await?;
-    }
-    keys::reseal(engine, state, &rows, &live, time).await?;
-    report::prove(engine, metrics, state, &rows, time).await?;
-    report::forget(engine, &rows, time).await?;
-    report::observe(engine, metrics, state, &rows, time);
+    keep_house(engine, metrics, state, rows, &live, time, incarnation).await;
     Ok(())
+}
+
+/// What minting does not depend on.
+async fn keep_house(
+    engine: &Engine,
+    metrics: &ManagerMetrics,
+    state: &mut State,
+    mut rows: Ratchet,
+    live: &SeedRow,
+    time: PassTime,
+    incarnation: Incarnation,
+) {
+    let reported = report::replica(engine, state, &mut rows, time).await;
+    told("what is held here was not reported", reported);
+    let stepped = seeds::step(engine, &rows, time).await;
+    told("the change of seeds goes no further", stepped);
+    let swept = keys::sweep(engine, state, &rows, live, time, incarnation).await;
+    if told("keys are not re-wrapped", swept) == Some(true) {
+        let ended = seeds::end_retiring(engine, &rows, time).await;
+        told("the retiring seed is not ended", ended);
+    }
+    let resealed = keys::reseal(engine, state, &rows, live, time).await;
+    told("rows are not sealed anew", resealed);
+    let proven = report::prove(engine, metrics, state, &rows, time).await;
+    told("what is destroyed was not noted", proven);
+    told("no manager is forgotten", report::forget(engine, &rows, time).await);
+    report::observe(engine, metrics, state, &rows, time);
+}
+
+/// The value, or word of the error where it ends.
+fn told<T, E>(what: &'static str, result: Result<T, E>) -> Option<T>
+where
+    E: std::error::Error + 'static,
+{
+    let told = |error: E| {
+        let error = &error as &dyn std::error::Error;
+        tracing::error!(error, "{what}");
+    };
+    result.map_err(told).ok()
 }
 
 /// An event of the manager itself.

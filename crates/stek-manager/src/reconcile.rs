@@ -227,8 +227,13 @@ async fn pass(
     turn_ratchet(engine, metrics, time.now);
     let cluster = engine.read_cluster().await?;
     metrics.observe_audit(&cluster);
-    ratchet::sync(engine, metrics, &mut state.ratchet, time, cluster.incarnation).await?;
-    let carried_out = due::carry_out(engine, metrics, &mut state.resting, time).await;
+    let synced =
+        ratchet::sync(engine, metrics, &mut state.ratchet, time, cluster.incarnation).await;
+    let carried_out = match &synced {
+        Ok(()) => due::carry_out(engine, metrics, &mut state.resting, time).await,
+        // Nothing could be wrapped.
+        Err(_) => Ok(Progress::Done),
+    };
     // Also if that failed: revocations and what other managers did must go out all the same.
     state.publisher.refresh(engine, metrics, time.now).await?;
     if let Some(feed) = state.publisher.published() {
@@ -236,6 +241,7 @@ async fn pass(
     }
     metrics.unsound_keysets.set(i64::try_from(state.resting.unsound()).unwrap_or(i64::MAX));
     readiness.unreadable(state.resting.unsound());
+    synced?;
     let progress = carried_out?;
     purge(engine, state, time.now).await;
     let due = engine.store.next_due().await?;

@@ -54,6 +54,23 @@ pub(crate) enum AccessChange<'a> {
     RemoveGrant(&'a Grant),
 }
 
+/// The seed that keys must be wrapped under.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum LiveSeed {
+    /// None was ever claimed.
+    Unclaimed,
+    /// This one.
+    Is(SeedId),
+    /// There are seeds and none of them is live: they change while one looks.
+    Changing,
+}
+
+impl From<Option<SeedId>> for LiveSeed {
+    fn from(live: Option<SeedId>) -> Self {
+        live.map_or(Self::Unclaimed, Self::Is)
+    }
+}
+
 /// The changes of a commit by kind.
 pub(crate) struct Changeset<'a> {
     pub(crate) at: Timestamp,
@@ -121,9 +138,13 @@ impl<'a> Changeset<'a> {
 
     /// Refuses keys wrapped under another seed than the live one, which managers are about to
     /// erase or do not hold yet. A database without a seed takes any.
-    pub(crate) fn check_seeds(&self, live: Option<SeedId>) -> Result<(), CommitError> {
-        let Some(live) = live else { return Ok(()) };
-        match self.inserts().find(|(_, key)| key.wrapped.seed != live) {
+    pub(crate) fn check_seeds(&self, live: LiveSeed) -> Result<(), CommitError> {
+        let is_taken = |seed| match live {
+            LiveSeed::Unclaimed => true,
+            LiveSeed::Is(live) => seed == live,
+            LiveSeed::Changing => false,
+        };
+        match self.inserts().find(|(_, key)| !is_taken(key.wrapped.seed)) {
             None => Ok(()),
             Some((name, _)) => Err(CommitError::Conflict(name.clone())),
         }

@@ -9,7 +9,8 @@ use stek_core::keyset::KeyRecord;
 use stek_core::name::KeysetName;
 use stek_core::wrapped::{Epoch, SeedId, WrappedKey};
 
-use super::{Custody, Held, UnwrapError, WrapError};
+use super::{Custody, Held, SeedMismatch, UnwrapError, WrapError};
+use crate::cluster_secret::{CHECK_LEN, Generation};
 use crate::random::{DrawError, RandomSource};
 use crate::ratchet::RatchetState;
 use crate::share::{self, JoinRequest, SealedState};
@@ -21,6 +22,9 @@ pub enum HoldError {
     /// There is one of another seed, which has to be dropped first.
     #[error("a state of seed {0} is held beside the main one")]
     Another(SeedId),
+    /// Its seed was claimed with another cluster secret.
+    #[error(transparent)]
+    Mismatch(#[from] SeedMismatch),
     /// The random source gave nothing that can be used.
     #[error(transparent)]
     Draw(#[from] DrawError),
@@ -29,7 +33,7 @@ pub enum HoldError {
     StateFile(#[from] StateFileError),
 }
 
-/// The state that was asked for is not held here.
+/// The state that was asked for is not held here, or not under which cluster secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no state of seed {0} is held here")]
 pub struct ShareError(pub SeedId);
@@ -51,14 +55,21 @@ impl Custody {
     /// # Errors
     /// [`HoldError`].
     pub fn begin_next(&self, seed: SeedId, random: &dyn RandomSource) -> Result<(), HoldError> {
-        self.hold_next(RatchetState::generate(seed, self.epoch(), random)?)
+        self.hold(RatchetState::generate(seed, self.epoch(), random)?, Generation::Current)
     }
 
-    /// Takes on a ratchet that a peer began, beside the main one. Does nothing if it is held.
+    /// Takes on a ratchet that a peer began, beside the main one, whose seed was claimed with
+    /// `check`. Does nothing if it is held.
     ///
     /// # Errors
     /// [`HoldError`].
-    pub fn hold_next(&self, state: RatchetState) -> Result<(), HoldError> {
+    pub fn hold_next(&self, state: RatchetState, check: &[u8; CHECK_LEN]) -> Result<(), HoldError> {
+        let named = state.seed_id();
+        let generation = self.cluster.claimed_with(&named, check);
+        self.hold(state, generation.ok_or(SeedMismatch::OtherClusterSecret { named })?)
+    }
+
+    fn hold(&self, state: RatchetState, generation: Generation) -> Result<(), HoldError> {
         let mut inner = self.lock();
         if inner.of(state.seed_id()).is_some() {
             return Ok(());
@@ -68,7 +79,7 @@ impl Custody {
         }
         let contents = Contents { state, high_water: None, replica: inner.main.contents.replica };
         let file = StateFile::create(&path_of(&self.path), &contents)?;
-        inner.next = Some(Held::new(file, contents));
+        inner.next = Some(Held { file, contents, generation: Some(generation) });
         Ok(())
     }
 
@@ -123,12 +134,15 @@ impl Custody {
         inner.next.take().map_or(Ok(()), |next| next.file.erase())
     }
 
-    /// Erases the second ratchet.
+    /// Erases the second ratchet if it is of `seed`. Does nothing otherwise.
     ///
     /// # Errors
     /// [`StateFileError`] if it could not be overwritten or its file not removed.
-    pub fn drop_next(&self) -> Result<(), StateFileError> {
+    pub fn drop_next(&self, seed: SeedId) -> Result<(), StateFileError> {
         let mut inner = self.lock();
+        if inner.next.as_ref().is_none_or(|next| next.contents.state.seed_id() != seed) {
+            return Ok(());
+        }
         inner.wraps_next = false;
         inner.next.take().map_or(Ok(()), |next| next.file.erase())
     }
@@ -137,11 +151,11 @@ impl Custody {
     /// made sure who asks, and writes it into the audit trail.
     ///
     /// # Errors
-    /// [`ShareError`] if it is not held.
+    /// [`ShareError`] if it is not held, or not verified; see [`Self::verify_seed`].
     pub fn share(&self, request: &JoinRequest) -> Result<SealedState, ShareError> {
         let inner = self.lock();
         let held = inner.of(request.seed).ok_or(ShareError(request.seed))?;
-        let secret = self.cluster.expose_one(held.generation).unwrap_or(self.cluster.expose());
+        let secret = held.secret(&self.cluster).ok_or(ShareError(request.seed))?;
         Ok(share::seal(&held.contents.state, request, secret))
     }
 

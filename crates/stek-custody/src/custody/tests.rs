@@ -169,7 +169,7 @@ fn another_lineage_or_cluster_secret_is_told() {
     let expected = SeedMismatch::OtherClusterSecret { named: SEED };
     assert_eq!(wrong.verify_seed(SEED, &check), Err(expected));
     let error = wrong.unwrap(&keyset(), &record(), &wrapped).unwrap_err();
-    assert_eq!(error, UnwrapError::Forged);
+    assert_eq!(error, UnwrapError::Epoch(KekError::UnknownSecret), "nobody forged anything");
     // Same identity, other bytes: this the check value does not tell, but no key opens.
     let mut bytes = unhex(&STATE.replace("babf", "bbbf"));
     let forked = RatchetState::try_new(SEED, epoch(EPOCH), &mut bytes).unwrap();

@@ -1,5 +1,7 @@
 //! The ratchet's state for managers that join, and what operators ask of it.
 
+use std::time::Duration;
+
 use stek_core::audit::AuditAction;
 use stek_core::wrapped::Epoch;
 use stek_custody::share::{JoinRequest, SealedState};
@@ -7,6 +9,9 @@ use stek_wire::admin::{HolderDocument, RatchetDocument, SeedDocument};
 
 use super::{OperationError, Operations, event};
 use crate::ratchet::{self, RatchetError};
+
+/// How long a pass is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl From<RatchetError> for OperationError {
     fn from(error: RatchetError) -> Self {
@@ -76,6 +81,10 @@ impl Operations {
     /// # Errors
     /// [`OperationError::Ratchet`] if seeds are changing already, or the parts below.
     pub async fn reseed(&self, actor: &str) -> Result<(), OperationError> {
+        // A pass that waits for the database or for peers waits with a bound, and so does this.
+        let alone = tokio::time::timeout(PATIENCE, self.engine.seeds.lock()).await;
+        let _alone =
+            alone.map_err(|_| OperationError::Ratchet("a pass is at the seeds; try again"))?;
         let (time, _) = self.begin().await?;
         if !ratchet::offer(&self.engine, time, actor, "asked for").await? {
             return Err(OperationError::Ratchet("seeds are changing already"));

@@ -15,13 +15,13 @@ use crate::metrics::ManagerMetrics;
 /// How often a manager says that it is there, if nothing else has changed.
 const SAY_AGAIN: Seconds = Seconds::new(60);
 
-/// Says what is held here, if that is news; returns the rows with it.
+/// Says what is held here, if that is news, and puts it among the rows.
 pub(super) async fn replica(
     engine: &Engine,
     state: &mut State,
-    mut rows: Ratchet,
+    rows: &mut Ratchet,
     time: PassTime,
-) -> Result<Ratchet, StoreError> {
+) -> Result<(), StoreError> {
     let custody = &engine.custody;
     let known = |seed: &SeedId| rows.seeds.iter().any(|one| one.row.seed == *seed);
     let own = Replica {
@@ -42,7 +42,7 @@ pub(super) async fn replica(
     }
     rows.replicas.retain(|replica| replica.id != own.id);
     rows.replicas.push(own);
-    Ok(rows)
+    Ok(())
 }
 
 /// The lowest epoch of each seed that any manager holds: what a thief of all of them could unwrap.

@@ -5,8 +5,9 @@
 use stek_core::audit::AuditAction;
 use stek_core::time::Seconds;
 use stek_core::wrapped::SeedId;
-use stek_custody::custody::SeedMismatch;
+use stek_custody::custody::{Custody, SeedMismatch};
 use stek_custody::ratchet::new_seed_id;
+use stek_custody::state_file::StateFileError;
 use stek_store::{Ratchet, Replica, SeedChange, SeedPhase, SeedRow};
 
 use super::{ALIVE, Outcome, PeerError, RatchetError, State, event, fetch, is_lost};
@@ -20,17 +21,31 @@ const ASK_AGAIN: Seconds = Seconds::new(10);
 const WITHDRAW_AFTER: u64 = 3;
 
 /// Erases states of seeds that have ended.
-pub(super) fn drop_ended(engine: &Engine, rows: &Ratchet) -> Result<(), RatchetError> {
+pub(crate) fn drop_ended(custody: &Custody, rows: &Ratchet) -> Result<(), StateFileError> {
     let is_known = |seed: SeedId| rows.seeds.iter().any(|known| known.row.seed == seed);
-    let custody = &engine.custody;
     if let Some(next) = custody.next_seed() {
         if !is_known(next) {
-            custody.drop_next()?;
+            custody.drop_next(next)?;
             tracing::info!(seed = %next, "the state of a seed that came to nothing is erased");
         } else if !is_known(custody.seed_id()) {
             let old = custody.seed_id();
             custody.promote_next()?;
             tracing::info!(seed = %old, live = %next, "the state of a seed that ended is erased");
+        }
+    }
+    Ok(())
+}
+
+/// Notes which cluster secret each seed that is held was claimed with: until then nothing is
+/// unwrapped under it.
+pub(super) fn verify_held(engine: &Engine, rows: &Ratchet) -> Result<(), SeedMismatch> {
+    for seed in rows.seeds.iter().filter(|seed| engine.custody.holds(seed.row.seed)) {
+        match engine.custody.verify_seed(seed.row.seed, &seed.row.check) {
+            Err(error) if seed.phase != SeedPhase::Live => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "nothing can be unwrapped under a seed that others hold");
+            }
+            verified => verified?,
         }
     }
     Ok(())
@@ -58,7 +73,7 @@ pub(super) async fn hold_all(
         let outcome =
             if rests { Err(PeerError::None) } else { ask(engine, state, row, time).await };
         match outcome {
-            Ok(taken) => engine.custody.hold_next(taken)?,
+            Ok(taken) => engine.custody.hold_next(taken, &row.check)?,
             Err(_) if is_live && lost(engine, rows, row, time).await? => {
                 return replace(engine, row, time).await;
             }
@@ -95,7 +110,9 @@ async fn lost(
 
 /// A new seed in place of one that nobody holds any more. Its keys are ended by the sweep.
 async fn replace(engine: &Engine, lost: &SeedRow, time: PassTime) -> Result<Outcome, RatchetError> {
-    engine.custody.drop_next()?;
+    if let Some(next) = engine.custody.next_seed() {
+        engine.custody.drop_next(next)?;
+    }
     let seed = new_seed_id(engine.random.as_ref())?;
     engine.custody.begin_next(seed, engine.random.as_ref())?;
     let by = SeedRow { seed, check: engine.cluster.check_value(&seed), claimed_at: time.now };
@@ -107,13 +124,13 @@ async fn replace(engine: &Engine, lost: &SeedRow, time: PassTime) -> Result<Outc
     if engine.store.change_seeds(&change, &events, &engine.audit).await? {
         engine.custody.promote_next()?;
     } else {
-        engine.custody.drop_next()?;
+        engine.custody.drop_next(seed)?;
     }
     Ok(Outcome::Replaced)
 }
 
 /// Offers a new seed; `false` if one is on its way already. The state is in the file before
-/// anybody can hear of it.
+/// anybody can hear of it. Whoever calls this holds [`Engine::seeds`].
 pub(crate) async fn offer(
     engine: &Engine,
     time: PassTime,
@@ -133,7 +150,7 @@ pub(crate) async fn offer(
     if done {
         tracing::info!(%seed, why, "a new seed is offered");
     } else {
-        engine.custody.drop_next()?;
+        engine.custody.drop_next(seed)?;
     }
     Ok(done)
 }

@@ -1,8 +1,8 @@
 //! A store that does what a test says of each of its methods.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use stek_core::audit::{AuditChain, AuditEvent};
@@ -15,7 +15,7 @@ use stek_store::{
     Committed, KeyStore, Keysets, MemoryStore, Ratchet, RatchetStore, Replica, Resealed, Rewrapped,
     SeedChange, SeedRow, StoreError, StoredAccess, StoredKey, StoredKeyset,
 };
-use tokio::sync::watch;
+use tokio::sync::{Barrier, watch};
 
 /// What a method does instead of its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub(crate) struct FaultyStore {
     pub(crate) commits: AtomicU64,
     /// Word of commits, as the test sends it.
     pub(crate) word: watch::Sender<Option<Revision>>,
+    /// Meets whoever next reads the ratchet twice, with the answer in hand.
+    pub(crate) meeting: Mutex<Option<Arc<Barrier>>>,
     /// How often a manager said what it holds.
     pub(crate) reports: AtomicU64,
 }
@@ -63,6 +65,7 @@ impl FaultyStore {
             faults,
             refused,
             commits: AtomicU64::new(0),
+            meeting: Mutex::default(),
             reports: AtomicU64::new(0),
             word,
         }
@@ -157,7 +160,13 @@ fn answer<T>(lost: bool, answer: T) -> Result<T, StoreError> {
 impl RatchetStore for FaultyStore {
     async fn ratchet(&self) -> Result<Ratchet, StoreError> {
         self.fault("ratchet").await?;
-        self.inner.ratchet().await
+        let rows = self.inner.ratchet().await;
+        let meeting = self.meeting.lock().unwrap().take();
+        if let Some(meeting) = meeting {
+            meeting.wait().await;
+            meeting.wait().await;
+        }
+        rows
     }
 
     async fn change_seeds(

@@ -14,7 +14,7 @@ fn principal(text: &str) -> PrincipalName {
     PrincipalName::try_new(text).unwrap()
 }
 
-fn token(number: u8) -> SealedToken {
+pub(super) fn token(number: u8) -> SealedToken {
     SealedToken {
         token: Token {
             id: id(u64::from(number)),

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use stek_core::access::Role;
 use stek_core::bundle::EndCause;
 use stek_core::id::Incarnation;
 use stek_core::wrapped::{Epoch, ReplicaId, SeedId, WrappedKey};
 use tokio::task::JoinSet;
 
+use super::access::{grant, token};
 use super::fixture::{
     PlainChain, assert_conflict, at, commit, create, end, event, id, key, name, update,
 };
@@ -161,7 +163,8 @@ pub async fn destruction_is_proven_once(store: Arc<dyn KeyStore>) {
 
 /// Seals are exchanged where they are still the old ones.
 pub async fn seals_are_exchanged(store: Arc<dyn KeyStore>) {
-    let grant = super::access::grant("a", "*", stek_core::access::Role::Manager);
+    let grant_of = |keysets| grant("a", keysets, Role::Manager);
+    let grant = grant_of("*");
     commit(&store, vec![Change::AddGrant(grant.clone())]).await.unwrap();
     let row = SealedRow::Grant(grant.grant.clone());
     let exchange = Resealed { row, old: grant.seal, new: [77; 32] };
@@ -172,6 +175,27 @@ pub async fn seals_are_exchanged(store: Arc<dyn KeyStore>) {
     let row = SealedRow::Token(id(1));
     let absent = Resealed { row, old: [0; 32], new: [1; 32] };
     assert_eq!(store.reseal(&[absent]).await.unwrap(), 0);
+
+    // All kinds at once; one is no longer as it was.
+    let (two, three) = (token(2), token(3));
+    let other = grant_of("main");
+    let added = [Change::AddToken(two.clone()), Change::AddToken(three.clone())];
+    commit(&store, added.into_iter().chain([Change::AddGrant(other.clone())]).collect())
+        .await
+        .unwrap();
+    let exchange = |row, old, new: u8| Resealed { row, old, new: [new; 32] };
+    let rows = [
+        exchange(SealedRow::Token(two.token.id), two.seal, 2),
+        exchange(SealedRow::Grant(other.grant.clone()), other.seal, 4),
+        exchange(SealedRow::Token(three.token.id), three.seal, 3),
+        exchange(SealedRow::Token(id(1)), [0; 32], 1),
+        exchange(SealedRow::Grant(other.grant), [0; 32], 5),
+    ];
+    assert_eq!(store.reseal(&rows).await.unwrap(), 3);
+    let stored = store.access().await.unwrap();
+    let seals: Vec<_> = stored.tokens.iter().map(|token| token.seal[0]).collect();
+    assert_eq!(seals, [2, 3]);
+    assert_eq!(stored.grants.iter().map(|grant| grant.seal[0]).collect::<Vec<_>>(), [77, 4]);
 }
 
 /// A restored database gets another lineage once, and the seed that is held.

@@ -23,7 +23,7 @@ impl State {
     ) -> Result<Committed, CommitError> {
         let changes = Changeset::try_new(commit)?;
         changes.check_expected(|name| self.live.get(name).map(|entry| entry.revision))?;
-        changes.check_seeds(self.live_seed().map(|live| live.seed))?;
+        changes.check_seeds(self.live_seed().map(|live| live.seed).into())?;
         let mut draft = Draft::new(self);
         for create in &changes.creates {
             if self.live.contains_key(create.name) {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use sqlx::PgConnection;
+use stek_core::access::Grant;
 use stek_core::audit::{AuditChain, AuditEvent};
 use stek_core::id::KeyId;
 use stek_core::name::KeysetName;
@@ -87,6 +88,56 @@ async fn write(connection: &mut PgConnection, writes: &SeedWrites) -> Result<boo
     Ok(true)
 }
 
+async fn reseal_tokens(
+    connection: &mut PgConnection,
+    tokens: &[(KeyId, &Resealed)],
+) -> Result<u64, Failure> {
+    let ids: Vec<_> = tokens.iter().map(|(id, _)| to_uuid(*id)).collect();
+    let (old, new): (Vec<_>, Vec<_>) = tokens.iter().map(|(_, one)| seals(one)).unzip();
+    let done = sqlx::query!(
+        "UPDATE tokens SET seal = one.new
+         FROM unnest($1::uuid[], $2::bytea[], $3::bytea[]) AS one (id, old, new)
+         WHERE tokens.id = one.id AND seal = one.old",
+        &ids,
+        &old,
+        &new,
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+async fn reseal_grants(
+    connection: &mut PgConnection,
+    grants: &[(&Grant, &Resealed)],
+) -> Result<u64, Failure> {
+    let text = |of: fn(&Grant) -> String| grants.iter().map(move |(grant, _)| of(grant)).collect();
+    let principals: Vec<String> = text(|grant| grant.principal.as_str().to_owned());
+    let keysets: Vec<String> = text(|grant| grant.keysets.to_string());
+    let roles: Vec<String> = text(|grant| grant.role.as_str().to_owned());
+    let (old, new): (Vec<_>, Vec<_>) = grants.iter().map(|(_, one)| seals(one)).unzip();
+    let done = sqlx::query!(
+        "UPDATE grants SET seal = one.new
+         FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bytea[])
+             AS one (principal, keysets, role, old, new)
+         WHERE grants.principal = one.principal AND grants.keysets = one.keysets
+             AND grants.role = one.role AND seal = one.old",
+        &principals,
+        &keysets,
+        &roles,
+        &old,
+        &new,
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// The seal that a row must still have, and the one in its place.
+fn seals(one: &Resealed) -> (Vec<u8>, Vec<u8>) {
+    (one.old.to_vec(), one.new.to_vec())
+}
+
 impl PostgresStore {
     async fn try_change(
         &self,
@@ -130,27 +181,20 @@ impl PostgresStore {
     }
 
     async fn try_reseal(&self, rows: &[Resealed]) -> Result<u64, Failure> {
+        let (mut tokens, mut grants) = (Vec::new(), Vec::new());
+        for one in rows {
+            match &one.row {
+                SealedRow::Token(id) => tokens.push((*id, one)),
+                SealedRow::Grant(grant) => grants.push((grant, one)),
+            }
+        }
         let mut transaction = self.pool.begin_with(BEGIN).await?;
         let mut changed = 0;
-        for Resealed { row, old, new } in rows {
-            let query = match row {
-                SealedRow::Token(id) => sqlx::query!(
-                    "UPDATE tokens SET seal = $3 WHERE id = $1 AND seal = $2",
-                    to_uuid(*id),
-                    old,
-                    new,
-                ),
-                SealedRow::Grant(grant) => sqlx::query!(
-                    "UPDATE grants SET seal = $5
-                     WHERE principal = $1 AND keysets = $2 AND role = $3 AND seal = $4",
-                    grant.principal.as_str(),
-                    grant.keysets.to_string(),
-                    grant.role.as_str(),
-                    old,
-                    new,
-                ),
-            };
-            changed += query.execute(&mut *transaction).await?.rows_affected();
+        for tokens in tokens.chunks(MAX_PAGE) {
+            changed += reseal_tokens(&mut transaction, tokens).await?;
+        }
+        for grants in grants.chunks(MAX_PAGE) {
+            changed += reseal_grants(&mut transaction, grants).await?;
         }
         transaction.commit().await?;
         Ok(changed)

@@ -6,8 +6,9 @@ use stek_core::wrapped::SeedId;
 use uuid::Uuid;
 
 use super::commit::{BEGIN, take_revision};
-use crate::sql::{Failure, SeedRecord, SqlTime, reading, refused};
-use crate::{CommitError, SeedRow, StoreError};
+use crate::changeset::LiveSeed;
+use crate::sql::{Failure, SeedRecord, SqlTime, not_a_commit, reading, refused};
+use crate::{SeedRow, StoreError};
 
 pub(super) async fn live(connection: &mut PgConnection) -> Result<Option<SeedRow>, StoreError> {
     sqlx::query_as!(
@@ -23,12 +24,22 @@ pub(super) async fn live(connection: &mut PgConnection) -> Result<Option<SeedRow
 }
 
 /// The live seed, which stays so until the transaction ends.
-pub(super) async fn held_live(connection: &mut PgConnection) -> Result<Option<SeedId>, Failure> {
+pub(super) async fn held_live(connection: &mut PgConnection) -> Result<LiveSeed, Failure> {
+    // Waits for a change of seeds that is under way. A statement does not see what was done while
+    // it waited, so which one is live is the next one's to say.
+    sqlx::query("SELECT 1 FROM ratchet_seeds WHERE phase <> 'ended' ORDER BY seed_id FOR SHARE")
+        .execute(&mut *connection)
+        .await?;
     let live =
         sqlx::query_scalar!("SELECT seed_id FROM ratchet_seeds WHERE phase = 'live' FOR SHARE")
-            .fetch_optional(connection)
+            .fetch_optional(&mut *connection)
             .await?;
-    Ok(live.map(|seed| SeedId::from_bytes(seed.into_bytes())))
+    if let Some(seed) = live {
+        return Ok(LiveSeed::Is(SeedId::from_bytes(seed.into_bytes())));
+    }
+    let any = sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM ratchet_seeds) AS "any!""#);
+    let any = any.fetch_one(connection).await?;
+    Ok(if any { LiveSeed::Changing } else { LiveSeed::Unclaimed })
 }
 
 pub(super) async fn claim(
@@ -37,10 +48,7 @@ pub(super) async fn claim(
     event: &AuditEvent,
     chain: &dyn AuditChain,
 ) -> Result<SeedRow, StoreError> {
-    try_claim(pool, seed, event, chain).await.map_err(|failure| match failure.into_error("") {
-        CommitError::Store(error) => error,
-        other => refused("a claim of the seed", other.to_string()),
-    })
+    try_claim(pool, seed, event, chain).await.map_err(not_a_commit("a claim of the seed"))
 }
 
 async fn try_claim(

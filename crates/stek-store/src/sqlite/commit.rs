@@ -13,7 +13,7 @@ use super::{read, write};
 use crate::changeset::{Changeset, KeySteps, KnownKey};
 use crate::sql::{
     ClusterRecord, Failure, KnownKeyRecord, SqlTime, as_signed, as_unsigned, bounded, key_id,
-    refused, to_uuid, writing,
+    not_a_commit, to_uuid, writing,
 };
 use crate::{
     ClusterState, Commit, CommitError, Committed, KeysetUpdate, SeedRow, StoreError, trail,
@@ -44,7 +44,7 @@ async fn try_commit(
 ) -> Result<Committed, Failure> {
     let mut transaction = pool.begin_with(BEGIN).await?;
     let ids = compare(&mut transaction, changes).await?;
-    changes.check_seeds(read::seed(&mut transaction).await?.map(|live| live.seed))?;
+    changes.check_seeds(read::seed(&mut transaction).await?.map(|live| live.seed).into())?;
     let created = apply(&mut transaction, changes, &ids).await?;
     let access_changed = write::access(&mut transaction, &changes.access).await?;
     write::prune(&mut transaction, changes.prune).await?;
@@ -187,10 +187,7 @@ pub(super) async fn claim_seed(
     event: &AuditEvent,
     chain: &dyn AuditChain,
 ) -> Result<SeedRow, StoreError> {
-    try_claim(pool, seed, event, chain).await.map_err(|failure| match failure.into_error("") {
-        CommitError::Store(error) => error,
-        other => refused("a claim of the seed", other.to_string()),
-    })
+    try_claim(pool, seed, event, chain).await.map_err(not_a_commit("a claim of the seed"))
 }
 
 async fn try_claim(

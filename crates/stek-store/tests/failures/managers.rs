@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use stek_store::contract::fixture::{commit, create, key, name, update};
+use stek_core::wrapped::SeedId;
+use stek_store::contract::fixture::{PlainChain, at, commit, create, event, key, name, update};
 use stek_store::{
-    Change, CommitError, KeyStep, KeyStore, PostgresOptions, PostgresStore, SqliteStore,
+    Change, CommitError, KeyStep, KeyStore, PostgresOptions, PostgresStore, SeedChange, SeedRow,
+    SqliteStore,
 };
 use tokio::task::JoinSet;
 
@@ -49,6 +51,36 @@ async fn two_programs_share_a_file() {
     let (one, directory) = sqlite_store().await;
     let other = SqliteStore::open(directory.path().join("stek.db")).await.unwrap();
     compete([Arc::new(one), Arc::new(other)]).await;
+}
+
+/// A commit that waits for a change of seeds takes no key under the one that was live before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_key_is_taken_under_a_seed_that_retires_meanwhile() {
+    let (store, database) = postgres_store().await;
+    let store: Arc<dyn KeyStore> = Arc::new(store);
+    let wrapped_under = key(1, 0, 10).wrapped.seed;
+    let row = |seed| SeedRow { seed, check: [1; 8], claimed_at: at(0) };
+    store.claim_seed(&row(wrapped_under), &event("main"), &PlainChain).await.unwrap();
+    let offer = SeedChange::Offer(row(SeedId::from_bytes([8; 16])));
+    assert!(store.change_seeds(&offer, &[event("main")], &PlainChain).await.unwrap());
+
+    let raw = sqlx::PgPool::connect(database.url()).await.unwrap();
+    let mut promotion = raw.begin().await.unwrap();
+    for step in ["'ended' WHERE phase = 'live'", "'live' WHERE phase = 'offered'"] {
+        let step = format!("UPDATE ratchet_seeds SET phase = {step}");
+        sqlx::query(sqlx::AssertSqlSafe(step)).execute(&mut *promotion).await.unwrap();
+    }
+    let change = create("main", vec![key(1, 0, 10)]);
+    let waiting = tokio::spawn(async move { commit(&store, vec![change]).await });
+    let is_waiting = "SELECT count(*) FROM pg_stat_activity
+                      WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    let end = std::time::Instant::now() + PATIENCE;
+    while sqlx::query_scalar::<_, i64>(is_waiting).fetch_one(&raw).await.unwrap() == 0 {
+        assert!(std::time::Instant::now() < end, "it does not wait");
+    }
+    promotion.commit().await.unwrap();
+    let refused = waiting.await.unwrap();
+    assert!(matches!(refused, Err(CommitError::Conflict(_))), "{refused:?}");
 }
 
 /// How long word may take before the test fails.

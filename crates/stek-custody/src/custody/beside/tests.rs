@@ -5,6 +5,7 @@ use super::*;
 use crate::cluster_secret::{ClusterSecret, Generation};
 use crate::custody::SeedMismatch;
 use crate::random::SystemRandom;
+use crate::ratchet::KekError;
 use crate::testing::{
     CLUSTER_SECRET, DESTRUCTION, EPOCH, REPLICA, SEED, cluster, epoch, keyset, material,
     other_cluster, record, state,
@@ -116,7 +117,9 @@ fn a_second_file_that_was_half_made_is_removed() {
         again.begin_next(SeedId::from_bytes([43; 16]), &SystemRandom),
         Err(HoldError::Another(NEXT))
     ));
-    again.drop_next().unwrap();
+    again.drop_next(SEED).unwrap();
+    assert!(again.holds(NEXT), "it is another");
+    again.drop_next(NEXT).unwrap();
     assert!(!place.holds(secret.expose_secret()) && !again.holds(NEXT));
 }
 
@@ -126,10 +129,10 @@ fn both_go_forward_together_and_one_that_is_ahead_waits() {
     custody.begin_next(NEXT, &SystemRandom).unwrap();
     custody.advance(epoch(DESTRUCTION)).unwrap();
     assert_eq!(custody.reach(), [(SEED, epoch(DESTRUCTION)), (NEXT, epoch(DESTRUCTION))]);
-    custody.drop_next().unwrap();
+    custody.drop_next(NEXT).unwrap();
     let mut ahead = RatchetState::generate(NEXT, epoch(DESTRUCTION), &SystemRandom).unwrap();
     ahead.advance_to(epoch(DESTRUCTION + 2)).unwrap();
-    custody.hold_next(ahead).unwrap();
+    custody.hold_next(ahead, &cluster().check_value(&NEXT)).unwrap();
     custody.advance(epoch(DESTRUCTION + 1)).unwrap();
     assert_eq!(custody.reach(), [(SEED, epoch(DESTRUCTION + 1)), (NEXT, epoch(DESTRUCTION + 2))]);
     assert_eq!(custody.epoch(), epoch(DESTRUCTION + 1));
@@ -145,12 +148,13 @@ fn each_seed_keeps_to_the_cluster_secret_it_was_claimed_with() {
     let text = CLUSTER_SECRET.replace("c0a1", "c1a1");
     let both = Arc::new(ClusterSecret::parse(&text).unwrap().with_previous(previous));
     let custody = Custody::open(&place.path(), Arc::clone(&both)).unwrap();
+    let unverified = custody.unwrap(&keyset(), &record(), &before).unwrap_err();
+    assert_eq!(unverified, UnwrapError::Epoch(KekError::UnknownSecret));
     custody.verify_seed(SEED, &old_check).unwrap();
     assert_eq!(both.claimed_with(&SEED, &old_check), Some(Generation::Previous));
     assert!(opens(&custody, &before));
     custody.begin_next(NEXT, &SystemRandom).unwrap();
     let new_check = other_cluster().check_value(&NEXT);
-    custody.verify_seed(NEXT, &new_check).unwrap();
     custody.wrap_under(NEXT);
     let after = custody.rewrap(&SystemRandom, &keyset(), &record(), &before).unwrap();
     custody.promote_next().unwrap();
