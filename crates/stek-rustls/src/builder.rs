@@ -183,8 +183,9 @@ impl<'a> ServerBuilder<'a> {
     }
 
     /// Lets clients that have proved a certificate resume, **which does not verify it again**: a
-    /// certificate that is revoked meanwhile, or an authority that is, goes on being let in until
-    /// the session lifetime is over or the certificate ends (`notAfter`), whichever is first.
+    /// certificate that is revoked meanwhile, or an authority that is or that ends, goes on being
+    /// let in until the session lifetime is over or the client's own certificate ends (`notAfter`),
+    /// whichever is first.
     ///
     /// What ends such sessions at once: removing the authority from the roots, or raising
     /// [`policy_epoch`](Self::policy_epoch).

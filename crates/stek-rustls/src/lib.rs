@@ -36,11 +36,11 @@
 //!   session lifetime ends, whichever is first; checked at each opening, whatever timers do.
 //! - **A chain of resumptions ends.** Each renewal carries the instant of the full handshake, and
 //!   no ticket opens once the session lifetime of the policy has passed since.
-//! - **Who resumes has passed every check that he would have to pass in a full handshake.** A
-//!   [`ServerBuilder`] makes configuration and scope from one statement: whether clients are asked
-//!   for certificates, and by which authorities, is part of what keys are derived from. Servers
-//!   that ask give no tickets at all unless told to, and then none that outlives the client's
-//!   certificate.
+//! - **Who resumes has passed, when he last made a full handshake, every check that he would have
+//!   had to pass here.** A [`ServerBuilder`] makes configuration and scope from one statement:
+//!   whether clients are asked for certificates, by which authorities, and by which rule a verifier
+//!   of one's own judges, is part of what keys are derived from. Servers that ask give no tickets
+//!   at all unless told to, and then none that outlives the client's own certificate.
 //! - TLS 1.2 sessions do not resume unless opted in, for each renewal seals one master secret again.
 //! - A client has at most four of the tickets that it offers decrypted, or one looked up, however
 //!   many it offers.
@@ -52,8 +52,12 @@
 //!
 //! # What is not
 //!
-//! A resumed client is not verified again: revocation of its certificate shows only after the
-//! session lifetime, unless the authority is removed or the policy epoch raised.
+//! A resumed client is not verified again: that its certificate was revoked, or that an intermediate
+//! or root above it has ended meanwhile, shows only after the session lifetime, unless the authority
+//! is removed or the policy epoch raised. Of a chain only the client's own certificate is read, for
+//! reading all of it at each ticket costs too much.
+//!
+//! A rule of a verifier of one's own is known by the name that it was given, and by nothing else.
 //!
 //! An [`UnboundedTicketer`], for those who have to keep a `ServerConfig` of their own and share it
 //! by all connections, is shown the bytes of a session and nothing of its connection. It cannot cap
