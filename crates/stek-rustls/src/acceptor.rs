@@ -38,7 +38,8 @@ impl Acceptor {
         Self(Arc::new(Inner { config, resumption, sealer: Arc::new(sealer) }))
     }
 
-    /// Makes the handshake on `io`, which has just been connected, and counts how it ended.
+    /// Makes the handshake on `io`, which has just been connected, and counts how it ended; one that
+    /// is given up on the way has failed.
     ///
     /// Bound it in time, for a client may never say a word: `tokio::time::timeout`.
     ///
@@ -55,7 +56,7 @@ impl Acceptor {
         IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     {
         let acceptor = tokio_rustls::TlsAcceptor::from(self.config_without_early_data());
-        self.counted(acceptor.accept(io).await)
+        self.counted(acceptor.accept(io)).await
     }
 
     /// The same after the `ClientHello` was read by a
@@ -72,7 +73,7 @@ impl Acceptor {
     where
         IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     {
-        self.counted(start.into_stream(self.config_without_early_data()).await)
+        self.counted(start.into_stream(self.config_without_early_data())).await
     }
 
     /// The configuration for one connection, for those who accept connections themselves and for
@@ -129,13 +130,28 @@ impl Acceptor {
     }
 
     #[cfg(feature = "client")]
-    fn counted<IO>(
+    async fn counted<IO>(
         &self,
-        accepted: std::io::Result<tokio_rustls::server::TlsStream<IO>>,
+        accepting: impl Future<Output = std::io::Result<tokio_rustls::server::TlsStream<IO>>>,
     ) -> std::io::Result<tokio_rustls::server::TlsStream<IO>> {
-        let kind = accepted.as_ref().ok().and_then(|tls| tls.get_ref().1.handshake_kind());
-        self.count_handshake(kind);
-        accepted
+        let mut handshake = Handshake { acceptor: self, kind: None };
+        let tls = accepting.await?;
+        handshake.kind = tls.get_ref().1.handshake_kind();
+        Ok(tls)
+    }
+}
+
+/// Counts a handshake when it is over, which whoever gave it up does not wait for.
+#[cfg(feature = "client")]
+struct Handshake<'a> {
+    acceptor: &'a Acceptor,
+    kind: Option<HandshakeKind>,
+}
+
+#[cfg(feature = "client")]
+impl Drop for Handshake<'_> {
+    fn drop(&mut self) {
+        self.acceptor.count_handshake(self.kind);
     }
 }
 

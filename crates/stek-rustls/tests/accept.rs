@@ -88,6 +88,14 @@ async fn handshakes_that_fail_are_counted() {
     drop(near);
     server.acceptor.accept(far).await.unwrap_err();
     assert_eq!(handshakes(&server), [0, 0, 2]);
+    // One who never says a word, until nobody waits for him any more.
+    let (_silent, far) = tokio::io::duplex(64);
+    tokio::select! {
+        biased;
+        _ = server.acceptor.accept(far) => panic!("accepted"),
+        () = std::future::ready(()) => {}
+    }
+    assert_eq!(handshakes(&server), [0, 0, 3]);
 }
 
 #[tokio::test]
