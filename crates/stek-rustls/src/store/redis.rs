@@ -137,8 +137,9 @@ impl fmt::Debug for RedisConfig {
 /// never comes back, let the Redis of [`StoreWithEarlyData`](crate::Resumption::StoreWithEarlyData)
 /// keep nothing on disk (`save ""`, `appendonly no`), for a restart would bring taken sessions back,
 /// and do not fail over to a replica, which may not have heard of the last takes. Where that happens
-/// all the same, rustls' own check of ticket age (RFC 8446, 8.3) leaves a replay the minute after
-/// the session was made. Use a Redis that evicts by `maxmemory`: what is evicted is a full handshake.
+/// all the same, rustls' own check of ticket age (RFC 8446, 8.3) leaves a replay the minute around
+/// the instant at which the client sent what is replayed, whatever the age of the session. Use a
+/// Redis that evicts by `maxmemory`: what is evicted is a full handshake.
 pub struct RedisBackend {
     look_ups: mpsc::Sender<LookUp>,
     puts: mpsc::Sender<Put>,
