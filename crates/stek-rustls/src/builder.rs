@@ -65,6 +65,7 @@ enum Clients {
 
 /// Why there is no server of that kind.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BuildError {
     /// Neither a certificate nor a resolver was given.
     #[error("the server has no certificate")]

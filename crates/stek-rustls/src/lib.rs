@@ -6,19 +6,23 @@
 //! ```no_run
 //! # #[cfg(feature = "client")]
 //! # async fn adopt(
-//! #     client: &stek_client::ClientConfig,
-//! #     registry: &prometheus::Registry,
+//! #     client: &stek_rustls::ClientConfig,
+//! #     registry: &stek_rustls::prometheus::Registry,
 //! #     chain: Vec<rustls::pki_types::CertificateDer<'static>>,
 //! #     key: rustls::pki_types::PrivateKeyDer<'static>,
 //! #     tcp: tokio::net::TcpStream,
 //! # ) -> Result<(), Box<dyn std::error::Error>> {
-//! # use stek_core::name::KeysetName;
+//! # use stek_rustls::KeysetName;
 //! let fleet = stek_rustls::Fleet::connect(client, KeysetName::try_new("web")?, registry)?;
 //! let acceptor = fleet.server("shop").certificate(chain, key).build()?;
 //! let tls = acceptor.accept(tcp).await?;
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! `ClientOptions` say where distribution is. What else the three lines need is named here too:
+//! [`KeysetName`] and [`prometheus`]. Linux is what it builds for: fleet time goes on through a suspend
+//! by `CLOCK_BOOTTIME`.
 //!
 //! Keep the `Fleet` while the server runs. `Fleet::ready` waits for the first keys, which is
 //! optional: without keys every handshake is a full one. `connect` has put all metrics into the
@@ -94,6 +98,19 @@ mod session;
 mod store;
 mod ticketer;
 mod tickets;
+
+pub use prometheus;
+#[cfg(feature = "client")]
+pub use stek_client::{
+    CertificateError, CertificateFiles, ClientConfig, ClientOptions, ConfigError, Failure,
+    StartError, Status, Stopped, TokenError,
+};
+pub use stek_clock::{Clock, FleetClock, SystemClock};
+pub use stek_core::bundle::Bundle;
+pub use stek_core::derive::Use;
+pub use stek_core::name::{InstanceName, KeysetName, NameError};
+pub use stek_core::scope::{ChainRule, ClientAuth, ClientCa, Scope, ScopeError};
+pub use stek_core::time::Seconds;
 
 pub use acceptor::Acceptor;
 pub use builder::{BuildError, ServerBuilder};

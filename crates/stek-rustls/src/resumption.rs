@@ -36,6 +36,7 @@ use crate::tickets::ConnectionTickets;
 /// Resumption::StoreWithEarlyData { backend, max_early_data_size };
 /// ```
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub enum Resumption {
     /// Sealed tickets. No I/O, no state, no 0-RTT.
     #[default]
