@@ -29,6 +29,7 @@ pub struct CertificateFiles {
 
 /// Files from which no client certificate can be had. Says nothing of what is in them.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CertificateError {
     /// One cannot be read.
     #[error("{} cannot be read", path.display())]

@@ -59,6 +59,25 @@ pub struct ClientOptions {
     pub instance: InstanceName,
 }
 
+impl ClientOptions {
+    /// `instance` asks these servers, and nothing else is said: no authority is trusted and nothing
+    /// says who asks, which is enough on loopback only.
+    pub fn new<U: Into<String>>(
+        upstreams: impl IntoIterator<Item = U>,
+        instance: InstanceName,
+    ) -> Self {
+        Self {
+            upstreams: upstreams.into_iter().map(Into::into).collect(),
+            roots: Vec::new(),
+            token: None,
+            certificate: None,
+            wait: None,
+            max_body_bytes: None,
+            instance,
+        }
+    }
+}
+
 /// How to reach distribution, checked.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
@@ -73,6 +92,7 @@ pub struct ClientConfig {
 
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConfigError {
     /// A value is not among those allowed.
     #[error("{field} is {value}, allowed is {allowed}")]

@@ -24,6 +24,7 @@ use crate::upstream::Upstreams;
 
 /// A follower that cannot start.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
     /// The registry has the series already: it serves another follower of the same.
     #[error("metrics cannot be registered")]

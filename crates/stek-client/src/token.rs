@@ -14,6 +14,7 @@ const LONGEST_FILE: usize = 128;
 
 /// A token file from which no token can be had. Says nothing of what is in the file.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TokenError {
     /// It cannot be read.
     #[error("token file {} cannot be read", path.display())]

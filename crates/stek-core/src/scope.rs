@@ -70,6 +70,7 @@ pub struct Scope {
     client_cas: Vec<ClientCa>,
     policy_epoch: u64,
     chain: ChainRule,
+    client_rule: String,
 }
 
 /// Part of a scope that is too long.
@@ -100,6 +101,7 @@ impl Scope {
             client_cas: Vec::new(),
             policy_epoch: 0,
             chain,
+            client_rule: String::new(),
         })
     }
 
@@ -138,6 +140,17 @@ impl Scope {
         Ok(self)
     }
 
+    /// The same for servers that judge certificates of clients by a rule of this name, beyond who
+    /// issued them. Empty is none.
+    ///
+    /// # Errors
+    /// [`ScopeError`] if the name has more than [`SCOPE_TEXT_MAX`] bytes.
+    pub fn with_client_rule(mut self, rule: &str) -> Result<Self, ScopeError> {
+        check("client_rule", rule.len(), "bytes", SCOPE_TEXT_MAX)?;
+        self.client_rule = rule.to_owned();
+        Ok(self)
+    }
+
     /// The same after `epoch` changes of what a certificate must prove; raise it to end sessions
     /// that were let in under the older rule.
     #[must_use]
@@ -165,9 +178,10 @@ impl Scope {
     ///
     /// ```text
     /// SHA-256("stek/scope/1" ‖ lp(label) ‖ n16 ‖ lp(name)… ‖ mode u8 ‖ n16 ‖ SHA-256(CA)… ‖
-    ///         policy_epoch u64 ‖ chain u8)
+    ///         policy_epoch u64 ‖ chain u8 [‖ lp(client rule)])
     /// CA = lp(subject) ‖ lp(SPKI) ‖ lp(name constraints);   lp = u16 big-endian length before;
-    /// n16 = u16 big-endian count;   names and CA digests sorted, without repetition
+    /// n16 = u16 big-endian count;   names and CA digests sorted, without repetition;
+    /// nothing stands for no client rule
     /// ```
     pub fn digest(&self) -> ScopeDigest {
         let mut hash = Sha256::new();
@@ -187,6 +201,9 @@ impl Scope {
         }
         hash.update(self.policy_epoch.to_be_bytes());
         hash.update([self.chain.as_u8()]);
+        if !self.client_rule.is_empty() {
+            prefixed(&mut hash, self.client_rule.as_bytes());
+        }
         ScopeDigest(hash.finalize().into())
     }
 }

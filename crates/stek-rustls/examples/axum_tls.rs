@@ -3,15 +3,14 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 use std::{env, error::Error, io, net::SocketAddr, time::Duration};
 
-use axum::extract::ConnectInfo;
 use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, State};
 use axum::serve::{IncomingStream, Listener};
 use axum::{Router, routing::get};
 use rustls::HandshakeKind;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use stek_client::{ClientConfig, ClientOptions};
-use stek_core::name::{InstanceName, KeysetName};
-use stek_rustls::{Acceptor, Fleet};
+use stek_rustls::prometheus::{Registry, TextEncoder};
+use stek_rustls::{Acceptor, ClientConfig, ClientOptions, Fleet, InstanceName, KeysetName};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -28,27 +27,29 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let chain = CertificateDer::pem_file_iter(cert)?.collect::<Result<_, _>>()?;
     let key = PrivateKeyDer::from_pem_file(key)?;
-    let client = ClientConfig::try_new(&ClientOptions {
-        upstreams: vec![url.clone()],
-        roots: vec![ca.into()],
-        token: Some(token.into()),
-        certificate: None,
-        wait: None,
-        max_body_bytes: None,
-        instance: InstanceName::try_new(name)?,
-    })?;
-    let fleet =
-        Fleet::connect(&client, KeysetName::try_new(keyset)?, &prometheus::Registry::new())?;
-    let acceptor = fleet.server(keyset).certificate(chain, key).alpn(["http/1.1"]).build()?;
+    let mut options = ClientOptions::new([url], InstanceName::try_new(name)?);
+    options.roots = vec![ca.into()];
+    options.token = Some(token.into());
+    let client = ClientConfig::try_new(&options)?;
+    let registry = Registry::new();
+    let fleet = Fleet::connect(&client, KeysetName::try_new(keyset)?, &registry)?;
+    // A label for each site: servers of one label take each other's clients.
+    let acceptor = fleet.server("www").certificate(chain, key).alpn(["http/1.1"]).build()?;
     let listener = TlsListener::start(TcpListener::bind(listen).await?, acceptor)?;
     println!("listening on {}", listener.address);
-    let app = Router::new().route("/", get(how));
+    let app = Router::new().route("/", get(how)).route("/metrics", get(metrics));
+    let app = app.with_state(registry);
     axum::serve(listener, app.into_make_service_with_connect_info::<Handshake>()).await?;
     Ok(())
 }
 
 async fn how(ConnectInfo(Handshake(kind)): ConnectInfo<Handshake>) -> String {
     format!("{} handshake\n", if kind == HandshakeKind::Resumed { "resumed" } else { "full" })
+}
+
+/// What Prometheus scrapes; better on a listener of its own, which only Prometheus reaches.
+async fn metrics(State(registry): State<Registry>) -> String {
+    TextEncoder::new().encode_to_string(&registry.gather()).unwrap_or_default()
 }
 
 /// Connections whose handshake is done, so that a slow client keeps nobody waiting.

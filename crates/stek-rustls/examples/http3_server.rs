@@ -7,9 +7,8 @@ use std::{env, error::Error, io::Cursor, sync::Arc, time::Duration};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, Incoming, ServerConfig};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use stek_client::{ClientConfig, ClientOptions};
-use stek_core::name::{InstanceName, KeysetName};
-use stek_rustls::{Acceptor, Fleet};
+use stek_rustls::prometheus::Registry;
+use stek_rustls::{Acceptor, ClientConfig, ClientOptions, Fleet, InstanceName, KeysetName};
 use tokio::time::timeout;
 
 #[tokio::main]
@@ -20,19 +19,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let chain = CertificateDer::pem_file_iter(cert)?.collect::<Result<_, _>>()?;
     let key = PrivateKeyDer::from_pem_file(key)?;
-    let client = ClientConfig::try_new(&ClientOptions {
-        upstreams: vec![url.clone()],
-        roots: vec![ca.into()],
-        token: Some(token.into()),
-        certificate: None,
-        wait: None,
-        max_body_bytes: None,
-        instance: InstanceName::try_new(name)?,
-    })?;
-    let fleet =
-        Fleet::connect(&client, KeysetName::try_new(keyset)?, &prometheus::Registry::new())?;
-    // QUIC has TLS 1.3 alone, so nothing has to be said of versions.
-    let acceptor = fleet.server(keyset).certificate(chain, key).alpn(["h3"]).build()?;
+    let mut options = ClientOptions::new([url], InstanceName::try_new(name)?);
+    options.roots = vec![ca.into()];
+    options.token = Some(token.into());
+    let client = ClientConfig::try_new(&options)?;
+    // What Prometheus scrapes: `TextEncoder::new().encode_to_string(&registry.gather())`.
+    let registry = Registry::new();
+    let fleet = Fleet::connect(&client, KeysetName::try_new(keyset)?, &registry)?;
+    // QUIC has TLS 1.3 alone, so nothing has to be said of versions. A label for each site: servers of
+    // one label take each other's clients.
+    let acceptor = fleet.server("www").certificate(chain, key).alpn(["h3"]).build()?;
     // What all connections share, such as the keys of address validation.
     let shared = ServerConfig::with_crypto(crypto(&acceptor)?);
     let endpoint = Endpoint::server(shared.clone(), listen.parse()?)?;
@@ -40,10 +36,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     while let Some(incoming) = endpoint.accept().await {
         let mut config = shared.clone();
         config.crypto = crypto(&acceptor)?;
-        let (acceptor, name) = (acceptor.clone(), name.clone());
+        let name = name.clone();
         tokio::spawn(async move {
             let peer = incoming.remote_address();
-            if let Err(error) = serve(incoming, config, &acceptor, &name).await {
+            if let Err(error) = serve(incoming, config, &name).await {
                 eprintln!("{peer}: {error}");
             }
         });
@@ -59,12 +55,11 @@ fn crypto(acceptor: &Acceptor) -> Result<Arc<QuicServerConfig>, Box<dyn Error>> 
 async fn serve(
     incoming: Incoming,
     config: ServerConfig,
-    acceptor: &Acceptor,
     name: &str,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
-    // quinn ends a handshake that takes too long, but does not tell whether it resumed.
-    let connecting = incoming.accept_with(Arc::new(config))?.await;
-    let connection = connecting.inspect_err(|_| acceptor.count_handshake(None))?;
+    // quinn ends a handshake that takes too long. Whether one resumed it does not tell, so none is
+    // counted; `stek_tickets_opened_total` tells how many tickets opened.
+    let connection = incoming.accept_with(Arc::new(config))?.await?;
     let mut http = h3::server::Connection::new(h3_quinn::Connection::new(connection)).await?;
     while let Some(request) = http.accept().await? {
         let (_, mut stream) = request.resolve_request().await?;

@@ -5,9 +5,8 @@ use std::{env, error::Error, time::Duration};
 
 use rustls::HandshakeKind;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use stek_client::{ClientConfig, ClientOptions};
-use stek_core::name::{InstanceName, KeysetName};
-use stek_rustls::{Acceptor, Fleet};
+use stek_rustls::prometheus::Registry;
+use stek_rustls::{Acceptor, ClientConfig, ClientOptions, Fleet, InstanceName, KeysetName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::{net::TcpListener, net::TcpStream, time::timeout};
 
@@ -19,18 +18,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let chain = CertificateDer::pem_file_iter(cert)?.collect::<Result<_, _>>()?;
     let key = PrivateKeyDer::from_pem_file(key)?;
-    let client = ClientConfig::try_new(&ClientOptions {
-        upstreams: vec![url.clone()],
-        roots: vec![ca.into()],
-        token: Some(token.into()),
-        certificate: None,
-        wait: None,
-        max_body_bytes: None,
-        instance: InstanceName::try_new(name)?,
-    })?;
-    let fleet =
-        Fleet::connect(&client, KeysetName::try_new(keyset)?, &prometheus::Registry::new())?;
-    let acceptor = fleet.server(keyset).certificate(chain, key).build()?;
+    let mut options = ClientOptions::new([url], InstanceName::try_new(name)?);
+    options.roots = vec![ca.into()];
+    options.token = Some(token.into());
+    let client = ClientConfig::try_new(&options)?;
+    // What Prometheus scrapes: `TextEncoder::new().encode_to_string(&registry.gather())`.
+    let registry = Registry::new();
+    let fleet = Fleet::connect(&client, KeysetName::try_new(keyset)?, &registry)?;
+    // A label for each site: servers of one label take each other's clients.
+    let acceptor = fleet.server("www").certificate(chain, key).build()?;
     let listener = TcpListener::bind(listen).await?;
     println!("listening on {}", listener.local_addr()?);
     loop {

@@ -7,9 +7,8 @@ use std::{collections::HashMap, env, error::Error, io, sync::Arc, time::Duration
 
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use stek_client::{ClientConfig, ClientOptions};
-use stek_core::name::{InstanceName, KeysetName};
-use stek_rustls::{Acceptor, Fleet};
+use stek_rustls::prometheus::Registry;
+use stek_rustls::{Acceptor, ClientConfig, ClientOptions, Fleet, InstanceName, KeysetName};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
@@ -40,17 +39,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for certificate in CertificateDer::pem_file_iter(client_ca)? {
         roots.add(certificate?)?;
     }
-    let client = ClientConfig::try_new(&ClientOptions {
-        upstreams: vec![url.clone()],
-        roots: vec![ca.into()],
-        token: Some(token.into()),
-        certificate: None,
-        wait: None,
-        max_body_bytes: None,
-        instance: InstanceName::try_new(name)?,
-    })?;
-    let fleet =
-        Fleet::connect(&client, KeysetName::try_new(keyset)?, &prometheus::Registry::new())?;
+    let mut options = ClientOptions::new([url], InstanceName::try_new(name)?);
+    options.roots = vec![ca.into()];
+    options.token = Some(token.into());
+    let client = ClientConfig::try_new(&options)?;
+    // What Prometheus scrapes: `TextEncoder::new().encode_to_string(&registry.gather())`.
+    let registry = Registry::new();
+    let fleet = Fleet::connect(&client, KeysetName::try_new(keyset)?, &registry)?;
     // Each host has its scope; a ticket of the one is unknown to the other.
     let everybody = fleet.server(open).certificate(chain.clone(), key.clone_key()).build()?;
     let proven = fleet

@@ -38,9 +38,15 @@ impl Acceptor {
         Self(Arc::new(Inner { config, resumption, sealer: Arc::new(sealer) }))
     }
 
-    /// Makes the handshake on `io`, which has just been connected, and counts how it ended.
+    /// Makes the handshake on `io`, which has just been connected, and counts how it ended; one that
+    /// is given up on the way has failed.
     ///
     /// Bound it in time, for a client may never say a word: `tokio::time::timeout`.
+    ///
+    /// Early data is refused, also with
+    /// [`Resumption::StoreWithEarlyData`](crate::Resumption::StoreWithEarlyData), and what was sent
+    /// so the client sends again: this waits for the whole handshake, so nothing could be answered
+    /// earlier, and the stream would not give it out. [`Acceptor::per_connection_config`] is for that.
     ///
     /// # Errors
     /// Of `io`, or of the handshake as [`rustls::Error`] within.
@@ -49,8 +55,8 @@ impl Acceptor {
     where
         IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     {
-        let acceptor = tokio_rustls::TlsAcceptor::from(self.per_connection_config());
-        self.counted(acceptor.accept(io).await)
+        let acceptor = tokio_rustls::TlsAcceptor::from(self.config_without_early_data());
+        self.counted(acceptor.accept(io)).await
     }
 
     /// The same after the `ClientHello` was read by a
@@ -67,7 +73,7 @@ impl Acceptor {
     where
         IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     {
-        self.counted(start.into_stream(self.per_connection_config()).await)
+        self.counted(start.into_stream(self.config_without_early_data())).await
     }
 
     /// The configuration for one connection, for those who accept connections themselves and for
@@ -78,12 +84,29 @@ impl Acceptor {
     /// `Incoming`, given to `Incoming::accept_with`. QUIC has TLS 1.3 alone. With early data it
     /// wants a `max_early_data_size` of `u32::MAX` (RFC 9001, 4.6.1), which TCP should not have.
     ///
+    /// On TCP early data comes out of `ServerConnection::early_data` and nothing else; the streams
+    /// of tokio-rustls lose what was accepted. Servers that refuse it, for which
+    /// [`Acceptor::accept`] counts, skip 16 KiB of it; a client that may send more to others of the
+    /// scope fails there and has to connect again.
+    ///
     /// If one is used for several connections, they share one count of tries, which runs out, and
     /// one instant of authentication, the oldest. So nothing is let in that should not be; but
     /// little resumes.
     pub fn per_connection_config(&self) -> Arc<ServerConfig> {
+        Arc::new(self.connection_config())
+    }
+
+    fn connection_config(&self) -> ServerConfig {
         let mut config = self.0.config.clone();
         self.0.resumption.apply_to_connection(&mut config, Arc::clone(&self.0.sealer));
+        config
+    }
+
+    /// For streams that give out nothing of what came early.
+    #[cfg(feature = "client")]
+    fn config_without_early_data(&self) -> Arc<ServerConfig> {
+        let mut config = self.connection_config();
+        config.max_early_data_size = 0;
         Arc::new(config)
     }
 
@@ -107,13 +130,28 @@ impl Acceptor {
     }
 
     #[cfg(feature = "client")]
-    fn counted<IO>(
+    async fn counted<IO>(
         &self,
-        accepted: std::io::Result<tokio_rustls::server::TlsStream<IO>>,
+        accepting: impl Future<Output = std::io::Result<tokio_rustls::server::TlsStream<IO>>>,
     ) -> std::io::Result<tokio_rustls::server::TlsStream<IO>> {
-        let kind = accepted.as_ref().ok().and_then(|tls| tls.get_ref().1.handshake_kind());
-        self.count_handshake(kind);
-        accepted
+        let mut handshake = Handshake { acceptor: self, kind: None };
+        let tls = accepting.await?;
+        handshake.kind = tls.get_ref().1.handshake_kind();
+        Ok(tls)
+    }
+}
+
+/// Counts a handshake when it is over, which whoever gave it up does not wait for.
+#[cfg(feature = "client")]
+struct Handshake<'a> {
+    acceptor: &'a Acceptor,
+    kind: Option<HandshakeKind>,
+}
+
+#[cfg(feature = "client")]
+impl Drop for Handshake<'_> {
+    fn drop(&mut self) {
+        self.acceptor.count_handshake(self.kind);
     }
 }
 

@@ -60,11 +60,12 @@ enum Certificate {
 enum Clients {
     Unasked,
     IssuedBy { roots: RootCertStore, mode: ClientAuth },
-    Verifier { verifier: Arc<dyn ClientCertVerifier>, roots: RootCertStore },
+    Verifier { verifier: Arc<dyn ClientCertVerifier>, roots: RootCertStore, rule: String },
 }
 
 /// Why there is no server of that kind.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BuildError {
     /// Neither a certificate nor a resolver was given.
     #[error("the server has no certificate")]
@@ -72,13 +73,17 @@ pub enum BuildError {
     /// A certificate and its key, or versions and cipher suites, do not fit together.
     #[error("the server cannot speak TLS like this")]
     Tls(#[source] rustls::Error),
-    /// The roots for client certificates are empty or cannot be used.
+    /// The roots for client certificates are empty, though certificates are asked for, or cannot be
+    /// used.
     #[error("client certificates cannot be verified")]
     Clients(#[source] VerifierBuilderError),
     /// The verifier tells clients of other authorities than those of the given roots, so it may
     /// trust others.
     #[error("the verifier of client certificates names other authorities than its roots")]
     RootsDiffer,
+    /// The rule of a verifier of client certificates has no name.
+    #[error("the rule of the verifier of client certificates has no name")]
+    UnnamedRule,
     /// The scope has too many parts or too long ones.
     #[error(transparent)]
     Scope(#[from] ScopeError),
@@ -160,20 +165,28 @@ impl<'a> ServerBuilder<'a> {
     /// Verifies clients by `verifier`, one with revocation lists for example, that trusts `roots`
     /// and nothing else; subjects, keys and name constraints of these go into the scope.
     ///
-    /// rustls lets a verifier tell only the subjects of what it trusts. If they are not those of
-    /// `roots` nothing is built; that the keys are the same is up to you.
+    /// rustls lets a verifier tell only the subjects of what it trusts, or none (a
+    /// `WebPkiClientVerifier` without root hints). If it tells others than those of `roots` nothing
+    /// is built; that the keys are the same is up to you.
+    ///
+    /// Nor does it tell what else it demands. `rule` names that, such as `"crl"` or
+    /// `"partners by name"`, in 1 to 255 bytes that go into the scope too. **Verifiers that judge
+    /// differently need different names,** or who passed the one resumes past the other; and when
+    /// a rule becomes stricter under its old name, raise [`policy_epoch`](Self::policy_epoch).
     pub fn client_cert_verifier(
         mut self,
         verifier: Arc<dyn ClientCertVerifier>,
         roots: RootCertStore,
+        rule: &str,
     ) -> Self {
-        self.clients = Clients::Verifier { verifier, roots };
+        self.clients = Clients::Verifier { verifier, roots, rule: rule.to_owned() };
         self
     }
 
     /// Lets clients that have proved a certificate resume, **which does not verify it again**: a
-    /// certificate that is revoked meanwhile, or an authority that is, goes on being let in until
-    /// the session lifetime is over or the certificate ends (`notAfter`), whichever is first.
+    /// certificate that is revoked meanwhile, or an authority that is or that ends, goes on being
+    /// let in until the session lifetime is over or the client's own certificate ends (`notAfter`),
+    /// whichever is first.
     ///
     /// What ends such sessions at once: removing the authority from the roots, or raising
     /// [`policy_epoch`](Self::policy_epoch).
@@ -258,10 +271,12 @@ impl<'a> ServerBuilder<'a> {
                 .map_or_else(|| Arc::new(aws_lc_rs::default_provider()), Arc::clone)
         });
         let resolver = self.certificate.into_resolver(&provider)?;
-        let (verifier, mode, authorities) = self.clients.into_verifier(&provider)?;
+        let Verified { verifier, mode, authorities, rule } =
+            self.clients.into_verified(&provider)?;
         let scope = Scope::try_new(&self.label, ChainRule::Capped)?
             .with_server_names(&self.server_names)?
             .with_client_auth(mode, authorities)?
+            .with_client_rule(&rule)?
             .with_policy_epoch(self.policy_epoch);
         let time = self.time.unwrap_or_else(|| Arc::new(DefaultTimeProvider));
         let mut config = ServerConfig::builder_with_details(provider, time)
@@ -350,14 +365,23 @@ impl Certificate {
     }
 }
 
-type Verified = (Arc<dyn ClientCertVerifier>, ClientAuth, Vec<ClientCa>);
+/// How clients are verified, and what of it goes into the scope.
+struct Verified {
+    verifier: Arc<dyn ClientCertVerifier>,
+    mode: ClientAuth,
+    authorities: Vec<ClientCa>,
+    rule: String,
+}
 
 impl Clients {
-    fn into_verifier(self, provider: &Arc<CryptoProvider>) -> Result<Verified, BuildError> {
+    fn into_verified(self, provider: &Arc<CryptoProvider>) -> Result<Verified, BuildError> {
         match self {
-            Self::Unasked => {
-                Ok((WebPkiClientVerifier::no_client_auth(), ClientAuth::None, Vec::new()))
-            }
+            Self::Unasked => Ok(Verified {
+                verifier: WebPkiClientVerifier::no_client_auth(),
+                mode: ClientAuth::None,
+                authorities: Vec::new(),
+                rule: String::new(),
+            }),
             Self::IssuedBy { roots, mode } => {
                 let authorities = authorities(&roots);
                 let builder = WebPkiClientVerifier::builder_with_provider(
@@ -368,13 +392,22 @@ impl Clients {
                     ClientAuth::Required => builder,
                     _ => builder.allow_unauthenticated(),
                 };
-                Ok((builder.build().map_err(BuildError::Clients)?, mode, authorities))
+                let verifier = builder.build().map_err(BuildError::Clients)?;
+                Ok(Verified { verifier, mode, authorities, rule: String::new() })
             }
-            Self::Verifier { verifier, roots } => {
+            Self::Verifier { verifier, roots, rule } => {
+                if rule.is_empty() {
+                    return Err(BuildError::UnnamedRule);
+                }
+                if verifier.offer_client_auth() && roots.is_empty() {
+                    return Err(BuildError::Clients(VerifierBuilderError::NoRootAnchors));
+                }
                 let told: BTreeSet<&[u8]> =
                     verifier.root_hint_subjects().iter().map(AsRef::as_ref).collect();
                 let subjects = roots.subjects();
-                if told != subjects.iter().map(AsRef::as_ref).collect() {
+                let trusted = subjects.iter().map(AsRef::as_ref).collect();
+                // One that tells none may trust any.
+                if !told.is_empty() && told != trusted {
                     return Err(BuildError::RootsDiffer);
                 }
                 let mode = match (verifier.offer_client_auth(), verifier.client_auth_mandatory()) {
@@ -382,7 +415,7 @@ impl Clients {
                     (true, false) => ClientAuth::Optional,
                     (true, true) => ClientAuth::Required,
                 };
-                Ok((verifier, mode, authorities(&roots)))
+                Ok(Verified { verifier, mode, authorities: authorities(&roots), rule })
             }
         }
     }

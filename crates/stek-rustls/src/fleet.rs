@@ -22,7 +22,8 @@ use crate::ticketer::{UnboundedTicketer, UnfitScope, check_scope};
 /// A keyset that this process follows, and the source of its ticketers.
 ///
 /// Keep it for as long as the servers run: when it is dropped, polling ends and the keys of all
-/// its ticketers are erased, so that every handshake is a full one from then on.
+/// its ticketers are erased, so that every handshake is a full one from then on. If servers are left
+/// that is logged as a warning; [`Fleet::shutdown`] does the same on purpose.
 #[derive(Debug)]
 #[must_use = "when it is dropped the keys of its ticketers are erased"]
 pub struct Fleet {
@@ -34,6 +35,7 @@ pub struct Fleet {
 
 /// Why a keyset is not followed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum FleetError {
     /// The registry has them for this keyset already.
     #[error("ticket metrics cannot be registered")]
@@ -121,7 +123,9 @@ impl Fleet {
         Acceptor::with_unchecked_client_auth(config, keys, self.metrics.clone(), resumption)
     }
 
-    /// A ticketer for `scope` that has the keys of this moment and gets all later ones.
+    /// A ticketer for `scope` that has the keys of this moment and gets all later ones. Give it to a
+    /// configuration by [`UnboundedTicketer::use_in`], which also takes all else away by which
+    /// servers of that resume.
     ///
     /// # Errors
     /// [`UnfitScope`] if the scope caps chains of resumption or asks certificates of clients.
@@ -129,21 +133,6 @@ impl Fleet {
         check_scope(scope)?;
         let keys = self.installer.keys_for(Use::Ticket, scope);
         UnboundedTicketer::try_new(keys, self.metrics.clone())
-    }
-
-    /// Makes tickets of the fleet the only way in which servers of `config` resume: sets an
-    /// [`UnboundedTicketer`] for `scope`, removes the session cache of the process and switches
-    /// 0-RTT off.
-    ///
-    /// # Errors
-    /// [`UnfitScope`], and `config` is as it was.
-    pub fn use_unbounded_tickets(
-        &self,
-        config: &mut ServerConfig,
-        scope: &Scope,
-    ) -> Result<(), UnfitScope> {
-        Arc::new(self.unbounded_ticketer(scope)?).use_in(config);
-        Ok(())
     }
 
     /// The counters that `registry` was given, for a backend that counts too: `RedisBackend`.
@@ -163,7 +152,8 @@ impl Fleet {
 
     /// Erases the keys of all ticketers and returns when the poller has ended.
     pub async fn shutdown(self) {
-        drop((self.installer, self.keys));
+        self.installer.end();
+        drop(self.keys);
         self.follower.shutdown().await;
     }
 }

@@ -78,12 +78,23 @@ impl Installer {
     pub(crate) fn install(&self) {
         self.shared.install();
     }
+
+    /// Erases all keys, as is meant.
+    pub(crate) fn end(self) {
+        self.shared.end();
+    }
 }
 
 impl Drop for Installer {
     fn drop(&mut self) {
         self.task.abort();
-        self.shared.end();
+        let left = self.shared.end();
+        if left > 0 {
+            tracing::warn!(
+                scopes = left,
+                "a fleet was dropped before its servers; from here on every handshake is a full one"
+            );
+        }
     }
 }
 
@@ -98,10 +109,12 @@ impl Shared {
         });
     }
 
-    fn end(&self) {
+    /// Erases all keys and returns of how many scopes somebody still has them.
+    fn end(&self) -> usize {
         let mut state = self.lock();
         state.bundles = None;
-        state.keys.drain(..).filter_map(|keys| keys.upgrade()).for_each(|keys| keys.clear());
+        let in_use = state.keys.drain(..).filter_map(|keys| keys.upgrade());
+        in_use.inspect(|keys| keys.clear()).count()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -172,6 +185,19 @@ mod tests {
             assert_eq!(revision(&late), Some(1));
             send(&bundles, 2);
             until(|| revision(&early) == Some(2) && revision(&late) == Some(2)).await;
+        });
+    }
+
+    #[test]
+    fn an_end_finds_whoever_still_has_keys() {
+        run(async {
+            let (bundles, installer) = start();
+            let kept = installer.keys_for(Use::Ticket, &scope("web"));
+            drop(installer.keys_for(Use::Ticket, &scope("shop")));
+            send(&bundles, 1);
+            installer.install();
+            assert_eq!(installer.shared.end(), 1);
+            assert_eq!((revision(&kept), installer.shared.end()), (None, 0));
         });
     }
 

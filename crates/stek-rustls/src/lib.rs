@@ -6,19 +6,23 @@
 //! ```no_run
 //! # #[cfg(feature = "client")]
 //! # async fn adopt(
-//! #     client: &stek_client::ClientConfig,
-//! #     registry: &prometheus::Registry,
+//! #     client: &stek_rustls::ClientConfig,
+//! #     registry: &stek_rustls::prometheus::Registry,
 //! #     chain: Vec<rustls::pki_types::CertificateDer<'static>>,
 //! #     key: rustls::pki_types::PrivateKeyDer<'static>,
 //! #     tcp: tokio::net::TcpStream,
 //! # ) -> Result<(), Box<dyn std::error::Error>> {
-//! # use stek_core::name::KeysetName;
+//! # use stek_rustls::KeysetName;
 //! let fleet = stek_rustls::Fleet::connect(client, KeysetName::try_new("web")?, registry)?;
 //! let acceptor = fleet.server("shop").certificate(chain, key).build()?;
 //! let tls = acceptor.accept(tcp).await?;
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! `ClientOptions` say where distribution is. What else the three lines need is named here too:
+//! [`KeysetName`] and [`prometheus`]. Linux is what it builds for: fleet time goes on through a suspend
+//! by `CLOCK_BOOTTIME`.
 //!
 //! Keep the `Fleet` while the server runs. `Fleet::ready` waits for the first keys, which is
 //! optional: without keys every handshake is a full one. `connect` has put all metrics into the
@@ -36,11 +40,11 @@
 //!   session lifetime ends, whichever is first; checked at each opening, whatever timers do.
 //! - **A chain of resumptions ends.** Each renewal carries the instant of the full handshake, and
 //!   no ticket opens once the session lifetime of the policy has passed since.
-//! - **Who resumes has passed every check that he would have to pass in a full handshake.** A
-//!   [`ServerBuilder`] makes configuration and scope from one statement: whether clients are asked
-//!   for certificates, and by which authorities, is part of what keys are derived from. Servers
-//!   that ask give no tickets at all unless told to, and then none that outlives the client's
-//!   certificate.
+//! - **Who resumes has passed, when he last made a full handshake, every check that he would have
+//!   had to pass here.** A [`ServerBuilder`] makes configuration and scope from one statement:
+//!   whether clients are asked for certificates, by which authorities, and by which rule a verifier
+//!   of one's own judges, is part of what keys are derived from. Servers that ask give no tickets
+//!   at all unless told to, and then none that outlives the client's own certificate.
 //! - TLS 1.2 sessions do not resume unless opted in, for each renewal seals one master secret again.
 //! - A client has at most four of the tickets that it offers decrypted, or one looked up, however
 //!   many it offers.
@@ -52,8 +56,12 @@
 //!
 //! # What is not
 //!
-//! A resumed client is not verified again: revocation of its certificate shows only after the
-//! session lifetime, unless the authority is removed or the policy epoch raised.
+//! A resumed client is not verified again: that its certificate was revoked, or that an intermediate
+//! or root above it has ended meanwhile, shows only after the session lifetime, unless the authority
+//! is removed or the policy epoch raised. Of a chain only the client's own certificate is read, for
+//! reading all of it at each ticket costs too much.
+//!
+//! A rule of a verifier of one's own is known by the name that it was given, and by nothing else.
 //!
 //! An [`UnboundedTicketer`], for those who have to keep a `ServerConfig` of their own and share it
 //! by all connections, is shown the bytes of a session and nothing of its connection. It cannot cap
@@ -90,6 +98,19 @@ mod session;
 mod store;
 mod ticketer;
 mod tickets;
+
+pub use prometheus;
+#[cfg(feature = "client")]
+pub use stek_client::{
+    CertificateError, CertificateFiles, ClientConfig, ClientOptions, ConfigError, Failure,
+    StartError, Status, Stopped, TokenError,
+};
+pub use stek_clock::{Clock, FleetClock, SystemClock};
+pub use stek_core::bundle::Bundle;
+pub use stek_core::derive::Use;
+pub use stek_core::name::{InstanceName, KeysetName, NameError};
+pub use stek_core::scope::{ChainRule, ClientAuth, ClientCa, Scope, ScopeError};
+pub use stek_core::time::Seconds;
 
 pub use acceptor::Acceptor;
 pub use builder::{BuildError, ServerBuilder};

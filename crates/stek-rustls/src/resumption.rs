@@ -18,11 +18,13 @@ use crate::tickets::ConnectionTickets;
 /// |---|---|---|---|
 /// | `Tickets` | the sealed session | as often as it is offered | no |
 /// | `Store` | a look-up key | once | no |
-/// | `StoreWithEarlyData` | a look-up key | once in the whole fleet | yes |
+/// | `StoreWithEarlyData` | a look-up key | once in the whole fleet | by [`per_connection_config`] |
 ///
 /// Who may resume, and for how long, is the same in all of them. In the modes with a store nothing
 /// but TLS 1.3 resumes, and clients are told to forget a session after 24 h whatever is left of it:
 /// rustls lets nobody say less. One that ends earlier is a look-up in vain and a full handshake.
+///
+/// [`per_connection_config`]: crate::Acceptor::per_connection_config
 ///
 /// A backend that is not shared does not go with early data:
 ///
@@ -34,6 +36,7 @@ use crate::tickets::ConnectionTickets;
 /// Resumption::StoreWithEarlyData { backend, max_early_data_size };
 /// ```
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub enum Resumption {
     /// Sealed tickets. No I/O, no state, no 0-RTT.
     #[default]
@@ -47,6 +50,11 @@ pub enum Resumption {
     /// the session was taken (RFC 8446, 8.1); that rests on the promise of [`SharedBackend`]. Early
     /// data is still not forward secret, and an attacker may hold the first copy back. Let only
     /// idempotent requests in.
+    ///
+    /// It is taken on connections of [`per_connection_config`] alone, by quinn or from
+    /// `ServerConnection::early_data`; `Acceptor::accept` refuses it.
+    ///
+    /// [`per_connection_config`]: crate::Acceptor::per_connection_config
     StoreWithEarlyData {
         /// Where sessions are kept.
         backend: Arc<dyn SharedBackend>,

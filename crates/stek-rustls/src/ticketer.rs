@@ -40,6 +40,7 @@ pub struct UnboundedTicketer {
 
 /// The scope promises something that an [`UnboundedTicketer`] cannot keep.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum UnfitScope {
     /// Its chain rule is [`ChainRule::Capped`].
     #[error("scope {label:?} caps chains of resumption, an unbounded ticketer cannot")]

@@ -5,14 +5,16 @@
 
 mod fixture;
 mod servers;
+mod sessions;
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use fixture::{TLS13, bundle, clock, planned_key};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, HandshakeKind};
-use servers::{Authority, NAME, OTHER_NAME, Server, Site, roots};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind};
+use servers::{Authority, NAME, OTHER_NAME, Outcome, Server, Site, roots};
+use sessions::{OneProcess, eager, early, early_flight, memory};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
@@ -86,6 +88,14 @@ async fn handshakes_that_fail_are_counted() {
     drop(near);
     server.acceptor.accept(far).await.unwrap_err();
     assert_eq!(handshakes(&server), [0, 0, 2]);
+    // One who never says a word, until nobody waits for him any more.
+    let (_silent, far) = tokio::io::duplex(64);
+    tokio::select! {
+        biased;
+        _ = server.acceptor.accept(far) => panic!("accepted"),
+        () = std::future::ready(()) => {}
+    }
+    assert_eq!(handshakes(&server), [0, 0, 3]);
 }
 
 #[tokio::test]
@@ -120,4 +130,65 @@ async fn virtual_hosts_behind_one_socket_do_not_share_tickets() {
         assert_eq!(meet(&known, name, serve).await.unwrap(), kind, "{name}");
     }
     assert_eq!((handshakes(&open), handshakes(&closed)), ([3, 1, 0], [1, 1, 1]));
+}
+
+/// Sends `data` early and, if the server refuses that, again after the handshake; then closes.
+async fn hurry(client: &Arc<ClientConfig>, io: &mut DuplexStream, data: &[u8]) -> io::Result<()> {
+    let name = ServerName::try_from(NAME).unwrap();
+    let mut tls = ClientConnection::new(Arc::clone(client), name).unwrap();
+    tls.early_data().expect("the session allows it").write_all(data)?;
+    while tls.is_handshaking() {
+        send(&mut tls, io).await?;
+        let mut bytes = [0; 4096];
+        let read = io.read(&mut bytes).await?;
+        let mut rest = &bytes[..read];
+        while !rest.is_empty() {
+            tls.read_tls(&mut rest)?;
+            tls.process_new_packets().map_err(io::Error::other)?;
+        }
+    }
+    if !tls.is_early_data_accepted() {
+        tls.writer().write_all(data)?;
+    }
+    tls.send_close_notify();
+    send(&mut tls, io).await
+}
+
+async fn send(tls: &mut ClientConnection, io: &mut DuplexStream) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    while tls.wants_write() {
+        tls.write_tls(&mut bytes)?;
+    }
+    io.write_all(&bytes).await
+}
+
+#[tokio::test]
+async fn what_a_client_sends_early_is_not_lost() {
+    let (clock, site, keys) = (clock(), Site::new(), bundle(1, &[planned_key(0)]));
+    let mode = early(Arc::new(OneProcess(memory())));
+    let server = site.server(&clock, &keys, |builder| builder.resumption(mode));
+    let client = eager(&site.client(TLS13, None));
+    let accept = async |io: DuplexStream| server.acceptor.accept(io).await;
+    let after_hello = async |io: DuplexStream| {
+        let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), io).await?;
+        server.acceptor.accept_after_hello(start).await
+    };
+    for after in [false, true] {
+        // Where 0-RTT is taken, sessions allow it.
+        assert_ne!(server.meet(&client, NAME), Outcome::Refused);
+        let (mut near, far) = tokio::io::duplex(1 << 16);
+        let serving = async {
+            let mut tls = if after { after_hello(far).await? } else { accept(far).await? };
+            let mut read = Vec::new();
+            tls.read_to_end(&mut read).await?;
+            Ok::<_, io::Error>((tls.get_ref().1.handshake_kind().unwrap(), read))
+        };
+        let (served, sent) = tokio::join!(serving, hurry(&client, &mut near, b"GET /"));
+        assert_eq!(served.unwrap(), (HandshakeKind::Resumed, b"GET /".to_vec()));
+        sent.unwrap();
+    }
+    // Nor do sessions that were begun here tell clients to try.
+    let client = eager(&site.client(TLS13, None));
+    meet(&client, NAME, accept).await.unwrap();
+    assert_eq!(early_flight(&client, b"GET /"), None);
 }

@@ -6,13 +6,15 @@
 mod fixture;
 mod servers;
 mod sessions;
+#[cfg(feature = "redis")]
+mod testredis;
 
 use std::sync::Arc;
 
 use fixture::{HOUR, TLS12, TLS13, advance, bundle, clock, keyset, planned_key};
 use prometheus::Registry;
 use rustls::crypto::aws_lc_rs;
-use rustls::server::{ResolvesServerCertUsingSni, WebPkiClientVerifier};
+use rustls::server::{ClientCertVerifierBuilder, ResolvesServerCertUsingSni, WebPkiClientVerifier};
 use rustls::{RootCertStore, SupportedProtocolVersion};
 use servers::Outcome::{Full, Refused, Resumed};
 use servers::{ADDRESS, Authority, NAME, OTHER_NAME, Site, roots};
@@ -23,9 +25,14 @@ use stek_rustls::{BuildError, Resumption, ServerBuilder, TicketKeys, TicketMetri
 
 const YEAR: u64 = 365 * 24 * HOUR;
 
-/// Tickets, and sessions in a store that all servers with this value share.
-fn ways() -> [Resumption; 2] {
-    [Resumption::Tickets, Resumption::Store(memory())]
+/// Tickets, and sessions in stores that all servers with this value share.
+fn ways() -> Vec<Resumption> {
+    vec![
+        Resumption::Tickets,
+        Resumption::Store(memory()),
+        #[cfg(feature = "redis")]
+        Resumption::Store(testredis::awaited::backend()),
+    ]
 }
 
 /// All that may be opted in to.
@@ -44,8 +51,9 @@ fn may_resume(version: &SupportedProtocolVersion, way: &Resumption) -> bool {
 
 #[test]
 fn nobody_resumes_past_a_check_that_he_did_not_pass() {
-    let cells: u32 = ways().iter().map(cells_of_the_matrix).sum();
-    assert_eq!(cells, 96);
+    for way in &ways() {
+        assert_eq!(cells_of_the_matrix(way), 48);
+    }
 }
 
 /// Goes through the matrix for one way of resuming and counts its cells.
@@ -216,16 +224,23 @@ fn no_session_outlives_the_client_certificate() {
     }
 }
 
-fn build(verified: &RootCertStore, given: &RootCertStore) -> Result<ClientAuth, BuildError> {
+fn verifier(roots: &RootCertStore) -> ClientCertVerifierBuilder {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(verified.clone().into(), provider);
+    WebPkiClientVerifier::builder_with_provider(roots.clone().into(), provider)
+}
+
+fn build(
+    verifier: ClientCertVerifierBuilder,
+    roots: &RootCertStore,
+    rule: &str,
+) -> Result<ClientAuth, BuildError> {
     let metrics = TicketMetrics::register(&Registry::new(), &keyset()).unwrap();
     let clock = Arc::new(FleetClock::new(clock()));
     ServerBuilder::with_keys("web", metrics, |usage, scope| {
         Arc::new(TicketKeys::for_use(usage, scope.clone(), clock))
     })
     .certificate_resolver(Arc::new(ResolvesServerCertUsingSni::new()))
-    .client_cert_verifier(verifier.build().unwrap(), given.clone())
+    .client_cert_verifier(verifier.build().unwrap(), roots.clone(), rule)
     .build()
     .map(|server| server.scope().client_auth())
 }
@@ -234,9 +249,43 @@ fn build(verified: &RootCertStore, given: &RootCertStore) -> Result<ClientAuth, 
 fn a_verifier_and_its_roots_have_to_agree() {
     let (one, two) = (Authority::new("one"), Authority::new("two"));
     let (only, both) = (roots(&[&one]), roots(&[&one, &two]));
-    assert_eq!(build(&both, &both).unwrap(), ClientAuth::Required);
+    let silent = || verifier(&both).clear_root_hint_subjects();
+    for verifier in [verifier(&both), silent()] {
+        assert_eq!(build(verifier, &both, "crl").unwrap(), ClientAuth::Required);
+    }
     for (given, trusted) in [(&only, &both), (&both, &only)] {
-        let error = build(trusted, given).unwrap_err();
+        let error = build(verifier(trusted), given, "crl").unwrap_err();
         assert!(matches!(error, BuildError::RootsDiffer), "{error:?}");
+    }
+    for verifier in [verifier(&both), silent()] {
+        let error = build(verifier, &RootCertStore::empty(), "crl").unwrap_err();
+        assert!(matches!(error, BuildError::Clients(_)), "{error:?}");
+    }
+    let error = build(verifier(&both), &both, "").unwrap_err();
+    assert!(matches!(error, BuildError::UnnamedRule), "{error:?}");
+}
+
+#[test]
+fn who_passed_one_rule_does_not_resume_past_another() {
+    for way in &ways() {
+        let (clock, site, keys) = (clock(), Site::new(), bundle(1, &[planned_key(0)]));
+        let authority = Authority::new("clients");
+        let roots = roots(&[&authority]);
+        let ruled = |rule| {
+            let verifier = verifier(&roots).build().unwrap();
+            site.server(&clock, &keys, |builder| {
+                opted(builder.client_cert_verifier(verifier, roots.clone(), rule), way)
+            })
+        };
+        let unruled = site.server(&clock, &keys, |builder| {
+            opted(builder.require_client_certificates(roots.clone()), way)
+        });
+        let (one, same, stricter) = (ruled("crl"), ruled("crl"), ruled("crl and partners"));
+        let identity = authority.issue(YEAR);
+        for (target, outcome) in [(&same, Resumed), (&stricter, Full), (&unruled, Full)] {
+            let client = site.client(TLS13, Some(&identity));
+            assert_eq!(one.meet(&client, NAME), Full);
+            assert_eq!(target.meet(&client, NAME), outcome, "{way:?}");
+        }
     }
 }

@@ -34,7 +34,7 @@ fn connect(distribution: &Distribution, registry: &Registry) -> Result<Fleet, Fl
 
 fn server(fleet: &Fleet, pki: &Pki) -> Arc<ServerConfig> {
     let mut config = pki.server();
-    fleet.use_unbounded_tickets(&mut config, &scope("web")).unwrap();
+    Arc::new(fleet.unbounded_ticketer(&scope("web")).unwrap()).use_in(&mut config);
     Arc::new(config)
 }
 
@@ -84,15 +84,11 @@ async fn a_registry_has_one_fleet_of_a_keyset_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_scope_that_promises_more_leaves_the_config_as_it_was() {
+async fn a_scope_that_promises_more_has_no_unbounded_ticketer() {
     let fleet = connect(&Distribution::start().await, &Registry::new()).unwrap();
-    let mut config = Pki::new().server();
-    config.max_early_data_size = 1;
     let capped = Scope::try_new("web", ChainRule::Capped).unwrap();
-    let error = fleet.use_unbounded_tickets(&mut config, &capped).unwrap_err();
+    let error = fleet.unbounded_ticketer(&capped).unwrap_err();
     assert_eq!(error, UnfitScope::Capped { label: "web".to_owned() });
-    assert!(!config.ticketer.enabled() && config.session_storage.can_cache());
-    assert_eq!(config.max_early_data_size, 1);
 }
 
 #[tokio::test]

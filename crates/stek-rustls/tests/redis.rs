@@ -32,7 +32,8 @@ const SPAN: Duration = Duration::from_secs(30);
 const LIFETIME: Duration = Duration::from_secs(60);
 
 fn config(url: &str) -> RedisConfig {
-    RedisConfig::try_new(url, &keyset()).unwrap().with_deadline(PATIENT).with_breaker_span(SPAN)
+    let config = RedisConfig::try_new(url, &keyset()).unwrap();
+    config.with_deadline(PATIENT).and_then(|config| config.with_breaker_span(SPAN)).unwrap()
 }
 
 fn backend(clock: &Arc<ManualClock>, config: RedisConfig, counters: &Counters) -> RedisBackend {
@@ -129,7 +130,7 @@ fn sessions_lie_below_their_keyset_and_expire() {
     let counters = Counters::new();
     let web = backend(&clock, config(&redis.url()), &counters);
     let shop = KeysetName::try_new("shop").unwrap();
-    let shop = RedisConfig::try_new(&redis.url(), &shop).unwrap().with_deadline(PATIENT);
+    let shop = RedisConfig::try_new(&redis.url(), &shop).unwrap().with_deadline(PATIENT).unwrap();
     let shop = backend(&clock, shop, &Counters::new());
     let key = random_key();
     web.put(&key, vec![1], Duration::from_secs(6 * HOUR)).unwrap();
@@ -195,7 +196,7 @@ fn a_slow_redis_costs_three_deadlines_and_is_asked_again_later() {
     let clock = clock();
     let redis = TestRedis::start().unwrap();
     let (proxy, counters) = (Proxy::start(&redis.socket()), Counters::new());
-    let backend = backend(&clock, config(&proxy.url()).with_deadline(DEADLINE), &counters);
+    let backend = backend(&clock, config(&proxy.url()).with_deadline(DEADLINE).unwrap(), &counters);
     let key = random_key();
     until("there is a connection", || {
         backend.take(&key) == Ok(None) || {
@@ -239,7 +240,7 @@ fn what_does_not_fit_into_the_queue_is_not_accepted() {
     let redis = TestRedis::start().unwrap();
     let (proxy, counters) = (Proxy::start(&redis.socket()), Counters::new());
     proxy.stall();
-    let small = config(&proxy.url()).with_queue(4.try_into().unwrap());
+    let small = config(&proxy.url()).with_queue(4).unwrap();
     let backend = backend(&clock, small, &counters);
     let began = Instant::now();
     // One batch may be under way besides.
@@ -259,7 +260,7 @@ fn no_more_look_ups_at_once_than_allowed() {
     let clock = clock();
     let redis = TestRedis::start().unwrap();
     let (proxy, counters) = (Proxy::start(&redis.socket()), Counters::new());
-    let single = config(&proxy.url()).with_look_ups(1.try_into().unwrap());
+    let single = config(&proxy.url()).with_look_ups(1).unwrap();
     let backend = backend(&clock, single, &counters);
     assert_eq!(backend.take(&random_key()), Ok(None));
     proxy.stall();

@@ -33,7 +33,7 @@ pub(crate) async fn run(asked: &DevArgs) -> Result<()> {
     let parts = site.assemble().await?;
     let node = Node::start(&site, parts, ports(asked.port_base), policy, shutdown).await?;
     for line in node.welcome(&site) {
-        table::line(&line);
+        table::line(&line)?;
     }
     node.run().await
 }

@@ -24,7 +24,7 @@ fn edge() -> Scope {
         .with_policy_epoch(7)
 }
 
-/// Both values were computed by another implementation of the layout, in Python.
+/// All values were computed by another implementation of the layout, in Python.
 #[test]
 fn golden_vectors() {
     let plain = Scope::try_new("", ChainRule::Unbounded).unwrap();
@@ -35,6 +35,10 @@ fn golden_vectors() {
     assert_eq!(
         hex(edge().digest()),
         "743e502c5d3581778722b6c2abbc7aefd6db192da6cfad5c4dcaf47766f336a9"
+    );
+    assert_eq!(
+        hex(edge().with_client_rule("partners").unwrap().digest()),
+        "300e6cc535991424895e89caa000669c9bb9017a333c690983dd56272312971e"
     );
 }
 
@@ -61,6 +65,8 @@ fn every_part_separates() {
         edge().with_client_auth(ClientAuth::None, authorities()).unwrap(),
         edge().with_client_auth(ClientAuth::Required, authorities()[..1].to_vec()).unwrap(),
         edge().with_policy_epoch(8),
+        edge().with_client_rule("partners").unwrap(),
+        edge().with_client_rule("staff").unwrap(),
         Scope { chain: ChainRule::Unbounded, ..edge() },
         // Bytes moved between neighbouring fields.
         edge()

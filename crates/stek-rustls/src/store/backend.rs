@@ -37,6 +37,7 @@ impl fmt::Debug for SessionKey {
 
 /// Why a value was not accepted for keeping. No ticket is sent then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PutError {
     /// As many values wait to be written as may.
     #[error("queue of values to write is full")]
@@ -48,6 +49,7 @@ pub enum PutError {
 
 /// Why a look-up has no answer. The handshake is a full one then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum LookUpError {
     /// The deadline passed.
     #[error("no answer within the deadline")]

@@ -2,7 +2,7 @@
 //! wait, how many may at once, and when nobody is asked any more; the I/O is the worker's.
 
 use std::fmt;
-use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc as reply;
@@ -26,11 +26,19 @@ use worker::{LookUp, Put, Worker};
 /// Longest wait of a handshake for a session.
 const DEADLINE: Duration = Duration::from_millis(5);
 /// The most handshakes that wait at once.
-const LOOK_UPS: NonZeroUsize = NonZeroUsize::new(32).unwrap();
+const LOOK_UPS: usize = 32;
 /// The most sessions that wait to be written.
-const QUEUE: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
+const QUEUE: usize = 4_096;
 /// How long nobody is asked after three look-ups failed in a row.
 const BREAKER_SPAN: Duration = Duration::from_secs(1);
+
+/// What may be said instead. No deadline may be so short that nothing is ever found, nor so long
+/// that threads hang; each look-up holds one.
+const DEADLINES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(10);
+const LOOK_UPS_ALLOWED: RangeInclusive<usize> = 1..=1_024;
+const QUEUES: RangeInclusive<usize> = 1..=1_048_576;
+const BREAKER_SPANS: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(3_600);
 
 /// Where Redis is and how much of a handshake's time it may take.
 #[derive(Clone)]
@@ -38,17 +46,29 @@ pub struct RedisConfig {
     client: Client,
     prefix: Vec<u8>,
     deadline: Duration,
-    look_ups: NonZeroUsize,
-    queue: NonZeroUsize,
+    look_ups: usize,
+    queue: usize,
     breaker_span: Duration,
 }
 
-/// The address is not one of Redis.
-///
-/// It may hold a password and is not repeated.
+/// What cannot be configured.
 #[derive(Debug, thiserror::Error)]
-#[error("not the address of a redis server")]
-pub struct RedisConfigError(#[source] redis::RedisError);
+#[non_exhaustive]
+pub enum RedisConfigError {
+    /// The address is not one of Redis. It may hold a password and is not repeated.
+    #[error("not the address of a redis server")]
+    Address(#[source] redis::RedisError),
+    /// A limit is not among those allowed.
+    #[error("{field} is {value}, allowed are {allowed}")]
+    Limit {
+        /// Which limit.
+        field: &'static str,
+        /// What was asked for.
+        value: String,
+        /// What would have been accepted.
+        allowed: String,
+    },
+}
 
 /// The thread for the I/O did not start.
 #[derive(Debug, thiserror::Error)]
@@ -64,10 +84,10 @@ impl RedisConfig {
     /// be a socket of the same machine, or protected by other means.
     ///
     /// # Errors
-    /// [`RedisConfigError`] if that is not what `url` is.
+    /// [`RedisConfigError::Address`] if that is not what `url` is.
     pub fn try_new(url: &str, keyset: &KeysetName) -> Result<Self, RedisConfigError> {
         Ok(Self {
-            client: Client::open(url).map_err(RedisConfigError)?,
+            client: Client::open(url).map_err(RedisConfigError::Address)?,
             prefix: format!("stek/{}/", keyset.as_str()).into_bytes(),
             deadline: DEADLINE,
             look_ups: LOOK_UPS,
@@ -76,34 +96,53 @@ impl RedisConfig {
         })
     }
 
-    /// The same with another limit on how long a handshake waits for a session; 5 ms otherwise.
-    #[must_use]
-    pub fn with_deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
-        self
+    /// The same with another limit on how long a handshake waits for a session, 1 ms to 10 s; 5 ms
+    /// otherwise.
+    ///
+    /// # Errors
+    /// [`RedisConfigError::Limit`] if it is not among those.
+    pub fn with_deadline(self, deadline: Duration) -> Result<Self, RedisConfigError> {
+        Ok(Self { deadline: checked("deadline", deadline, &DEADLINES)?, ..self })
     }
 
-    /// The same with another limit on look-ups at once; 32 otherwise. Each holds a thread.
-    #[must_use]
-    pub fn with_look_ups(mut self, at_once: NonZeroUsize) -> Self {
-        self.look_ups = at_once;
-        self
+    /// The same with another limit on look-ups at once, 1 to 1,024; 32 otherwise. Each holds a
+    /// thread.
+    ///
+    /// # Errors
+    /// [`RedisConfigError::Limit`] if it is not among those.
+    pub fn with_look_ups(self, at_once: usize) -> Result<Self, RedisConfigError> {
+        Ok(Self { look_ups: checked("look_ups", at_once, &LOOK_UPS_ALLOWED)?, ..self })
     }
 
-    /// The same with another limit on sessions that wait to be written; 4,096 otherwise.
-    #[must_use]
-    pub fn with_queue(mut self, sessions: NonZeroUsize) -> Self {
-        self.queue = sessions;
-        self
+    /// The same with another limit on sessions that wait to be written, 1 to 1,048,576; 4,096
+    /// otherwise.
+    ///
+    /// # Errors
+    /// [`RedisConfigError::Limit`] if it is not among those.
+    pub fn with_queue(self, sessions: usize) -> Result<Self, RedisConfigError> {
+        Ok(Self { queue: checked("queue", sessions, &QUEUES)?, ..self })
     }
 
-    /// The same with another span for which nobody is asked after three look-ups failed in a row;
-    /// one second otherwise.
-    #[must_use]
-    pub fn with_breaker_span(mut self, span: Duration) -> Self {
-        self.breaker_span = span;
-        self
+    /// The same with another span for which nobody is asked after three look-ups failed in a row,
+    /// 100 ms to an hour; one second otherwise.
+    ///
+    /// # Errors
+    /// [`RedisConfigError::Limit`] if it is not among those.
+    pub fn with_breaker_span(self, span: Duration) -> Result<Self, RedisConfigError> {
+        Ok(Self { breaker_span: checked("breaker_span", span, &BREAKER_SPANS)?, ..self })
     }
+}
+
+fn checked<T: PartialOrd + fmt::Debug>(
+    field: &'static str,
+    value: T,
+    allowed: &RangeInclusive<T>,
+) -> Result<T, RedisConfigError> {
+    if allowed.contains(&value) {
+        return Ok(value);
+    }
+    let allowed = format!("{:?} to {:?}", allowed.start(), allowed.end());
+    Err(RedisConfigError::Limit { field, value: format!("{value:?}"), allowed })
 }
 
 impl fmt::Debug for RedisConfig {
@@ -137,13 +176,14 @@ impl fmt::Debug for RedisConfig {
 /// never comes back, let the Redis of [`StoreWithEarlyData`](crate::Resumption::StoreWithEarlyData)
 /// keep nothing on disk (`save ""`, `appendonly no`), for a restart would bring taken sessions back,
 /// and do not fail over to a replica, which may not have heard of the last takes. Where that happens
-/// all the same, rustls' own check of ticket age (RFC 8446, 8.3) leaves a replay the minute after
-/// the session was made. Use a Redis that evicts by `maxmemory`: what is evicted is a full handshake.
+/// all the same, rustls' own check of ticket age (RFC 8446, 8.3) leaves a replay the minute around
+/// the instant at which the client sent what is replayed, whatever the age of the session. Use a
+/// Redis that evicts by `maxmemory`: what is evicted is a full handshake.
 pub struct RedisBackend {
     look_ups: mpsc::Sender<LookUp>,
     puts: mpsc::Sender<Put>,
     waiting: AtomicUsize,
-    limit: NonZeroUsize,
+    limit: usize,
     deadline: Duration,
     breaker: Arc<Breaker>,
     metrics: TicketMetrics,
@@ -160,8 +200,8 @@ impl RedisBackend {
         clock: Arc<dyn Clock>,
         metrics: TicketMetrics,
     ) -> Result<Self, RedisStartError> {
-        let (look_ups, look_ups_to_do) = mpsc::channel(config.look_ups.get());
-        let (puts, puts_to_do) = mpsc::channel(config.queue.get());
+        let (look_ups, look_ups_to_do) = mpsc::channel(config.look_ups);
+        let (puts, puts_to_do) = mpsc::channel(config.queue);
         let breaker = Breaker::new(clock, config.breaker_span);
         let worker = Worker {
             client: config.client,
@@ -237,8 +277,8 @@ impl SharedBackend for RedisBackend {}
 struct Place<'a>(&'a AtomicUsize);
 
 impl<'a> Place<'a> {
-    fn take(waiting: &'a AtomicUsize, limit: NonZeroUsize) -> Option<Self> {
-        let more = |waiting| (waiting < limit.get()).then_some(waiting + 1);
+    fn take(waiting: &'a AtomicUsize, limit: usize) -> Option<Self> {
+        let more = |waiting| (waiting < limit).then_some(waiting + 1);
         waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         Some(Self(waiting))
     }
@@ -265,7 +305,7 @@ mod tests {
 
     #[test]
     fn places_are_limited_and_given_back() {
-        let (waiting, limit) = (AtomicUsize::new(0), NonZeroUsize::new(2).unwrap());
+        let (waiting, limit) = (AtomicUsize::new(0), 2);
         let (one, two) = (Place::take(&waiting, limit), Place::take(&waiting, limit));
         assert!(one.is_some() && two.is_some() && Place::take(&waiting, limit).is_none());
         drop(one);
@@ -280,5 +320,23 @@ mod tests {
         }
         let config = RedisConfig::try_new("redis://me:canary@127.0.0.1/", &keyset).unwrap();
         assert!(!format!("{config:?}").contains("canary"));
+    }
+
+    #[test]
+    fn limits_with_which_no_handshake_could_live_are_refused() {
+        let keyset = KeysetName::try_new("web").unwrap();
+        let usual = || RedisConfig::try_new("redis://127.0.0.1/", &keyset).unwrap();
+        for span in [Duration::ZERO, Duration::MAX] {
+            usual().with_deadline(span).unwrap_err();
+            usual().with_breaker_span(span).unwrap_err();
+        }
+        for count in [0, usize::MAX] {
+            usual().with_look_ups(count).unwrap_err();
+            usual().with_queue(count).unwrap_err();
+        }
+        let error = usual().with_deadline(Duration::from_secs(11)).unwrap_err();
+        assert_eq!(error.to_string(), "deadline is 11s, allowed are 1ms to 10s");
+        let (least, most) = (Duration::from_millis(1), Duration::from_secs(10));
+        usual().with_deadline(least).and_then(|config| config.with_deadline(most)).unwrap();
     }
 }

@@ -174,6 +174,7 @@ pub struct Server {
 }
 
 /// The metrics of a server before it is built.
+#[derive(Debug)]
 pub struct Counters {
     pub registry: Registry,
     pub metrics: TicketMetrics,

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, ServerConnection};
-use stek_rustls::{MemoryBackend, Resumption, SharedBackend};
+use stek_rustls::{
+    LookUpError, MemoryBackend, PutError, Resumption, SessionBackend, SessionKey, SharedBackend,
+};
 use tokio::time::Instant;
 
 use crate::servers::{NAME, Server};
@@ -21,6 +23,22 @@ pub const EARLY: NonZeroU32 = NonZeroU32::new(16_384).unwrap();
 pub fn memory() -> Arc<MemoryBackend> {
     Arc::new(MemoryBackend::new(1024.try_into().unwrap()))
 }
+
+/// Memory that all servers of a test share: one process is the whole fleet.
+#[derive(Debug)]
+pub struct OneProcess(pub Arc<MemoryBackend>);
+
+impl SessionBackend for OneProcess {
+    fn put(&self, key: &SessionKey, value: Vec<u8>, lifetime: Duration) -> Result<(), PutError> {
+        self.0.put(key, value, lifetime)
+    }
+
+    fn take(&self, key: &SessionKey) -> Result<Option<Vec<u8>>, LookUpError> {
+        self.0.take(key)
+    }
+}
+
+impl SharedBackend for OneProcess {}
 
 pub fn early(backend: Arc<dyn SharedBackend>) -> Resumption {
     Resumption::StoreWithEarlyData { backend, max_early_data_size: EARLY }

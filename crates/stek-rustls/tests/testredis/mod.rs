@@ -14,6 +14,7 @@ use std::sync::Mutex;
 use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
 
+pub mod awaited;
 pub mod proxy;
 
 /// The environment variable that names a server to use.

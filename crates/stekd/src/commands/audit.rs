@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use reqwest::Method;
 use stek_clock::{Clock, SystemClock};
 use stek_core::audit::ChainLink;
@@ -16,6 +16,7 @@ use crate::cli::{AuditArgs, AuditCommand};
 use crate::commands::manager_client::ManagerClient;
 use crate::commands::table;
 use crate::config::{self, ManagerConfig};
+use crate::exit::Faulty;
 use crate::roles::database;
 use crate::roles::manager::read_cluster_secret;
 
@@ -126,13 +127,17 @@ async fn verify(manager: &ManagerClient, anchor: Option<ChainLink>) -> Result<Ve
     }
 }
 
-/// A chain that is broken, or does not hold the anchor, is a failure.
+/// A chain that is broken, or does not hold the anchor, is a finding.
 fn judge(verdict: &VerdictDocument, anchor: Option<ChainLink>) -> Result<()> {
     if let Some(broken) = &verdict.broken {
-        bail!("the audit trail is broken at line {}: {}", broken.sequence, broken.why);
+        let line = broken.sequence;
+        return Err(
+            Faulty(format!("the audit trail is broken at line {line}: {}", broken.why)).into()
+        );
     }
     if let (Some(anchor), None) = (anchor, verdict.anchored_at) {
-        bail!("no line of the audit trail has the link {anchor}: it was cut or written anew");
+        let found = format!("no line of the audit trail has the link {anchor}");
+        return Err(Faulty(format!("{found}: it was cut or written anew")).into());
     }
     Ok(())
 }

@@ -73,7 +73,7 @@ impl Change {
 struct Outcome {
     #[serde(flatten)]
     effect: EffectDocument,
-    /// Who has confirmed it; none if that was not waited for.
+    /// Who has confirmed it; none if that was not waited for, or could not be asked.
     confirmation: Option<Confirmation>,
 }
 
@@ -99,12 +99,18 @@ pub(crate) async fn make(
     let Request { path, body } = change.ask;
     let effect: EffectDocument = manager.ask(change.method, &path, body).await?;
     let revision = effect.revision;
-    let confirmation = match how.wait.as_secs() {
-        0 => None,
-        _ => Some(confirmation::wait(manager, &change.keyset, revision, how.wait).await?),
+    // The change is made: whatever fails from here on, what it did is shown.
+    let (confirmation, missing) = match how.wait.as_secs() {
+        0 => (None, None),
+        _ => match confirmation::wait(manager, &change.keyset, revision, how.wait).await {
+            Ok(found) if found.is_complete() => (Some(found), None),
+            Ok(found) => {
+                let missing = Unconfirmed(found.lines().join("\n"));
+                (Some(found), Some(missing))
+            }
+            Err(error) => (None, Some(Unconfirmed(format!("who has it is not known: {error:#}")))),
+        },
     };
-    let missing = confirmation.as_ref().filter(|found| !found.is_complete());
-    let missing = missing.map(|found| Unconfirmed(found.lines().join("\n")));
     table::print(output, &Outcome { effect, confirmation }, outcome_table)?;
     missing.map_or(Ok(()), |missing| Err(missing.into()))
 }

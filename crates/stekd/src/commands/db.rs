@@ -35,6 +35,5 @@ async fn accept(config: &Path) -> Result<()> {
         "The database is now {incarnation}; start the manager. What was done since the backup is \
          undone: keys and tokens that were revoked since then hold again until they are revoked \
          again, and changes of policies and keysets have to be made again."
-    ));
-    Ok(())
+    ))
 }

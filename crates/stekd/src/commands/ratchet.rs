@@ -54,8 +54,7 @@ async fn give_up(config: &Path) -> Result<()> {
     table::line(&format!(
         "seed {seed} is live. Start this manager: it ends every key of the seed that is lost and \
          makes new ones. Every session needs a full handshake."
-    ));
-    Ok(())
+    ))
 }
 
 fn ratchet_table(shown: &RatchetDocument) -> String {

@@ -1,30 +1,55 @@
 //! Results on standard output: columns for people, JSON for programs.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::cli::Output;
 
 /// Prints `document` as JSON, or what `table` makes of it.
-#[allow(clippy::print_stdout, reason = "this is what the command was asked for")]
+///
+/// # Errors
+/// Standard output cannot be written. That its reader has gone is none: it has seen enough.
 pub(crate) fn print<D: Serialize>(
     output: Output,
     document: &D,
     table: impl FnOnce(&D) -> String,
 ) -> Result<()> {
-    match output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(document)?),
-        Output::Table => print!("{}", table(document)),
-    }
-    Ok(())
+    let text = match output {
+        Output::Json => serde_json::to_string_pretty(document)? + "\n",
+        Output::Table => table(document),
+    };
+    show(text.as_bytes())
 }
 
 /// Prints a line as it is.
-#[allow(clippy::print_stdout, reason = "this is what the command was asked for")]
-pub(crate) fn line(text: &str) {
-    println!("{text}");
+///
+/// # Errors
+/// As [`print`].
+pub(crate) fn line(text: &str) -> Result<()> {
+    show(format!("{text}\n").as_bytes())
+}
+
+/// Prints what is there as it is.
+///
+/// # Errors
+/// As [`print`].
+pub(crate) fn show(text: &[u8]) -> Result<()> {
+    match deliver(&[text]) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("standard output"),
+    }
+}
+
+/// Prints parts that are lost if nobody reads them.
+///
+/// # Errors
+/// Also if the reader of standard output has gone.
+pub(crate) fn deliver(parts: &[&[u8]]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    parts.iter().try_for_each(|part| out.write_all(part))?;
+    out.flush()
 }
 
 /// Colours, where somebody looks.

@@ -87,14 +87,11 @@ async fn create_offline(config: &Path, new: NewToken) -> Result<()> {
 
 fn hand_over(secret: &TokenSecret, out: Option<&Path>) -> Result<()> {
     let text = Zeroizing::new(secret.expose_text());
-    match out {
-        Some(path) => write_private(path, &text)
-            .with_context(|| "the token was made and is lost; revoke it and make another"),
-        None => {
-            table::line(&text);
-            Ok(())
-        }
-    }
+    let handed_over = match out {
+        Some(path) => write_private(path, &text),
+        None => table::deliver(&[text.as_bytes(), b"\n"]).context("standard output"),
+    };
+    handed_over.context("the token was made and is lost; revoke it and make another")
 }
 
 fn list_table(list: &TokenList) -> String {

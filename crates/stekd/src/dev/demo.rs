@@ -49,12 +49,12 @@ pub(crate) async fn run(asked: &DemoArgs) -> Result<()> {
     let parts = site.assemble().await?;
     let node = Node::start(&site, parts, Ports::free(), policy, CancellationToken::new()).await?;
     for line in introduction(asked, &node, &site) {
-        table::line(&line);
+        table::line(&line)?;
     }
     let report = Hop::new(&node, &site)?.run(asked.duration).await?;
     node.stop().await;
     for line in report.summary() {
-        table::line(&line);
+        table::line(&line)?;
     }
     let faults = report.faults(asked.duration, ROTATION);
     if faults.is_empty() { Ok(()) } else { bail!("{}", faults.join("; ")) }

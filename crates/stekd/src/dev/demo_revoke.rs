@@ -165,5 +165,6 @@ impl Story<'_> {
 }
 
 fn say(text: &str) {
-    table::line(text);
+    // What nobody reads is not worth failing for.
+    let _ = table::line(text);
 }

@@ -127,19 +127,31 @@ impl Report {
     }
 
     /// Adds the faults that show only over all versions: a server may do without one of them, in
-    /// which it is not spoken to or gives nothing, but not without all.
+    /// which it is not spoken to or gives nothing, but not without all; and two servers need one in
+    /// which something is taken from the one to the other.
     pub(crate) fn complete(mut self) -> Self {
         let [first, _, ..] = &self.versions[..] else { return self };
+        let mut named = BTreeSet::new();
         for (index, server) in first.servers.iter().enumerate() {
             let mut everywhere = self.versions.iter().map(|version| &version.servers[index]);
             let name = &server.server;
             if everywhere.clone().all(|server| server.state == "not-spoken") {
                 self.faults.push(format!("{name} speaks none of the versions of TLS"));
+                named.insert(name);
             } else if everywhere.all(|server| {
                 server.state == "not-spoken"
                     || (server.state == "seen" && server.sessions_per_handshake == 0)
             }) {
                 self.faults.push(format!("{name} gives nothing to resume with"));
+                named.insert(name);
+            }
+        }
+        for (index, Pair { from, to, .. }) in first.pairs.iter().enumerate() {
+            let mut everywhere = self.versions.iter().map(|version| version.pairs[index].outcome);
+            let untried = everywhere.all(|outcome| ["not-spoken", "no-ticket"].contains(&outcome));
+            if untried && !named.contains(from) && !named.contains(to) {
+                let none = "no version of TLS in which the first gives what the second could take";
+                self.faults.push(format!("{from} → {to}: {none}"));
             }
         }
         self.ok = self.faults.is_empty();

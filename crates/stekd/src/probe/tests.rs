@@ -92,9 +92,13 @@ impl Site {
     }
 
     fn config(&self) -> ServerConfig {
+        self.config_of(rustls::ALL_VERSIONS)
+    }
+
+    fn config_of(&self, versions: &[&'static rustls::SupportedProtocolVersion]) -> ServerConfig {
         let key = PrivateKeyDer::Pkcs8(self.certificate.signing_key.serialize_der().into());
         ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![self.certificate.cert.der().clone()], key)
@@ -204,6 +208,31 @@ async fn a_server_without_tickets_is_said_to_give_none() {
         assert_eq!(matrix.pairs, [[Outcome::NoTicket]], "{tls:?}");
         assert_eq!((matrix.seen[0].ticket_bytes, matrix.seen[0].hint), (None, None));
     }
+}
+
+#[tokio::test]
+async fn two_servers_without_a_version_in_common_are_a_fault() {
+    let site = Site::new();
+    let config = |version: &'static rustls::SupportedProtocolVersion| {
+        let mut config = site.config_of(&[version]);
+        config.ticketer = site.sealing(1, &[1], 100, 100).ticketer;
+        config
+    };
+    let old = site.serve(config(&rustls::version::TLS12)).await;
+    let new = site.serve(config(&rustls::version::TLS13)).await;
+    let both = site.serve(site.sealing(1, &[1], 100, 100)).await;
+    let targets = [old, new, both];
+    let mut report = Report::new("localhost".into());
+    for tls in BOTH {
+        let matrix = matrix::measure(&site.client(), &targets, tls, |_| ()).await;
+        report.add(tls, &targets, &matrix, &[], false);
+    }
+    assert!(report.ok, "{:?}", report.faults);
+    let report = report.complete();
+    let [old, new, _] = &targets;
+    let named = |from, to, fault: &String| fault.starts_with(&format!("{from} → {to}: "));
+    let [there, back] = &report.faults[..] else { panic!("{:?}", report.faults) };
+    assert!(!report.ok && named(old, new, there) && named(new, old, back), "{there}; {back}");
 }
 
 #[tokio::test]

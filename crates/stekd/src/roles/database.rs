@@ -1,6 +1,7 @@
 //! The database that a configuration names: PostgreSQL by its URL or SQLite by its path. A password
 //! is taken from a file only, and never repeated.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -35,7 +36,10 @@ fn place(section: &DatabaseSection) -> Result<Place> {
         _ => return Err(Refused("database: give either url or url_file".into()).into()),
     };
     if let Some(path) = url.strip_prefix("sqlite:") {
-        Ok(Place::Sqlite(path.into()))
+        // As every path, relative to the folder of the file that it stands in. That of `url` is
+        // anchored already.
+        let folder = section.url_file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+        Ok(Place::Sqlite(folder.join(path)))
     } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
         let options = PostgresOptions::new(&url)
             .map_err(|error| Refused(format!("{:#}", anyhow::Error::new(error))))?;
@@ -69,4 +73,36 @@ pub(crate) async fn migrate(section: &DatabaseSection) -> Result<()> {
         Place::Sqlite(path) => SqliteStore::migrate(&path, incarnation).await?,
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, ManagerConfig};
+
+    fn sqlite_path(folder: &Path, database: &str) -> std::path::PathBuf {
+        let file = folder.join("manager.toml");
+        let rest = "[custody]\ncluster_secret_file = \"s\"\nstate_file = \"r\"\n[listen]\n\
+                    address = \"127.0.0.1:0\"\n[metrics]\naddress = \"127.0.0.1:0\"\n";
+        std::fs::write(&file, format!("[database]\n{database}\n{rest}")).unwrap();
+        let config: ManagerConfig = config::read(&file).unwrap();
+        match place(&config.database).unwrap() {
+            Place::Sqlite(path) => path,
+            Place::Postgres(_) => panic!("not SQLite"),
+        }
+    }
+
+    #[test]
+    fn a_relative_path_belongs_to_the_folder_of_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let here = folder.path();
+        assert_eq!(sqlite_path(here, "url = \"sqlite:keys.db\""), here.join("keys.db"));
+        std::fs::create_dir(here.join("database")).unwrap();
+        std::fs::write(here.join("database/url"), "sqlite:keys.db\n").unwrap();
+        let there = here.join("database/keys.db");
+        assert_eq!(sqlite_path(here, "url_file = \"database/url\""), there);
+        std::fs::write(here.join("database/url"), "sqlite:/var/lib/keys.db").unwrap();
+        let absolute = Path::new("/var/lib/keys.db");
+        assert_eq!(sqlite_path(here, "url_file = \"database/url\""), absolute);
+    }
 }

@@ -154,6 +154,11 @@ impl Listeners {
         Ok(local)
     }
 
+    /// What else has to end before the process does; `task` ends after the shutdown.
+    pub(crate) fn also(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.serving.spawn(task);
+    }
+
     /// Installs the signal handlers, then serves until shutdown and drains.
     pub(crate) async fn run(mut self) -> Result<()> {
         let tls = std::mem::take(&mut self.tls);

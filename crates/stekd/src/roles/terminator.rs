@@ -32,6 +32,8 @@ use crate::roles::listener::{self, Listeners};
 const STEP: Duration = Duration::from_secs(10);
 /// How many connections are served at once.
 const MAX_CONNECTIONS: usize = 1024;
+/// How long connections that are open have to end when it is told to stop.
+const DRAIN: Duration = Duration::from_secs(20);
 /// How long to rest when no connection can be accepted, as without file descriptors.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
@@ -54,9 +56,8 @@ pub(crate) async fn run(path: &Path) -> Result<()> {
     let terminator = terminator.await?;
     let mut listeners = Listeners::new(registry, shutdown)?;
     listeners.metrics(config.metrics.address, Arc::new(KeysInstalled)).await?;
-    listeners.run().await?;
-    terminator.stopped().await;
-    Ok(())
+    listeners.also(terminator.stopped());
+    listeners.run().await
 }
 
 /// A terminator serves at once; without keys its handshakes are full.
@@ -145,7 +146,7 @@ impl Terminator {
 
     /// Waits for its end after `shutdown`.
     pub(crate) async fn stopped(self) {
-        // Connections end with the task; nothing of them is kept.
+        // It drains; whatever is left ends with the task, and nothing of it is kept.
         let _ = self.accepting.await;
         self.fleet.shutdown().await;
     }
@@ -160,12 +161,10 @@ async fn accept(
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        if connections.len() >= MAX_CONNECTIONS {
-            connections.join_next().await;
-        }
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = shutdown.cancelled() => return,
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => accepted,
+            Some(_) = connections.join_next(), if connections.len() >= MAX_CONNECTIONS => continue,
+            () = shutdown.cancelled() => break,
         };
         match accepted {
             Ok((tcp, _)) => {
@@ -182,6 +181,11 @@ async fn accept(
             }
         }
     }
+    drop(listener);
+    let ended = async { while connections.join_next().await.is_some() {} };
+    if timeout(DRAIN, ended).await.is_err() {
+        tracing::warn!(connections = connections.len(), "connections are cut off");
+    }
 }
 
 async fn serve(acceptor: Acceptor, tcp: TcpStream, name: &str) -> std::io::Result<()> {
@@ -195,4 +199,53 @@ async fn serve(acceptor: Acceptor, tcp: TcpStream, name: &str) -> std::io::Resul
     );
     timeout(STEP, tls.write_all(format!("{head}\r\n\r\n{body}").as_bytes())).await??;
     timeout(STEP, tls.shutdown()).await?
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::ServerName;
+    use rustls::{ClientConfig, RootCertStore};
+    use stek_clock::FleetClock;
+    use stek_rustls::{ServerBuilder, TicketKeys, TicketMetrics};
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn an_open_connection_is_served_to_its_end() {
+        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(certified.cert.der().clone()).unwrap();
+        let key = PrivateKeyDer::Pkcs8(certified.signing_key.serialize_der().into());
+        let keyset = KeysetName::try_new("web").unwrap();
+        let metrics = TicketMetrics::register(&Registry::new(), &keyset).unwrap();
+        let acceptor = ServerBuilder::with_keys("web", metrics, |usage, scope| {
+            let clock = Arc::new(FleetClock::new(Arc::new(SystemClock)));
+            Arc::new(TicketKeys::for_use(usage, scope.clone(), clock))
+        });
+        let acceptor = acceptor.certificate(vec![certified.cert.der().clone()], key).build();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let name = "edge-1".to_owned();
+        let accepting = tokio::spawn(accept(listener, acceptor.unwrap(), name, shutdown.clone()));
+
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let tcp = TcpStream::connect(address).await.unwrap();
+        let server = ServerName::try_from("localhost").unwrap();
+        let mut tls = TlsConnector::from(Arc::new(client)).connect(server, tcp).await.unwrap();
+        shutdown.cancel();
+        tls.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        tls.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("edge-1: full handshake\n"), "{answer}");
+        timeout(PATIENCE, accepting).await.expect("the task ends").unwrap();
+    }
 }

@@ -205,7 +205,7 @@ fn a_revocation_is_asked_about_confirmed_and_written_down() {
     let link = verdict["link"].as_str().unwrap();
     assert!(shown(&audit(&["verify", "--anchor", link])).contains("the anchor is the link of"));
     let cut = audit(&["verify", "--anchor", &"0f".repeat(32)]);
-    assert_eq!(status(&cut), 1);
+    assert_eq!(status(&cut), 2);
     assert!(said(&cut).contains("it was cut or written anew"), "{}", said(&cut));
     dev.end();
 }
