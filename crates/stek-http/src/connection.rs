@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
-use tracing::Instrument;
+use tracing::{Instrument, field};
 
 use crate::body::TimedBody;
 use crate::quota::Quotas;
@@ -197,7 +197,14 @@ async fn answer(
     request.extensions_mut().insert(peer);
     let name = RequestId::of(request.headers());
     // Also where only errors are logged, their lines say of which request they are.
-    let span = tracing::error_span!("request", request_id = %name);
+    let span = tracing::error_span!(
+        "request",
+        request_id = %name,
+        listener = field::Empty,
+        method = field::Empty,
+        route = field::Empty,
+        status = field::Empty,
+    );
     let answering = name.clone().scope(respond(router, request)).instrument(span.clone());
     let mut response = answering.await?;
     if response.status().is_client_error() {
@@ -205,6 +212,7 @@ async fn answer(
         let status = response.status().as_u16();
         span.in_scope(|| tracing::info!(status, "request refused"));
     }
+    span.record("status", response.status().as_u16());
     if let Some(value) = name.header() {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }

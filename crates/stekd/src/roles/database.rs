@@ -1,6 +1,7 @@
 //! The database that a configuration names: PostgreSQL by its URL or SQLite by its path. A password
 //! is taken from a file only, and never repeated.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -15,7 +16,7 @@ use crate::config::DatabaseSection;
 /// A database by its URL.
 enum Place {
     Postgres(Box<PostgresOptions>),
-    Sqlite(std::path::PathBuf),
+    Sqlite(PathBuf),
 }
 
 fn place(section: &DatabaseSection) -> Result<Place> {
@@ -35,7 +36,9 @@ fn place(section: &DatabaseSection) -> Result<Place> {
         _ => return Err(Refused("database: give either url or url_file".into()).into()),
     };
     if let Some(path) = url.strip_prefix("sqlite:") {
-        Ok(Place::Sqlite(path.into()))
+        // One that stands in the configuration belongs to a folder already.
+        let folder = section.url_file.as_deref().and_then(Path::parent);
+        Ok(Place::Sqlite(folder.unwrap_or(Path::new("")).join(path)))
     } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
         let options = PostgresOptions::new(&url)
             .map_err(|error| Refused(format!("{:#}", anyhow::Error::new(error))))?;
