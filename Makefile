@@ -9,7 +9,8 @@ WITH_POSTGRES = $(CARGO) run -q -p stek-testpg --no-default-features --bin with-
 
 # What ships, and what is off by default beside it. The benchmarks name a second TLS stack and are
 # left out, so that no test runs on it.
-TESTED_FEATURES = --features stek-store/contract,stek-wire/schema,stek-rustls/redis,stek-rustls/tls12
+TESTED_FEATURES = --features \
+	stek-store/contract,stek-wire/schema,stek-rustls/redis,stek-rustls/tls12,stekd/otlp
 
 # Queries are checked against the data in crates/stek-store/.sqlx, never against a database that
 # happens to be named in the environment.
@@ -50,6 +51,7 @@ lint: ## rustfmt, clippy and rustdoc, warnings denied
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 	$(CARGO) clippy -p stek-rustls --no-default-features --all-targets -- -D warnings
+	$(CARGO) clippy -p stekd --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc -q --workspace --all-features --no-deps
 
 fmt: ## format the code

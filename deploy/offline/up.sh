@@ -10,7 +10,7 @@ if ! docker image inspect stekd-offline:base >/dev/null 2>&1; then
     timeout 300 docker import target/offline/base.tar stekd-offline:base >/dev/null
 fi
 echo "offline: the program" >&2
-SQLX_OFFLINE=true ${CARGO:-cargo} build --release --locked -p stekd
+SQLX_OFFLINE=true ${CARGO:-cargo} build --release --locked -p stekd --features otlp
 
 on="-f docker-compose.yml -f deploy/offline/compose.yml"
 # shellcheck disable=SC2086

@@ -9,6 +9,7 @@ use stek_core::id::ContentTag;
 use stek_core::time::Seconds;
 use stek_wire::SecretBytes;
 use tokio::sync::Notify;
+use tracing::Instrument;
 
 use crate::backoff::{Backoff, Pace, ceiling, spacing};
 use crate::content::{Content, Rejected, Source};
@@ -72,6 +73,18 @@ enum Outcome {
     Failed(Failed),
 }
 
+impl Outcome {
+    /// As it is counted and traced.
+    const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Changed => "changed",
+            Self::Unchanged => "not-modified",
+            Self::NeedsSnapshot => "unfit",
+            Self::Failed(failed) => failed.outcome,
+        }
+    }
+}
+
 struct Failed {
     outcome: &'static str,
     /// Tells one cause from another, without what differs between two of the same.
@@ -108,11 +121,28 @@ impl<C: Content> Poller<C> {
         loop {
             let started = self.clock.boot();
             let ask = self.next_ask(started);
-            let answer = self.transport.fetch(&ask).await;
-            let outcome = self.take(&ask, answer).await;
+            let outcome = self.poll(&ask).await;
             let next = self.settle(&ask, started, outcome);
             self.clock.sleep_until(next).await;
         }
+    }
+
+    /// One poll, in a span of its own.
+    async fn poll(&mut self, ask: &Ask) -> Outcome {
+        let span = tracing::debug_span!(
+            "poll",
+            keyset = self.shared.source.keyset(),
+            upstream = %ask.upstream,
+            request_id = %ask.request_id,
+            outcome = tracing::field::Empty,
+        );
+        let asking = async {
+            let answer = self.transport.fetch(ask).await;
+            self.take(ask, answer).await
+        };
+        let outcome = asking.instrument(span.clone()).await;
+        span.record("outcome", outcome.as_str());
+        outcome
     }
 
     fn next_ask(&mut self, now: Duration) -> Ask {

@@ -25,7 +25,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
-use tracing::Instrument;
+use tracing::{Instrument, field};
 
 use crate::body::TimedBody;
 use crate::connection::traffic::{InFlight, Over, Traffic};
@@ -307,7 +307,14 @@ async fn answer(
     let has_one_at_a_time = request.version() < Version::HTTP_2;
     let name = RequestId::of(request.headers());
     // Also where only errors are logged, their lines say of which request they are.
-    let span = tracing::error_span!("request", request_id = %name);
+    let span = tracing::error_span!(
+        "request",
+        request_id = %name,
+        listener = field::Empty,
+        method = field::Empty,
+        route = field::Empty,
+        status = field::Empty,
+    );
     let answering = name.clone().scope(respond(router, request)).instrument(span.clone());
     let mut response = answering.await?;
     if response.status().is_client_error() {
@@ -321,6 +328,7 @@ async fn answer(
             }
         }
     }
+    span.record("status", response.status().as_u16());
     if let Some(value) = name.header() {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }

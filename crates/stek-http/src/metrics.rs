@@ -1,4 +1,5 @@
-//! `GET /metrics`, and the counting of requests by listener, route, method and status class.
+//! `GET /metrics`, and the counting of requests by listener, route, method and status class. The
+//! same names go to the span of the request, and so to its log lines.
 //!
 //! Labels are bounded: a route is a pattern of the router and never a path, methods outside the
 //! common ones are `OTHER`.
@@ -107,14 +108,21 @@ struct Pending {
 impl Pending {
     fn new(metrics: HttpMetrics, listener: &'static str, request: &Request) -> Self {
         let waits = prefer::wait_seconds(request.headers(), u32::MAX).is_some();
-        Self {
+        let pending = Self {
             metrics,
             listener,
             route: request.extensions().get::<MatchedPath>().cloned(),
             method: method_label(request.method()),
             started: (!waits).then(Instant::now),
             answer: None,
-        }
+        };
+        let (method, route) = (pending.method, pending.route());
+        tracing::record_all!(tracing::Span::current(), listener, method, route);
+        pending
+    }
+
+    fn route(&self) -> &str {
+        self.route.as_ref().map_or(UNMATCHED, MatchedPath::as_str)
     }
 
     fn answered(mut self, status: StatusCode) {
@@ -124,7 +132,7 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        let route = self.route.as_ref().map_or(UNMATCHED, MatchedPath::as_str);
+        let route = self.route();
         let status = match self.answer {
             Some(status) => status_label(status),
             // A handler that panics is answered with 500, further out.

@@ -40,7 +40,7 @@ impl Outcome {
         Self::TimedOut,
     ];
 
-    const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Succeeded => "succeeded",
             Self::Clock => "clock",

@@ -12,6 +12,7 @@ use stek_core::wrapped::Epoch;
 use stek_store::StoreError;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::engine::{ClockError, ClusterError, DatabaseBehind, Engine};
 use crate::metrics::{ManagerMetrics, Outcome};
@@ -162,22 +163,26 @@ impl Reconciler {
         let engine = Arc::clone(&self.engine);
         let (metrics, state) = (Arc::clone(&self.metrics), Arc::clone(&self.state));
         let readiness = Arc::clone(&self.readiness);
-        let mut task = tokio::spawn(async move {
-            pass(&engine, &metrics, &readiness, &mut *state.lock().await).await
-        });
+        let span = tracing::debug_span!("pass", outcome = tracing::field::Empty);
+        let passing =
+            async move { pass(&engine, &metrics, &readiness, &mut *state.lock().await).await };
+        let mut task = tokio::spawn(passing.instrument(span.clone()));
         let too_long = async {
             tokio::select! {
                 () = tokio::time::sleep(LONGEST_PASS) => {}
                 () = shutdown.cancelled() => tokio::time::sleep(LAST_PASS).await,
             }
         };
-        tokio::select! {
-            ended = &mut task => ended.map_err(|_| PassError::Panicked)?,
+        let ended = tokio::select! {
+            ended = &mut task => ended.unwrap_or(Err(PassError::Panicked)),
             () = too_long => {
                 task.abort();
                 Err(PassError::TimedOut)
             }
-        }
+        };
+        let outcome = ended.as_ref().err().map_or(Outcome::Succeeded, |error| error.outcome().0);
+        span.record("outcome", outcome.as_str());
+        ended
     }
 
     fn report(&self, error: &PassError) {

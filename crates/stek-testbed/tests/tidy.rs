@@ -23,7 +23,8 @@ fn read(path: impl AsRef<Path>) -> String {
 fn metadata() -> Metadata {
     let mut command = MetadataCommand::new();
     command.manifest_path(root().join("Cargo.toml")).features(CargoOpt::AllFeatures);
-    command.other_options(vec!["--locked".into(), "--offline".into()]);
+    // Not offline: a build for this platform alone leaves some packages where they are.
+    command.other_options(vec!["--locked".into()]);
     command.exec().unwrap()
 }
 
@@ -68,7 +69,7 @@ fn crates_name_only_whom_the_table_allows() {
 /// The names of all packages that `root` is built with, on any platform, as cargo resolves them.
 fn built_with(root_package: &str) -> BTreeSet<String> {
     let output = std::process::Command::new(env!("CARGO"))
-        .args(["tree", "--locked", "--offline", "--prefix=none", "--edges=normal,build"])
+        .args(["tree", "--locked", "--prefix=none", "--edges=normal,build"])
         .args(["--all-features", "--target=all", "--format={p}", "--package", root_package])
         .current_dir(root())
         .output()

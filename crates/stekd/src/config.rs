@@ -32,6 +32,8 @@ pub struct ManagerConfig {
     /// How long the audit trail is kept.
     #[serde(default)]
     pub audit: AuditSection,
+    /// Where spans go; read before the rest, as [`TracesConfig`].
+    pub traces: Option<TracesSection>,
 }
 
 /// `stekd distribution`.
@@ -44,6 +46,8 @@ pub struct DistributionConfig {
     pub listen: ListenSection,
     /// Where metrics and health are shown.
     pub metrics: MetricsSection,
+    /// Where spans go; read before the rest, as [`TracesConfig`].
+    pub traces: Option<TracesSection>,
 }
 
 /// `stekd terminator`.
@@ -60,6 +64,8 @@ pub struct TerminatorConfig {
     pub listen: TlsListenSection,
     /// Where metrics and health are shown.
     pub metrics: MetricsSection,
+    /// Where spans go; read before the rest, as [`TracesConfig`].
+    pub traces: Option<TracesSection>,
 }
 
 /// `[database]`.
@@ -171,6 +177,24 @@ pub struct MetricsSection {
     /// Where `/metrics`, `/healthz` and `/readyz` are answered over plain HTTP. Nothing secret is
     /// said there, and nothing can be changed.
     pub address: SocketAddr,
+}
+
+/// `[traces]`, the same for all roles.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TracesSection {
+    /// The collector's address for OTLP over HTTP, to which `/v1/traces` is added.
+    pub endpoint: String,
+    /// The certificate authorities to trust, PEM; those of the system if left out.
+    #[serde(default)]
+    pub roots_files: Vec<PathBuf>,
+}
+
+/// What of any role's configuration says where spans go: that is needed before anything is logged.
+#[derive(Debug, Deserialize)]
+pub struct TracesConfig {
+    /// Where they go.
+    pub traces: Option<TracesSection>,
 }
 
 /// `[upstream]`.
@@ -291,6 +315,13 @@ impl Anchored for UpstreamSection {
         self.roots_files.iter_mut().for_each(|path| anchor_path(path, folder));
         let proofs = [&mut self.token_file, &mut self.certificate_file, &mut self.private_key_file];
         proofs.into_iter().flatten().for_each(|path| anchor_path(path, folder));
+    }
+}
+
+impl Anchored for TracesConfig {
+    fn anchor(&mut self, folder: &Path) {
+        let files = self.traces.iter_mut().flat_map(|traces| &mut traces.roots_files);
+        files.for_each(|path| anchor_path(path, folder));
     }
 }
 

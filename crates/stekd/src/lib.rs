@@ -10,9 +10,11 @@ mod logging;
 mod memory;
 pub mod probe;
 pub mod roles;
+mod traces;
 
 pub use exit::{CODES, Refused, USAGE, exit_code};
 pub use logging::{LogFormat, init as init_logging};
+pub use traces::Traces;
 
 use anyhow::Result;
 

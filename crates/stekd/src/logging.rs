@@ -1,8 +1,11 @@
 //! Structured logs on standard error.
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::commands::table::colours_wanted;
+use crate::traces::Traces;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -13,17 +16,20 @@ pub enum LogFormat {
     Json,
 }
 
-/// Begins to log. The environment variable `STEKD_LOG` holds the filter, such as
-/// `info,stek_client=debug`; `otherwise` without it.
-pub fn init(format: LogFormat, otherwise: &str) {
+/// Begins to log, and to trace if anybody wants `traces`. The environment variable `STEKD_LOG` holds
+/// the filter of log lines, such as `info,stek_client=debug`; `otherwise` without it.
+pub fn init(format: LogFormat, otherwise: &str, traces: &Traces) {
     let filter = EnvFilter::try_from_env("STEKD_LOG").unwrap_or_else(|_| EnvFilter::new(otherwise));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(colours_wanted(&std::io::stderr()));
-    // A second call, as in tests, leaves the first in place.
-    let _ = match format {
-        LogFormat::Human => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
+    let lines = match format {
+        LogFormat::Human => lines.boxed(),
+        LogFormat::Json => lines.json().boxed(),
     };
+    // A second call, as in tests, leaves the first in place.
+    let _ = tracing_subscriber::registry()
+        .with(traces.layer())
+        .with(lines.with_filter(filter))
+        .try_init();
 }

@@ -9,15 +9,20 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(shown) => return show(&shown),
     };
-    stekd::init_logging(cli.log_format, cli.command.log_level());
-    harden();
     // The process has one cryptographic provider; libraries that ask for the default get it.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::new(error).context("cannot start")),
     };
+    let traces = match stekd::Traces::start(&cli.command, runtime.handle()) {
+        Ok(traces) => traces,
+        Err(error) => return fail(&error),
+    };
+    stekd::init_logging(cli.log_format, cli.command.log_level(), &traces);
+    harden();
     let outcome = runtime.block_on(stekd::run(cli));
+    traces.flush();
     // Whatever still runs in the background has been told to stop and was waited for.
     runtime.shutdown_background();
     match outcome {

@@ -60,11 +60,13 @@ pub(crate) async fn run(asked: &ProbeArgs) -> Result<()> {
     }
     let report = report.complete();
     table::print(asked.output, &report, |report| report.table(Paint::stdout()))?;
+    // Each on a line of its own, as if it were the only one.
+    let faults = || report.faults.join("\nstekd: ");
     if !report.spoken() {
-        return Err(Unanswered(report.faults.join("; ")).into());
+        return Err(Unanswered(faults()).into());
     }
     if !report.ok {
-        return Err(Faulty(report.faults.join("; ")).into());
+        return Err(Faulty(faults()).into());
     }
     Ok(())
 }

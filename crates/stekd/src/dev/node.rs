@@ -183,7 +183,9 @@ impl Node {
         lines.extend(self.openssl_lines(site));
         lines.push(String::new());
         lines.push("Rotate the keys; the session goes on:".into());
-        lines.push(format!("  stekd keyset rotate {KEYSET} --profile {}", profile.display()));
+        // As it was called, for it may not be on the path.
+        let program = std::env::args().next().unwrap_or_else(|| "stekd".into());
+        lines.push(format!("  {program} keyset rotate {KEYSET} --profile {}", profile.display()));
         lines
     }
 

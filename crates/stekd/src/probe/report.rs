@@ -314,6 +314,7 @@ impl Version {
         let rows: Vec<_> = self.servers.iter().map(Server::row).collect();
         let tls = self.tls;
         let key_names = match self.key_names {
+            KeyNames::Shared if self.servers.len() == 1 => "the server names its ticket key",
             KeyNames::Shared => "the servers name a common ticket key",
             KeyNames::Different => "the servers name different ticket keys",
             KeyNames::Unknown => "no key names to compare",

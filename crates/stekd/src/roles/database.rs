@@ -16,7 +16,7 @@ use crate::config::DatabaseSection;
 /// A database by its URL.
 enum Place {
     Postgres(Box<PostgresOptions>),
-    Sqlite(std::path::PathBuf),
+    Sqlite(PathBuf),
 }
 
 fn place(section: &DatabaseSection) -> Result<Place> {

@@ -17,3 +17,5 @@ mod refusals;
 mod requests;
 mod roles;
 mod site;
+#[cfg(feature = "otlp")]
+mod traces;

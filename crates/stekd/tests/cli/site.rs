@@ -16,13 +16,14 @@ pub(crate) struct Role {
 
 impl Role {
     pub(crate) fn start(name: &str, config: &Path) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_stekd"))
-            .args(["--log-format", "json", name, "--config"])
-            .arg(config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stekd"));
+        Self::spawn(command.args(["--log-format", "json", name, "--config"]).arg(config))
+    }
+
+    /// The role that `command` runs, with its log in JSON.
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let command = command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut process = command.spawn().unwrap();
         let log = lines_of(process.stderr.take().unwrap());
         Self { process, log }
     }
@@ -38,6 +39,12 @@ impl Role {
                 return address.rsplit(':').next().unwrap().to_owned();
             }
         }
+    }
+
+    /// What the role has logged since it was last looked at, to its end: it must have ended.
+    #[cfg(feature = "otlp")]
+    pub(crate) fn rest(&self) -> impl Iterator<Item = String> {
+        self.log.iter()
     }
 
     /// Waits until the role logs `message`.
