@@ -14,5 +14,6 @@ mod probe;
 mod process;
 mod refusals;
 mod requests;
+mod reseeds;
 mod roles;
 mod site;
