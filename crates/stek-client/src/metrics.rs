@@ -2,7 +2,7 @@
 //! several; for the feed it is empty, which Prometheus takes for no label at all.
 
 use prometheus::core::Collector;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use stek_core::id::Revision;
 use stek_core::time::Timestamp;
 
@@ -33,6 +33,8 @@ pub(crate) struct Metrics {
     installed_revision: IntGauge,
     step_refusals: IntCounter,
     last_key_end: IntGauge,
+    clock_offset: Gauge,
+    stalls: IntCounter,
     _registration: Registration,
 }
 
@@ -75,6 +77,14 @@ impl Metrics {
                 "stek_client_last_key_end_timestamp_seconds",
                 "When the last key held ends; after it nothing opens. 0 without keys.",
             )?)?,
+            clock_offset: registration.add(Gauge::with_opts(opts(
+                "stek_client_clock_offset_seconds",
+                "How far the machine's wall clock is ahead of fleet time; nothing goes by it.",
+            ))?)?,
+            stalls: registration.add(IntCounter::with_opts(opts(
+                "stek_client_stalls_total",
+                "Times the follower stood still for longer than the clock skew, as in a suspend.",
+            ))?)?,
             _registration: registration,
         };
         for outcome in OUTCOMES {
@@ -104,6 +114,16 @@ impl Metrics {
 
     pub(crate) fn count_step_refusal(&self) {
         self.step_refusals.inc();
+    }
+
+    pub(crate) fn set_clock_offset(&self, millis: i64) {
+        // Exact: offsets of 2⁵² ms and more are of clocks that are beyond telling how wrong.
+        #[allow(clippy::cast_precision_loss, reason = "exact for 140,000 years")]
+        self.clock_offset.set(millis as f64 / 1000.0);
+    }
+
+    pub(crate) fn count_stall(&self) {
+        self.stalls.inc();
     }
 
     pub(crate) fn set_last_key_end(&self, at: Option<Timestamp>) {
@@ -156,7 +176,7 @@ mod tests {
         assert!(Metrics::register(&registry, &keyset("main")).is_err());
         let other = Metrics::register(&registry, &keyset("other")).unwrap();
         let families = registry.gather();
-        assert_eq!(families.len(), 6);
+        assert_eq!(families.len(), 8);
         assert!(families.iter().all(|family| family.name().starts_with("stek_client_")));
         assert!(families.iter().all(|family| family.get_metric().len() % 3 == 0));
         drop((main, feed, other));

@@ -49,6 +49,8 @@ pub(crate) struct Poller<C> {
     refreshed: Option<Duration>,
     /// Whether the last reading of fleet time was not followed; said once.
     stepping: bool,
+    /// Whether the wall clock was wrong when last looked at; said once.
+    is_clock_wrong: bool,
 }
 
 /// How to ask next.
@@ -113,6 +115,7 @@ impl<C: Content> Poller<C> {
             mode: Mode::Probe,
             refreshed: None,
             stepping: false,
+            is_clock_wrong: false,
         }
     }
 
@@ -121,14 +124,26 @@ impl<C: Content> Poller<C> {
         loop {
             let started = self.clock.boot();
             let ask = self.next_ask(started);
-            let outcome = self.poll(&ask).await;
+            let outcome = self.poll(&ask, started).await;
             let next = self.settle(&ask, started, outcome);
             self.clock.sleep_until(next).await;
+            self.note_stall(next);
+        }
+    }
+
+    /// Tells if this goes on much later than at `due`: the machine was suspended, or the process
+    /// stopped. Keys ended meanwhile as they should, by boot time, and nobody asked for others.
+    fn note_stall(&self, due: Duration) {
+        let late = self.clock.boot().saturating_sub(due);
+        if late > self.pace().unwrap_or(Pace::UNKNOWN).clock_skew.to_std() {
+            self.shared.metrics.count_stall();
+            let (keyset, seconds) = (self.shared.source.keyset(), late.as_secs());
+            tracing::warn!(keyset, seconds, "stood still: the machine was suspended, or too busy");
         }
     }
 
     /// One poll, in a span of its own.
-    async fn poll(&mut self, ask: &Ask) -> Outcome {
+    async fn poll(&mut self, ask: &Ask, started: Duration) -> Outcome {
         let span = tracing::debug_span!(
             "poll",
             keyset = self.shared.source.keyset(),
@@ -138,6 +153,7 @@ impl<C: Content> Poller<C> {
         );
         let asking = async {
             let answer = self.transport.fetch(ask).await;
+            self.note_stall(started + self.transport.longest(ask));
             self.take(ask, answer).await
         };
         let outcome = asking.instrument(span.clone()).await;
@@ -157,19 +173,39 @@ impl<C: Content> Poller<C> {
         let wants_all = refresh || self.mode == Mode::Snapshot;
         let installed = installed.map(|content| content.tag()).filter(|_| !wants_all);
         let told = self.shared.installed.current().is_some();
+        let clock_offset_millis = told.then(|| self.clock_offset_millis());
+        self.note_clock(clock_offset_millis);
         let may_wait = self.mode == Mode::LongPoll && installed.is_some();
         Ask {
             upstream: self.upstreams.current().clone(),
             installed,
             wait: if may_wait { self.wait } else { Seconds::ZERO },
             request_id: RequestId::new(),
-            clock_offset_millis: told.then(|| self.clock_offset_millis()),
+            clock_offset_millis,
         }
     }
 
     fn clock_offset_millis(&self) -> i64 {
         let signed = |millis| i64::try_from(millis).unwrap_or(i64::MAX);
         signed(self.clock.wall_millis()) - signed(self.shared.fleet.now_millis())
+    }
+
+    /// Tells of a wall clock that is wrong. Nothing goes by it here, but certificates do, and
+    /// whoever starts before it hears of fleet time.
+    fn note_clock(&mut self, offset_millis: Option<i64>) {
+        let Some(millis) = offset_millis else { return };
+        self.shared.metrics.set_clock_offset(millis);
+        let skew = self.pace().unwrap_or(Pace::UNKNOWN).clock_skew;
+        let is_wrong = u128::from(millis.unsigned_abs()) > u128::from(skew.as_secs()) * 1000;
+        if std::mem::replace(&mut self.is_clock_wrong, is_wrong) == is_wrong {
+            return;
+        }
+        let (keyset, ahead_millis) = (self.shared.source.keyset(), millis);
+        if is_wrong {
+            tracing::warn!(keyset, ahead_millis, "the wall clock is not at fleet time");
+        } else {
+            tracing::info!(keyset, ahead_millis, "the wall clock is at fleet time again");
+        }
     }
 
     async fn take(&mut self, ask: &Ask, answer: Answer) -> Outcome {

@@ -210,8 +210,13 @@ impl Transport {
         is_other
     }
 
+    /// The longest time in which a fetch ends: two exchanges, if a token is read again between.
+    pub(crate) fn longest(&self, ask: &Ask) -> Duration {
+        2 * (head_limit(ask) + body_margin(self.max_body))
+    }
+
     async fn exchange(&self, ask: &Ask) -> Answer {
-        let head_limit = ask.wait.to_std() + ANSWER_MARGIN;
+        let head_limit = head_limit(ask);
         let started = self.clock.boot();
         let response = tokio::select! {
             response = self.request(ask).send() => response,
@@ -341,6 +346,11 @@ fn client_with(
         .tcp_keepalive(KEEP_ALIVE)
         .build()
         .map_err(StartError::Http)
+}
+
+/// How long the head of an answer may take.
+fn head_limit(ask: &Ask) -> Duration {
+    ask.wait.to_std() + ANSWER_MARGIN
 }
 
 /// What an answer longer than a bundle may take beyond the margin: a second per MiB.

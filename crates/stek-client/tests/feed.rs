@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::material::{at, feed, key, named, tag};
+use common::material::{WEAK, at, feed, key, named, tag, with_weak_key};
 use common::server::{Asked, Reply};
 use common::{Bench, until};
 use stek_client::FeedFollower;
@@ -104,6 +104,28 @@ async fn differences_that_never_fit_are_no_busy_loop() {
     assert!(passed > 10 * SECOND, "40 requests within {passed:?}");
     assert_eq!(bench.metric("stek_client_refused_bundles_total", "other-base"), 20.0);
     assert_eq!(revisions(&state(&follower)), [("one", 5), ("two", 4)]);
+}
+
+/// What a distribution is given goes through the same door as what a terminator is given.
+#[tokio::test]
+async fn weak_and_altered_keys_are_refused_and_the_last_good_state_stays() {
+    let good = || {
+        let document =
+            encode_feed(Some(Revision::new(5)), &feed(1, 6, vec![one(6)]), AccessPart::Omitted);
+        String::from_utf8(document.as_slice().to_vec()).unwrap()
+    };
+    let kcv = |seed| key(seed, 0, 1).record.kcv.to_string();
+    let mut bad = vec![("wrong-kcv", good().replace(&kcv(1), &kcv(9)))];
+    bad.extend(WEAK.map(|weak| ("weak-key", with_weak_key(&good(), 1, weak))));
+    for (cause, text) in bad {
+        let (mut bench, follower, asked) = installed(1).await;
+        let tag = feed(1, 6, vec![]).tag();
+        let asked = bench.after(asked, Reply::document(tag, text.as_bytes())).await;
+        assert_eq!(revisions(&state(&follower)), [("one", 5), ("two", 4)], "{cause}");
+        assert_eq!(bench.metric("stek_client_refused_bundles_total", cause), 1.0);
+        asked.answer(Reply::document(tag, good().as_bytes()));
+        until(&mut follower.states(), |state| state.revision.as_u64() == 6).await;
+    }
 }
 
 #[tokio::test]

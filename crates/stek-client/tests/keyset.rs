@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::material::{T0, bundle, key, named, policy, tag};
+use common::material::{T0, WEAK, bundle, key, named, policy, tag, with_weak_key};
 use common::server::{Asked, Reply};
 use common::{Bench, PATIENCE, until};
 use stek_client::{KeysetFollower, Stopped};
@@ -111,6 +111,11 @@ async fn what_may_not_replace_the_installed_is_refused() {
 async fn what_is_unsound_in_itself_is_refused() {
     let kcv = |seed| key(seed, 0, 1).record.kcv.to_string();
     expect_refusal("wrong-kcv", forged(&bundle(6), &kcv(1), &kcv(9))).await;
+    for weak in WEAK {
+        let text = String::from_utf8(encode_bundle(&bundle(6)).as_slice().to_vec()).unwrap();
+        let text = with_weak_key(&text, 1, weak);
+        expect_refusal("weak-key", Reply::document(tag(1, 6), text.as_bytes())).await;
+    }
     let retire = common::material::at(100).to_string();
     let later = common::material::at(101).to_string();
     expect_refusal("overlap", forged(&bundle(6), &retire, &later)).await;

@@ -259,6 +259,38 @@ async fn fleet_time_within_the_skew_is_followed_and_moves_the_erasure() {
 }
 
 #[tokio::test]
+async fn a_wrong_wall_clock_is_told_and_moves_nothing() {
+    let mut bench = Bench::new(1).await;
+    let options = no_wait(bench.options());
+    let (follower, asked) = installed(&mut bench, &options).await;
+    let honest = bench.clock.wall_millis();
+    let fleet = follower.fleet().now_millis();
+    bench.clock.set_wall_millis(honest - 3_600_000);
+    let asked = bench.after(asked, Reply::status(500)).await;
+    assert_eq!(bench.metric("stek_client_clock_offset_seconds", ""), -3600.0);
+    assert!(follower.fleet().now_millis() - fleet < 5_500, "only pauses have passed");
+    bench.clock.set_wall_millis(follower.fleet().now_millis());
+    let _asked = bench.after(asked, Reply::status(500)).await;
+    assert_eq!(bench.metric("stek_client_clock_offset_seconds", ""), 0.0);
+}
+
+#[tokio::test]
+async fn a_follower_that_stood_still_says_so() {
+    let mut bench = Bench::new(1).await;
+    let options = bench.options();
+    let (_follower, asked) = installed(&mut bench, &options).await;
+    let stalls = "stek_client_stalls_total";
+    // A long-poll may take this long.
+    bench.clock.advance(59 * SECOND);
+    let asked = bench.after(asked, Reply::not_modified()).await;
+    assert_eq!(bench.metric(stalls, ""), 0.0);
+    bench.clock.advance(3600 * SECOND);
+    drop(asked);
+    bench.next().await.answer(Reply::not_modified());
+    bench.metric_is(stalls, "", 1.0).await;
+}
+
+#[tokio::test]
 async fn a_rotated_token_is_read_when_the_old_one_is_refused() {
     let mut bench = Bench::new(1).await;
     let file = tempfile::NamedTempFile::new().unwrap();

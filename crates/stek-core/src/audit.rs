@@ -33,6 +33,8 @@ pub enum AuditAction {
     KeyDestroyed,
     /// A key was forbidden at once.
     KeyRevoked,
+    /// A manager saw that a key has begun to seal.
+    KeyActivated,
     /// A key activates though instances are known to lack it.
     ActivationForced,
     /// Nothing seals for a time.
@@ -76,7 +78,7 @@ pub enum AuditAction {
 }
 
 impl AuditAction {
-    const ALL: [Self; 27] = [
+    const ALL: [Self; 28] = [
         Self::KeysetCreated,
         Self::PolicyChanged,
         Self::KeysetDeleted,
@@ -84,6 +86,7 @@ impl AuditAction {
         Self::KeyRescheduled,
         Self::KeyDestroyed,
         Self::KeyRevoked,
+        Self::KeyActivated,
         Self::ActivationForced,
         Self::Gap,
         Self::TokenCreated,
@@ -116,6 +119,7 @@ impl AuditAction {
             Self::KeyRescheduled => "key-rescheduled",
             Self::KeyDestroyed => "key-destroyed",
             Self::KeyRevoked => "key-revoked",
+            Self::KeyActivated => "key-activated",
             Self::ActivationForced => "activation-forced",
             Self::Gap => "gap",
             Self::TokenCreated => "token-created",

@@ -9,6 +9,7 @@ use stek_core::keyset::{KeyRecord, Keyset, KeysetError, TicketFormat};
 use stek_core::name::KeysetName;
 use stek_core::planner::{self, Convergence, MintReason, Op};
 use stek_core::policy::{ActivationQuorum, Policy};
+use stek_core::principal::PLANNER;
 use stek_core::schedule::Schedule;
 use stek_core::time::Timestamp;
 use stek_custody::custody::{MintError, WrapError};
@@ -45,10 +46,11 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    /// Carries `ops` out on `keyset`, in the name of `actor`.
+    /// Carries `ops` out on `before`, in the name of `actor`. `due` is since when it has been due, for
+    /// whatever has happened by itself.
     pub(crate) fn new(
         engine: &Engine,
-        keyset: &Keyset,
+        (before, due): (&Keyset, Timestamp),
         ops: &[Op],
         actor: &str,
         time: PassTime,
@@ -56,7 +58,7 @@ impl Draft {
         let mut minted: Vec<StoredKey> = Vec::new();
         let mut steps = Vec::with_capacity(ops.len());
         let mut events = Vec::with_capacity(ops.len());
-        let name = keyset.name();
+        let name = before.name();
         let event = |action, key, reason: String| AuditEvent {
             at: time.now,
             actor: actor.to_owned(),
@@ -92,27 +94,32 @@ impl Draft {
             }
         }
         let records: Vec<KeyRecord> = minted.iter().map(|key| key.record).collect();
-        let keyset = planner::apply(keyset, ops, &records)?;
+        let keyset = planner::apply(before, ops, &records)?;
+        events.extend(activations(before, &keyset, due, time.now));
         // Looked at before each activation, for who lacks a key is known only then.
         let watched = match keyset.policy().activation_quorum() {
             ActivationQuorum::All => keyset.keys().iter().map(|key| key.id).collect(),
             ActivationQuorum::Off => Vec::new(),
         };
-        let next_due = planner::next_due(&keyset, &Convergence::lacking(watched), time.now);
+        let planned = planner::next_due(&keyset, &Convergence::lacking(watched), time.now);
+        // And at each activation, for it is written down.
+        let activation = keyset.next_pending(time.now).map(|key| key.schedule.activate_at());
+        let next_due = activation.map_or(planned, |at| at.min(planned));
         Ok(Self { keyset, steps, events, next_due, publishes: planner::publishes(ops) })
     }
 
-    /// The change of a keyset that was read at `expected`. A new policy is published even if no
+    /// The change of a keyset that was read at revision `expected`, due at `due`. A new policy is published even if no
     /// key changes with it.
     pub(crate) fn into_update(
         self,
-        expected: Revision,
+        (expected, due): (Revision, Timestamp),
         policy: Option<Policy>,
     ) -> (KeysetUpdate, Vec<AuditEvent>) {
         let publish = self.publishes || policy.is_some();
         let update = KeysetUpdate {
             name: self.keyset.name().clone(),
             expected,
+            expected_due: Some(due),
             policy,
             steps: self.steps,
             publish: publish.then(|| self.keyset.content_digest()),
@@ -137,6 +144,34 @@ impl Draft {
         });
         inserted.collect()
     }
+}
+
+/// The events of keys that have begun to seal. A keyset is due at its next activation, and every
+/// commit moves that on by compare-and-swap; so whatever activated since it was due is told by the
+/// one commit that follows, whichever manager makes it, and never again.
+fn activations(before: &Keyset, after: &Keyset, due: Timestamp, now: Timestamp) -> Vec<AuditEvent> {
+    let by_itself = before.keys().iter().filter(|key| {
+        let at = key.schedule.activate_at();
+        due <= at && at <= now
+    });
+    let was_active = |id: KeyId| {
+        before.keys().iter().any(|key| key.id == id && key.schedule.activate_at() <= now)
+    };
+    let by_change =
+        after.keys().iter().filter(|key| key.schedule.activate_at() <= now && !was_active(key.id));
+    let event = |key: &KeyRecord| AuditEvent {
+        at: now,
+        actor: PLANNER.into(),
+        action: AuditAction::KeyActivated,
+        keyset: Some(before.name().clone()),
+        key: Some(key.id),
+        reason: format!(
+            "seals from {} to {}",
+            key.schedule.activate_at(),
+            key.schedule.retire_at()
+        ),
+    };
+    by_itself.chain(by_change).map(event).collect()
 }
 
 fn mint(

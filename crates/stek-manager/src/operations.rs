@@ -170,7 +170,7 @@ impl Operations {
         let empty = Keyset::try_new(name.clone(), policy, History::Fresh, Vec::new())
             .map_err(DraftError::from)?;
         let ops = planner::plan(&empty, &Convergence::confirmed(), time.now);
-        let draft = Draft::new(&self.engine, &empty, &ops, actor, time)?;
+        let draft = Draft::new(&self.engine, (&empty, time.now), &ops, actor, time)?;
         let (keys, digest) = (draft.minted(), draft.keyset.content_digest());
         let change = Change::CreateKeyset {
             name: name.clone(),
@@ -326,7 +326,13 @@ impl Operations {
             let (time, _) = self.begin().await?;
             let stored = self.read(name).await?;
             let planned = decide::decide(&stored, asked, time.now)?;
-            let mut draft = Draft::new(&self.engine, &planned.keyset, &planned.ops, actor, time)?;
+            let mut draft = Draft::new(
+                &self.engine,
+                (&planned.keyset, stored.next_due),
+                &planned.ops,
+                actor,
+                time,
+            )?;
             if let KeysetChange::Revoke { reason, .. } = asked {
                 draft.revoked_for(reason);
             }
@@ -334,7 +340,8 @@ impl Operations {
             let effects = outcome::effects(minted, &planned.ops, time.now);
             let policy = planned.policy.as_ref();
             let warnings = outcome::warnings(&stored.keyset, &draft.keyset, policy, time.now);
-            let (update, planned_events) = draft.into_update(stored.revision, planned.policy);
+            let (update, planned_events) =
+                draft.into_update((stored.revision, stored.next_due), planned.policy);
             let request =
                 planned.event.map(|(action, why)| event(time, actor, action, Some(name), why));
             let events = request.into_iter().chain(planned_events).collect();

@@ -131,6 +131,11 @@ impl<'a> Changeset<'a> {
         updates.chain(self.deletes.iter().copied())
     }
 
+    /// When keysets must be due.
+    fn expected_due(&self) -> impl Iterator<Item = (&'a KeysetName, Timestamp)> {
+        self.updates.iter().filter_map(|update| Some((&update.name, update.expected_due?)))
+    }
+
     /// Whether any key begins.
     pub(crate) fn inserts_keys(&self) -> bool {
         self.inserts().next().is_some()
@@ -183,18 +188,22 @@ impl<'a> Changeset<'a> {
     /// Refuses the commit unless every keyset is where it was read.
     pub(crate) fn check_expected(
         &self,
-        found: impl Fn(&KeysetName) -> Option<Revision>,
+        found: impl Fn(&KeysetName) -> Option<(Revision, Timestamp)>,
     ) -> Result<(), CommitError> {
         for (name, expected) in self.expected() {
             match found(name) {
                 None => return Err(CommitError::NotFound(name.clone())),
-                Some(revision) if revision != expected => {
+                Some((revision, _)) if revision != expected => {
                     return Err(CommitError::Conflict(name.clone()));
                 }
                 Some(_) => {}
             }
         }
-        Ok(())
+        let moved = |(name, due): &(&KeysetName, Timestamp)| {
+            found(name).is_some_and(|(_, next_due)| next_due != *due)
+        };
+        let moved = self.expected_due().find(moved);
+        moved.map_or(Ok(()), |(name, _)| Err(CommitError::Conflict(name.clone())))
     }
 }
 

@@ -65,6 +65,9 @@ pub struct KeysetUpdate {
     pub name: KeysetName,
     /// The revision it was read at; the commit is refused if it has another by now.
     pub expected: Revision,
+    /// When it was due as it was read, if the commit is to be refused once that has moved: of two
+    /// that find the same thing due one does it, also if it changes nothing that is published.
+    pub expected_due: Option<Timestamp>,
     /// A new policy.
     pub policy: Option<Policy>,
     /// What happens to its keys: all inserts, then all moves, then all ends. Whether encrypt

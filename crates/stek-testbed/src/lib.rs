@@ -1,24 +1,29 @@
 //! A whole fleet in one process on a clock that the test moves: manager, distribution and two TLS
 //! servers, talking to each other over TLS on loopback, on SQLite or a real PostgreSQL.
 
+mod host;
 mod openssl;
 mod tier;
 
+pub use host::HostClock;
 pub use openssl::{Answer, OpenSsl};
 pub use tier::{Tier, client};
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use stek_clock::{Clock, ManualClock, SystemClock};
+use stek_core::access::{Grant, KeysetSelector, Role, TokenSecret};
 use stek_core::id::{Incarnation, Kcv};
 use stek_core::keyset::Keyset;
-use stek_core::name::KeysetName;
-use stek_core::time::Timestamp;
+use stek_core::name::{KeysetName, PrincipalName};
+use stek_core::principal::PrincipalPattern;
+use stek_core::time::{Seconds, Timestamp};
 use stek_custody::cluster_secret::ClusterSecret;
-use stek_custody::random::SystemRandom;
-use stek_manager::{EngineParts, RatchetRules, claim_ratchet};
+use stek_custody::random::{RandomSource, SystemRandom};
+use stek_manager::{EngineParts, NewToken, RatchetRules, claim_ratchet};
 use stek_store::{KeyStore, PostgresOptions, PostgresStore, SqliteStore, WithClock};
 use stek_wire::admin::PolicyDocument;
 use stekd::dev::node::{KEYSET, Node, Ports};
@@ -48,6 +53,10 @@ pub struct Bed {
     pub site: Site,
     /// What time it is.
     pub clock: Arc<ManualClock>,
+    /// The clocks of the manager's machine, which the node's servers share.
+    pub manager_host: Arc<HostClock>,
+    /// The clocks of the database's machine.
+    pub database_host: Arc<HostClock>,
     database: Option<stek_testpg::TestDatabase>,
     _dir: tempfile::TempDir,
 }
@@ -62,19 +71,20 @@ impl Bed {
         let site = Site::open_or_create(dir.path())?;
         // Tokens and certificates are dated by the machine's clock, so time begins there.
         let clock = Arc::new(ManualClock::at_unix_millis(SystemClock.wall_millis()));
+        let database_host = HostClock::new(&clock);
         let lineage = Incarnation::new(clock.wall_millis(), &[7; 10]);
         let (store, database): (Arc<dyn KeyStore>, _) = match database {
             Database::Sqlite => {
                 let path = dir.path().join("stekd.db");
                 SqliteStore::migrate(&path, lineage).await?;
-                (on_clock(SqliteStore::open(&path).await?, &clock), None)
+                (on_clock(SqliteStore::open(&path).await?, &database_host), None)
             }
             Database::Postgres => {
                 let made = stek_testpg::create_database().await?;
-                (postgres(made.url(), lineage, &clock).await?, Some(made))
+                (postgres(made.url(), lineage, &database_host).await?, Some(made))
             }
         };
-        Self::run(dir, site, clock, store, database, policy).await
+        Self::run(dir, site, (clock, database_host), store, database, policy).await
     }
 
     /// The same on the PostgreSQL database at `url`, which the test may take away and give back.
@@ -85,15 +95,16 @@ impl Bed {
         let dir = tempfile::tempdir()?;
         let site = Site::open_or_create(dir.path())?;
         let clock = Arc::new(ManualClock::at_unix_millis(SystemClock.wall_millis()));
+        let database_host = HostClock::new(&clock);
         let lineage = Incarnation::new(clock.wall_millis(), &[7; 10]);
-        let store = postgres(url, lineage, &clock).await?;
-        Self::run(dir, site, clock, store, None, policy).await
+        let store = postgres(url, lineage, &database_host).await?;
+        Self::run(dir, site, (clock, database_host), store, None, policy).await
     }
 
     async fn run(
         dir: tempfile::TempDir,
         site: Site,
-        clock: Arc<ManualClock>,
+        (clock, database_host): (Arc<ManualClock>, Arc<HostClock>),
         store: Arc<dyn KeyStore>,
         database: Option<stek_testpg::TestDatabase>,
         policy: PolicyDocument,
@@ -101,25 +112,51 @@ impl Bed {
         let custody = site.custody();
         let cluster = Arc::new(ClusterSecret::read(&custody.cluster_secret_file)?);
         let random = SystemRandom;
+        let host = HostClock::new(&clock);
         let ratchet =
-            claim_ratchet(store.as_ref(), &cluster, &custody.state_file, &random, &*clock).await?;
+            claim_ratchet(store.as_ref(), &cluster, &custody.state_file, &random, &*host).await?;
         let parts = EngineParts {
             store,
             custody: Arc::new(ratchet),
             cluster,
             random: Arc::new(random),
-            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            clock: Arc::clone(&host) as Arc<dyn Clock>,
             audit_retention: None,
             rules: RatchetRules::default(),
         };
         let node =
             Node::start(&site, parts, Ports::free(), policy, CancellationToken::new()).await?;
-        Ok(Self { node, site, clock, database, _dir: dir })
+        Ok(Self { node, site, clock, manager_host: host, database_host, database, _dir: dir })
     }
 
     /// Fleet time.
     pub fn now(&self) -> Timestamp {
         Timestamp::from_unix(self.clock.wall_millis() / 1000)
+    }
+
+    /// A file with a token of the principal `token:NAME` that has `role` on every keyset, for so
+    /// long.
+    ///
+    /// # Errors
+    /// If the manager does not take it.
+    pub async fn token(
+        &self,
+        name: &str,
+        role: Role,
+        life: Seconds,
+    ) -> Result<(PathBuf, TokenSecret)> {
+        let mut bytes = [0; 32];
+        SystemRandom.fill(&mut bytes).map_err(anyhow::Error::new)?;
+        let secret = TokenSecret::take_from(&mut bytes);
+        let principal = PrincipalName::try_new(&format!("token:{name}"))?;
+        let granted = PrincipalPattern::exactly(&principal)?;
+        let grant = Grant { principal: granted, keysets: KeysetSelector::All, role };
+        let (hash, expires_at) = (secret.hash(), self.now() + life);
+        let new = NewToken { principal, hash, expires_at, grants: vec![grant] };
+        self.node.operations().add_token(new, "test").await?;
+        let path = self.site.dir().join(format!("{name}-test-token"));
+        std::fs::write(&path, secret.expose_text())?;
+        Ok((path, secret))
     }
 
     /// The keyset as it is published.
@@ -214,14 +251,14 @@ fn name() -> Result<KeysetName> {
 async fn postgres(
     url: &str,
     lineage: Incarnation,
-    clock: &Arc<ManualClock>,
+    clock: &Arc<HostClock>,
 ) -> Result<Arc<dyn KeyStore>> {
     let options = PostgresOptions::new(url)?;
     PostgresStore::migrate(&options, lineage).await?;
     Ok(on_clock(PostgresStore::connect(&options).await?, clock))
 }
 
-fn on_clock<S: KeyStore>(store: S, clock: &Arc<ManualClock>) -> Arc<dyn KeyStore> {
+fn on_clock<S: KeyStore>(store: S, clock: &Arc<HostClock>) -> Arc<dyn KeyStore> {
     let clock = Arc::clone(clock);
     Arc::new(WithClock::new(store, Arc::new(move || clock.wall_millis())))
 }

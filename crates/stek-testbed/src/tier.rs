@@ -9,9 +9,11 @@ use anyhow::Result;
 use prometheus::Registry;
 use stek_client::{CheckInReporter, ClientConfig, ClientOptions, FeedFollower};
 use stek_clock::Clock;
+use stek_core::feed::FeedState;
 use stek_core::name::InstanceName;
 use stek_distribution::Distribution;
 use stek_http::{Limits, Plaintext, Server, Transport, problem};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -58,14 +60,21 @@ impl Tier {
     /// # Errors
     /// Whatever part does not start.
     pub async fn start(bed: &Bed, upstreams: &[String], token: &Path, name: &str) -> Result<Self> {
-        let (registry, shutdown) = (Registry::new(), CancellationToken::new());
-        let config = client(bed, upstreams, token, name)?;
         let clock = Arc::clone(&bed.clock) as Arc<dyn Clock>;
-        let follower = FeedFollower::start(&config, Arc::clone(&clock), &registry)?;
+        Self::start_on(clock, &client(bed, upstreams, token, name)?).await
+    }
+
+    /// Starts one that follows what `config` names, on a clock of its own.
+    ///
+    /// # Errors
+    /// Whatever part does not start.
+    pub async fn start_on(clock: Arc<dyn Clock>, config: &ClientConfig) -> Result<Self> {
+        let (registry, shutdown) = (Registry::new(), CancellationToken::new());
+        let follower = FeedFollower::start(config, Arc::clone(&clock), &registry)?;
         let (feed, fleet) = (follower.states(), follower.fleet());
         let distribution = Distribution::start(feed, fleet, &registry, shutdown.clone())?;
         let counts = distribution.census(config.instance().clone());
-        let reporter = CheckInReporter::start(&config, &counts, &clock, &registry)?;
+        let reporter = CheckInReporter::start(config, &counts, &clock, &registry)?;
         let router = distribution.bundle_api().merge(distribution.feed_api()).into_router();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let transport = Transport::Plain(Plaintext::LoopbackOnly);
@@ -77,6 +86,11 @@ impl Tier {
             let _ = server.serve(router, stopping).await;
         });
         Ok(Self { url, registry, distribution, follower, reporter, serving, shutdown })
+    }
+
+    /// What it serves, and holds keys for.
+    pub fn feed(&self) -> watch::Receiver<Option<Arc<FeedState>>> {
+        self.follower.states()
     }
 
     /// Stops it.

@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+mod fleet {
+    mod clocks;
+}
+
 use std::time::Duration;
 
 use stek_core::name::KeysetName;

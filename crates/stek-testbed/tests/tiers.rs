@@ -7,14 +7,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use stek_client::KeysetFollower;
-use stek_clock::{Clock, SystemClock};
-use stek_core::access::{Grant, KeysetSelector, Role, TokenSecret};
+use stek_clock::Clock;
+use stek_core::access::{Role, TokenSecret};
 use stek_core::id::Revision;
-use stek_core::name::{KeysetName, PrincipalName};
-use stek_core::principal::PrincipalPattern;
-use stek_core::time::{Seconds, Timestamp};
-use stek_custody::random::{RandomSource, SystemRandom};
-use stek_manager::NewToken;
+use stek_core::name::KeysetName;
+use stek_core::time::Seconds;
 use stek_testbed::{Bed, Database, Tier, client};
 use stek_wire::admin::{PolicyDocument, TerminatorsDocument};
 use stekd::dev::node::KEYSET;
@@ -23,22 +20,8 @@ fn keyset() -> KeysetName {
     KeysetName::try_new(KEYSET).unwrap()
 }
 
-/// A file with a token of this principal.
 async fn token(bed: &Bed, name: &str, role: Role) -> (PathBuf, TokenSecret) {
-    let mut bytes = [0; 32];
-    SystemRandom.fill(&mut bytes).unwrap();
-    let secret = TokenSecret::take_from(&mut bytes);
-    let principal = PrincipalName::try_new(&format!("token:{name}")).unwrap();
-    let granted = PrincipalPattern::exactly(&principal).unwrap();
-    let grant = Grant { principal: granted, keysets: KeysetSelector::All, role };
-    let expires_at =
-        Timestamp::from_unix(SystemClock.wall_millis() / 1000) + Seconds::from_days(300);
-    let hash = secret.hash();
-    let new = NewToken { principal, hash, expires_at, grants: vec![grant] };
-    bed.node.operations().add_token(new, "test").await.unwrap();
-    let path = bed.site.dir().join(format!("{name}-test-token"));
-    std::fs::write(&path, secret.expose_text()).unwrap();
-    (path, secret)
+    bed.token(name, role, Seconds::from_days(300)).await.unwrap()
 }
 
 fn known(bed: &Bed) -> TerminatorsDocument {

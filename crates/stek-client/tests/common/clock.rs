@@ -33,6 +33,10 @@ impl TestClock {
         self.manual.advance(span);
     }
 
+    pub fn set_wall_millis(&self, wall_millis: u64) {
+        self.manual.set_wall_millis(wall_millis);
+    }
+
     /// Waits until somebody makes a pause, and lets it pass.
     pub async fn skip_pause(&self) {
         let mut sleepers = self.sleepers.subscribe();

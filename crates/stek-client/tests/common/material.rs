@@ -49,6 +49,27 @@ pub fn secret(seed: u8) -> [u8; 32] {
     Sha256::digest([seed]).into()
 }
 
+/// What broken random sources give: one byte, a counter, few different bytes. Each with its written
+/// form.
+pub const WEAK: [(fn(u8) -> u8, &str); 3] = [
+    (|_| 0, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+    (|i| i, "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="),
+    (|i| i % 3, "AAECAAECAAECAAECAAECAAECAAECAAECAAECAAECAAE="),
+];
+
+/// `document` with other material for the key of `seed`, and the check value that fits it.
+pub fn with_weak_key(document: &str, seed: u8, (byte, text): (fn(u8) -> u8, &str)) -> String {
+    let mut bytes = std::array::from_fn(|i| byte(u8::try_from(i).unwrap()));
+    let fitting = derive::kcv(&KeyMaterial::take_from(&mut bytes)).to_string();
+    let kcv = key(seed, 0, 1).record.kcv.to_string();
+    let begin = document.find(&kcv).expect("the key is there");
+    let secret = "\"secret\":\"";
+    let at = begin + document[begin..].find(secret).unwrap() + secret.len();
+    let end = at + document[at..].find('"').unwrap();
+    assert_eq!(end - at, text.len());
+    format!("{}{text}{}", &document[..at], &document[end..]).replace(&kcv, &fitting)
+}
+
 /// A key that seals from `activate` to `retire` and opens for 100 s more; seconds after [`T0`].
 pub fn key(seed: u8, activate: u64, retire: u64) -> BundleKey {
     let material = Arc::new(KeyMaterial::take_from(&mut secret(seed)));

@@ -103,14 +103,14 @@ async fn end_lost(
     let mut ops: Vec<Op> = lost.map(|id| Op::End { id, cause: EndCause::Revoked }).collect();
     let drafted = planner::apply(&stored.keyset, &ops, &[]).map(|rest| {
         ops.extend(planner::plan(&rest, &Convergence::confirmed(), time.now));
-        Draft::new(engine, &stored.keyset, &ops, "manager", time)
+        Draft::new(engine, (&stored.keyset, stored.next_due), &ops, "manager", time)
     });
     let draft = match drafted {
         Ok(Ok(draft)) => draft,
         Ok(Err(error)) => return log(name, &error),
         Err(error) => return log(name, &error),
     };
-    let (update, events) = draft.into_update(stored.revision, None);
+    let (update, events) = draft.into_update((stored.revision, stored.next_due), None);
     let commit = Commit { at: time.now, changes: vec![Change::UpdateKeyset(update)], events };
     match engine.store.commit(&commit, &engine.audit).await {
         Ok(_) => Ok(()),

@@ -233,8 +233,8 @@ async fn commit(
     for stored in keysets {
         let convergence = engine.confirmations.convergence(&census, &stored.keyset, time.now);
         let ops = planner::plan(&stored.keyset, &convergence, time.now);
-        let draft = Draft::new(engine, &stored.keyset, &ops, PLANNER, time)?;
-        let (update, events) = draft.into_update(stored.revision, None);
+        let draft = Draft::new(engine, (&stored.keyset, stored.next_due), &ops, PLANNER, time)?;
+        let (update, events) = draft.into_update((stored.revision, stored.next_due), None);
         commit.events.extend(forced(stored, &convergence, time.now));
         commit.changes.push(Change::UpdateKeyset(update));
         commit.events.extend(events);

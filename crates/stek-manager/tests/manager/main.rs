@@ -8,6 +8,7 @@ mod admin;
 mod bootstrap;
 mod clocks;
 mod confirmations;
+mod events;
 mod failures;
 mod fixture;
 mod http;

@@ -22,7 +22,9 @@ impl State {
         chain: &dyn AuditChain,
     ) -> Result<Committed, CommitError> {
         let changes = Changeset::try_new(commit)?;
-        changes.check_expected(|name| self.live.get(name).map(|entry| entry.revision))?;
+        changes.check_expected(|name| {
+            self.live.get(name).map(|entry| (entry.revision, entry.next_due))
+        })?;
         changes.check_seeds(self.live_seed().map(|live| live.seed).into())?;
         let mut draft = Draft::new(self);
         for create in &changes.creates {

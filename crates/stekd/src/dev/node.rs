@@ -12,6 +12,7 @@ use stek_core::name::{KeysetName, PrincipalName};
 use stek_core::principal::PrincipalPattern;
 use stek_core::time::Seconds;
 use stek_distribution::Distribution;
+use stek_http::health::Readiness;
 use stek_manager::{EngineParts, Manager, OperationError, Operations};
 use stek_wire::admin::PolicyDocument;
 use tokio::sync::watch;
@@ -85,6 +86,7 @@ pub struct Node {
     /// The two TLS servers.
     pub servers: Vec<Server>,
     manager: Manager,
+    registry: Registry,
     distribution: Distribution,
     listeners: Listeners,
     ports: Ports,
@@ -113,7 +115,7 @@ impl Node {
         let (feed, fleet) = (manager.feed(), manager.fleet());
         let distribution = Distribution::start(feed, fleet, &registry, shutdown.clone())?;
         confirmations::follow(&manager, &distribution, instance_name(Some("dev"))?);
-        let mut listeners = Listeners::new(registry, shutdown.clone())?;
+        let mut listeners = Listeners::new(registry.clone(), shutdown.clone())?;
         let admin = interface::admin(&manager, &distribution);
         ports.admin =
             listeners.interface("admin", Prepared::new(&site.listen(ports.admin))?, admin).await?;
@@ -138,12 +140,22 @@ impl Node {
             terminator.ready().await?;
             servers.push(Server { name, registry, terminator });
         }
-        Ok(Self { servers, manager, distribution, listeners, ports, shutdown })
+        Ok(Self { servers, manager, registry, distribution, listeners, ports, shutdown })
     }
 
     /// What is published.
     pub fn feed(&self) -> watch::Receiver<Option<Arc<FeedState>>> {
         self.manager.feed()
+    }
+
+    /// Metrics of manager and distribution.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Whether the manager should be sent traffic, and why not.
+    pub fn readiness(&self) -> Arc<dyn Readiness> {
+        self.manager.readiness()
     }
 
     /// Fleet time.

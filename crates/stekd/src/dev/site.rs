@@ -58,12 +58,12 @@ impl Site {
     }
 
     /// The certificate of all listeners.
-    pub(crate) fn certificate(&self) -> PathBuf {
+    pub fn certificate(&self) -> PathBuf {
         self.dir.join("server.pem")
     }
 
     /// Its key.
-    pub(crate) fn private_key(&self) -> PathBuf {
+    pub fn private_key(&self) -> PathBuf {
         self.dir.join("server.key")
     }
 

@@ -77,7 +77,10 @@ pub struct Identity {
 
 impl Identity {
     /// Reads both from PEM files.
-    pub(crate) fn read(certificate: &Path, key: &Path) -> Result<Self> {
+    ///
+    /// # Errors
+    /// If a file cannot be read, with its name.
+    pub fn read(certificate: &Path, key: &Path) -> Result<Self> {
         let chain = CertificateDer::pem_file_iter(certificate)
             .and_then(Iterator::collect)
             .with_context(|| format!("certificate {}", certificate.display()))?;
@@ -88,17 +91,17 @@ impl Identity {
 }
 
 /// What a terminator is made of.
-pub(crate) struct Setup {
+pub struct Setup {
     /// Its name in answers.
-    pub(crate) name: String,
+    pub name: String,
     /// Where keys come from.
-    pub(crate) client: ClientConfig,
+    pub client: ClientConfig,
     /// Which keys.
-    pub(crate) keyset: KeysetName,
+    pub keyset: KeysetName,
     /// Its certificate.
-    pub(crate) identity: Identity,
+    pub identity: Identity,
     /// What time it is.
-    pub(crate) clock: Arc<dyn Clock>,
+    pub clock: Arc<dyn Clock>,
 }
 
 /// A running terminator.
@@ -110,7 +113,10 @@ pub struct Terminator {
 
 impl Terminator {
     /// Listens at `address` until `shutdown`.
-    pub(crate) async fn start(
+    ///
+    /// # Errors
+    /// Whatever does not start.
+    pub async fn start(
         setup: Setup,
         address: SocketAddr,
         registry: &Registry,
@@ -140,12 +146,15 @@ impl Terminator {
     }
 
     /// Returns when the first keys are here.
-    pub(crate) async fn ready(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// If the poller has ended before.
+    pub async fn ready(&self) -> Result<()> {
         Ok(self.fleet.ready().await?)
     }
 
     /// Waits for its end after `shutdown`.
-    pub(crate) async fn stopped(self) {
+    pub async fn stopped(self) {
         // It drains; whatever is left ends with the task, and nothing of it is kept.
         let _ = self.accepting.await;
         self.fleet.shutdown().await;

@@ -26,25 +26,27 @@ const POINTS: [(&str, &str, &str); 8] = [
 const AFTERWARDS: &str = "NEW.action = 'keys-read'";
 
 /// Whoever fires the trigger waits for the lock that the test holds.
-const STOP: &str = "CREATE OR REPLACE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+pub(crate) const STOP: &str =
+    "CREATE OR REPLACE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     PERFORM pg_advisory_xact_lock_shared(4711); RETURN NEW; END $$";
 
-const WAITING: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+pub(crate) const WAITING: &str =
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
-const CONNECTED: &str = "SELECT count(*) FROM pg_stat_activity
+pub(crate) const CONNECTED: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = 'stekd'";
 
-const LIVE: &str = "SELECT count(*) FROM ticket_keys WHERE ended_at IS NULL";
+pub(crate) const LIVE: &str = "SELECT count(*) FROM ticket_keys WHERE ended_at IS NULL";
 
-fn trigger((when, table, condition): (&str, &str, &str)) -> String {
+pub(crate) fn trigger((when, table, condition): (&str, &str, &str)) -> String {
     format!(
         "CREATE TRIGGER stop {when} ON {table} FOR EACH ROW WHEN ({condition})
          EXECUTE FUNCTION stop()"
     )
 }
 
-async fn until(session: &mut Session, query: &str, wanted: impl Fn(i64) -> bool) {
+pub(crate) async fn until(session: &mut Session, query: &str, wanted: impl Fn(i64) -> bool) {
     let looking = async {
         let mut looks = tokio::time::interval(Duration::from_millis(5));
         while !wanted(session.number(query).await.unwrap()) {
@@ -55,7 +57,7 @@ async fn until(session: &mut Session, query: &str, wanted: impl Fn(i64) -> bool)
 }
 
 /// A manager, and the profile that leads to it.
-fn start(site: &Site) -> Role {
+pub(crate) fn start(site: &Site) -> Role {
     let manager = Role::start("manager", &site.path("manager.toml"));
     site.profile("operator", &manager.port("admin"));
     manager

@@ -15,6 +15,7 @@ mod probe;
 mod process;
 mod refusals;
 mod requests;
+mod reseeds;
 mod roles;
 mod site;
 #[cfg(feature = "otlp")]

@@ -4,8 +4,8 @@ use std::process::Output;
 
 use stek_testpg::{PostgresServer, create_database_on};
 
-use crate::process::{said, shown, status, stekd, terminate};
-use crate::site::{LISTEN, Role, Site};
+use crate::process::{Offer, said, shown, status, stekd, terminate, visit};
+use crate::site::{LISTEN, Role, Site, reach};
 
 /// How often a command is run before what it should say counts as not coming. A run takes some tens
 /// of milliseconds, and what is awaited some seconds.
@@ -77,8 +77,29 @@ async fn a_restored_database_is_refused_until_it_is_accepted() {
     let mut manager = start();
     let admin = manager.port("admin");
     site.profile("operator", &admin);
+    site.pin("manager", &admin);
     site.stekd("keyset create main --profile DIR/operator.toml");
+    let upstream = reach(&[&admin], "distribution-token");
+    let file = site.write("distribution.toml", &format!("{upstream}{LISTEN}"));
+    let mut distribution = Role::start("distribution", &file);
+    let upstream = reach(&[&distribution.port("distribution")], "terminator-token");
+    let file = site.write("edge.toml", &format!("keyset = \"main\"\n{upstream}{LISTEN}"));
+    let mut edge = Role::start("terminator", &file);
+    let tls = edge.port("tls");
+    let (authority, session) = (site.path("tls/ca.pem"), site.path("session"));
+    let resumes = |offer| visit(&tls, &authority, &session, offer).0.contains("resumed");
+    edge.logs("installed");
     let backup = server.backup("backup").unwrap();
+    let state = site.path("ratchet");
+    let state_then = std::fs::read(&state).unwrap();
+    site.rotate();
+    edge.logs("installed");
+    assert!(!resumes(Offer::Nothing));
+    for number in 0..5 {
+        site.stekd(&format!(
+            "grant add token:edge-{number} main --role terminator --profile DIR/operator.toml"
+        ));
+    }
     site.stekd("keyset create other --profile DIR/operator.toml");
     site.stekd("token create late --role auditor --out DIR/late-token --profile DIR/operator.toml");
     // That this token is known says that what came after the backup was published.
@@ -96,7 +117,17 @@ async fn a_restored_database_is_refused_until_it_is_accepted() {
     let metrics = manager.port("metrics");
     manager.logs("restored from a backup");
     assert_ne!(status(&stekd(&["healthcheck", &format!("127.0.0.1:{metrics}")])), 0);
+    assert!(resumes(Offer::Session), "who holds keys goes on with them");
     terminate(&mut manager.process);
+
+    // With a state file of back then nothing tells the manager; those who hold more do not go back.
+    let state_now = std::fs::read(&state).unwrap();
+    std::fs::write(&state, state_then).unwrap();
+    let mut manager = start();
+    distribution.logs("has not got as far");
+    assert!(resumes(Offer::Session), "an older revision takes no key away");
+    terminate(&mut manager.process);
+    std::fs::write(&state, state_now).unwrap();
 
     let accepted = site.stekd("db accept-restore --config DIR/manager.toml");
     assert!(accepted.contains("revoked"), "{accepted}");
@@ -110,6 +141,13 @@ async fn a_restored_database_is_refused_until_it_is_accepted() {
     until(&site, &format!("healthcheck 127.0.0.1:{metrics}"), |output| status(output) == 0);
     let listed = site.stekd("keyset list --profile DIR/operator.toml");
     assert!(listed.contains("main") && !listed.contains("other"), "{listed}");
-    site.stekd("keyset rotate main --profile DIR/operator.toml");
-    terminate(&mut manager.process);
+    // The later lineage, with lower revisions.
+    edge.logs("installed");
+    assert!(!resumes(Offer::Nothing));
+    assert!(resumes(Offer::Session));
+    site.rotate();
+    edge.logs("installed");
+    for role in [&mut edge, &mut distribution, &mut manager] {
+        terminate(&mut role.process);
+    }
 }
