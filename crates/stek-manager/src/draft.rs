@@ -113,6 +113,7 @@ impl Draft {
         let update = KeysetUpdate {
             name: self.keyset.name().clone(),
             expected,
+            expected_due: None,
             policy,
             steps: self.steps,
             publish: publish.then(|| self.keyset.content_digest()),

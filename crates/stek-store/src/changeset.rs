@@ -54,6 +54,13 @@ pub(crate) enum AccessChange<'a> {
     RemoveGrant(&'a Grant),
 }
 
+/// How a keyset was when it was read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Expected {
+    revision: Revision,
+    next_due: Option<Timestamp>,
+}
+
 /// The seed that keys must be wrapped under.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum LiveSeed {
@@ -125,10 +132,13 @@ impl<'a> Changeset<'a> {
         }
     }
 
-    /// The keysets that must exist, and the revision at which each must be.
-    pub(crate) fn expected(&self) -> impl Iterator<Item = (&'a KeysetName, Revision)> {
-        let updates = self.updates.iter().map(|update| (&update.name, update.expected));
-        updates.chain(self.deletes.iter().copied())
+    /// The keysets that must exist, and how each must be.
+    pub(crate) fn expected(&self) -> impl Iterator<Item = (&'a KeysetName, Expected)> {
+        let updates = self.updates.iter().map(|update| {
+            (&update.name, Expected { revision: update.expected, next_due: update.expected_due })
+        });
+        let delete = |revision| Expected { revision, next_due: None };
+        updates.chain(self.deletes.iter().map(move |(name, revision)| (*name, delete(*revision))))
     }
 
     /// Whether any key begins.
@@ -183,12 +193,15 @@ impl<'a> Changeset<'a> {
     /// Refuses the commit unless every keyset is where it was read.
     pub(crate) fn check_expected(
         &self,
-        found: impl Fn(&KeysetName) -> Option<Revision>,
+        found: impl Fn(&KeysetName) -> Option<(Revision, Timestamp)>,
     ) -> Result<(), CommitError> {
         for (name, expected) in self.expected() {
             match found(name) {
                 None => return Err(CommitError::NotFound(name.clone())),
-                Some(revision) if revision != expected => {
+                Some((revision, next_due))
+                    if revision != expected.revision
+                        || expected.next_due.is_some_and(|due| due != next_due) =>
+                {
                     return Err(CommitError::Conflict(name.clone()));
                 }
                 Some(_) => {}

@@ -65,6 +65,9 @@ pub struct KeysetUpdate {
     pub name: KeysetName,
     /// The revision it was read at; the commit is refused if it has another by now.
     pub expected: Revision,
+    /// If given, the commit is refused too if the planner is to look at the keyset at another time
+    /// than this by now: what was due has been done. Erasing what has expired makes no revision.
+    pub expected_due: Option<Timestamp>,
     /// A new policy.
     pub policy: Option<Policy>,
     /// What happens to its keys: all inserts, then all moves, then all ends. Whether encrypt

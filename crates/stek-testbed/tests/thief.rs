@@ -143,6 +143,7 @@ impl Fleet {
         let update = KeysetUpdate {
             name: name(keyset),
             expected: stored.revision,
+            expected_due: None,
             policy: None,
             steps: vec![KeyStep::Move { id: key.record.id, schedule }],
             publish: Some(stored.digest),

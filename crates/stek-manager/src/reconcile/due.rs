@@ -234,7 +234,8 @@ async fn commit(
         let convergence = engine.confirmations.convergence(&census, &stored.keyset, time.now);
         let ops = planner::plan(&stored.keyset, &convergence, time.now);
         let draft = Draft::new(engine, &stored.keyset, &ops, PLANNER, time)?;
-        let (update, events) = draft.into_update(stored.revision, None);
+        let (mut update, events) = draft.into_update(stored.revision, None);
+        update.expected_due = Some(stored.next_due);
         commit.events.extend(forced(stored, &convergence, time.now));
         commit.changes.push(Change::UpdateKeyset(update));
         commit.events.extend(events);

@@ -164,6 +164,7 @@ async fn foreign_key(site: &Site, running: &Running) -> (StoredKey, KeysetUpdate
     let update = KeysetUpdate {
         name: name("main"),
         expected: stored.revision,
+        expected_due: None,
         policy: None,
         steps: vec![KeyStep::Insert(key.clone())],
         publish: Some(stored.keyset.content_digest()),

@@ -258,9 +258,24 @@ async fn two_managers_never_mint_twice() {
         }
         assert_eq!(manager.counter("stek_manager_keyset_failures_total", None), 0);
     }
+    let destroyed = keys_of(&site, AuditAction::KeyDestroyed).await;
+    let each: BTreeSet<_> = destroyed.iter().collect();
+    assert_eq!(each.len(), destroyed.len(), "what has ended is written down once");
     for (keyset, mints) in mints_by_keyset(&site).await {
         // Two at first, and one for each rotation since.
         assert!((seconds / 10..=seconds / 10 + 2).contains(&(mints as u64)), "{keyset}: {mints}");
+    }
+}
+
+/// The keys that events of this kind are about.
+async fn keys_of(site: &Site, action: AuditAction) -> Vec<KeyId> {
+    let (mut keys, mut after) = (Vec::new(), 0);
+    loop {
+        let page = site.store.inner.audit(after, MAX_PAGE).await.unwrap();
+        let Some(last) = page.last() else { return keys };
+        after = last.sequence;
+        let rows = page.iter().filter(|row| row.event.action == action);
+        keys.extend(rows.filter_map(|row| row.event.key));
     }
 }
 

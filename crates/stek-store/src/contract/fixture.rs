@@ -118,6 +118,7 @@ pub fn update(keyset: &str, expected: Revision, steps: Vec<KeyStep>) -> KeysetUp
     KeysetUpdate {
         name: name(keyset),
         expected,
+        expected_due: None,
         policy: None,
         steps,
         publish: Some(digest(2)),

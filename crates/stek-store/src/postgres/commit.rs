@@ -68,7 +68,7 @@ async fn try_commit(
     Ok(committed)
 }
 
-type Locked = HashMap<String, (i64, Revision)>;
+type Locked = HashMap<String, (i64, Revision, Timestamp)>;
 
 /// Locks what the commit expects to be there, in the order of ids, and compares.
 async fn lock(connection: &mut PgConnection, changes: &Changeset<'_>) -> Result<Locked, Failure> {
@@ -76,18 +76,21 @@ async fn lock(connection: &mut PgConnection, changes: &Changeset<'_>) -> Result<
     let mut locked = Locked::with_capacity(names.len());
     if !names.is_empty() {
         let rows = sqlx::query!(
-            "SELECT id, name, revision FROM keysets WHERE name = ANY($1) AND deleted_at IS NULL
-             ORDER BY id FOR UPDATE",
+            r#"SELECT id, name, revision, next_due AS "next_due: SqlTime" FROM keysets
+               WHERE name = ANY($1) AND deleted_at IS NULL ORDER BY id FOR UPDATE"#,
             &names,
         )
         .fetch_all(connection)
         .await?;
         for row in rows {
             let revision = as_unsigned("keysets", "revision", row.revision)?;
-            locked.insert(row.name, (row.id, Revision::new(revision)));
+            let next_due = row.next_due.read("keysets", "next_due")?;
+            locked.insert(row.name, (row.id, Revision::new(revision), next_due));
         }
     }
-    changes.check_expected(|name| locked.get(name.as_str()).map(|(_, revision)| *revision))?;
+    changes.check_expected(|name| {
+        locked.get(name.as_str()).map(|(_, revision, next_due)| (*revision, *next_due))
+    })?;
     Ok(locked)
 }
 
@@ -139,7 +142,7 @@ async fn apply(
     changes: &Changeset<'_>,
     locked: &Locked,
 ) -> Result<Stamps, Failure> {
-    let id_of = |name: &KeysetName| locked.get(name.as_str()).map_or(0, |(id, _)| *id);
+    let id_of = |name: &KeysetName| locked.get(name.as_str()).map_or(0, |(id, ..)| *id);
     let mut stamps = Stamps::default();
     let mut inserts = KeyColumns::default();
     for create in &changes.creates {

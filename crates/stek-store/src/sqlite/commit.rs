@@ -75,21 +75,22 @@ async fn compare(
     changes: &Changeset<'_>,
 ) -> Result<HashMap<String, i64>, Failure> {
     let mut ids = HashMap::new();
-    let mut revisions = HashMap::new();
+    let mut found = HashMap::new();
     for (name, _) in changes.expected() {
-        let row: Option<(i64, i64)> = sqlx::query_as(
-            "SELECT id, revision FROM keysets WHERE name = ? AND deleted_at IS NULL",
+        let row: Option<(i64, i64, SqlTime)> = sqlx::query_as(
+            "SELECT id, revision, next_due FROM keysets WHERE name = ? AND deleted_at IS NULL",
         )
         .bind(name.as_str())
         .fetch_optional(&mut *connection)
         .await?;
-        if let Some((id, revision)) = row {
+        if let Some((id, revision, next_due)) = row {
             let revision = as_unsigned("keysets", "revision", revision)?;
             ids.insert(name.to_string(), id);
-            revisions.insert(name.to_string(), Revision::new(revision));
+            let next_due = next_due.read("keysets", "next_due")?;
+            found.insert(name.to_string(), (Revision::new(revision), next_due));
         }
     }
-    changes.check_expected(|name| revisions.get(name.as_str()).copied())?;
+    changes.check_expected(|name| found.get(name.as_str()).copied())?;
     Ok(ids)
 }
 
