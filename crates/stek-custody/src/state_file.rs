@@ -181,13 +181,17 @@ impl StateFile {
     /// Overwrites both slots with zeros and removes the file.
     ///
     /// # Errors
-    /// [`StateFileError::Io`]; it may then be opened and erased again, unless both slots are zeros
-    /// already and only the removal is left.
-    pub fn erase(self) -> Result<(), StateFileError> {
+    /// [`StateFileError::Io`]; it may then be erased again, which goes on where that ended.
+    pub fn erase(&self) -> Result<(), StateFileError> {
         for offset in SLOT_OFFSETS {
             self.write_at(&[0; SLOT_LEN], offset)?;
         }
-        fs::remove_file(&self.path).map_err(|error| failed(&self.path, "remove", error))?;
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed(&self.path, "remove", error));
+            }
+            _ => {}
+        }
         sync_directory(&self.path)
     }
 

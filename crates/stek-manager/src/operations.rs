@@ -123,7 +123,9 @@ impl From<CommitError> for OperationError {
             CommitError::Invariant { constraint, .. } if constraint == TOKEN_HASH_RULE => {
                 Self::TokenExists
             }
-            error @ CommitError::Invariant { .. } => Self::Failed(Box::new(error)),
+            error @ (CommitError::Invariant { .. } | CommitError::Pruned(_)) => {
+                Self::Failed(Box::new(error))
+            }
         }
     }
 }

@@ -124,8 +124,8 @@ impl Page {
             (None, None) => viewer.sees_all(),
         };
         let engine = self.operations.engine();
-        let boot = engine.clock().boot();
-        let events = self.trail.newest(engine.store.as_ref(), (boot, feed.revision), wanted).await;
+        let (store, clock) = (engine.store.as_ref(), engine.clock().as_ref());
+        let events = self.trail.newest(store, clock, feed.revision, wanted).await;
         let head = Head {
             now: facts.now,
             viewer: viewer.name().to_owned(),

@@ -200,7 +200,11 @@ pub(crate) async fn prune(
             reason: format!("lines {} to {last}, from before {before}", sequence + 1),
         };
         let commit = Commit { at: now, changes: vec![change], events: vec![event] };
-        store.commit(&commit, secrets.chain).await?;
+        match store.commit(&commit, secrets.chain).await {
+            // Another manager was faster; it may have more of it.
+            Err(CommitError::Pruned(_)) => continue,
+            committed => committed?,
+        };
         removed += last - sequence;
         if !all_old {
             break;

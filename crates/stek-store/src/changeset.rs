@@ -54,6 +54,13 @@ pub(crate) enum AccessChange<'a> {
     RemoveGrant(&'a Grant),
 }
 
+/// How a keyset was when it was read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Expected {
+    revision: Revision,
+    next_due: Option<Timestamp>,
+}
+
 /// The seed that keys must be wrapped under.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum LiveSeed {
@@ -125,15 +132,13 @@ impl<'a> Changeset<'a> {
         }
     }
 
-    /// The keysets that must exist, and the revision at which each must be.
-    pub(crate) fn expected(&self) -> impl Iterator<Item = (&'a KeysetName, Revision)> {
-        let updates = self.updates.iter().map(|update| (&update.name, update.expected));
-        updates.chain(self.deletes.iter().copied())
-    }
-
-    /// When keysets must be due.
-    fn expected_due(&self) -> impl Iterator<Item = (&'a KeysetName, Timestamp)> {
-        self.updates.iter().filter_map(|update| Some((&update.name, update.expected_due?)))
+    /// The keysets that must exist, and how each must be.
+    pub(crate) fn expected(&self) -> impl Iterator<Item = (&'a KeysetName, Expected)> {
+        let updates = self.updates.iter().map(|update| {
+            (&update.name, Expected { revision: update.expected, next_due: update.expected_due })
+        });
+        let delete = |revision| Expected { revision, next_due: None };
+        updates.chain(self.deletes.iter().map(move |(name, revision)| (*name, delete(*revision))))
     }
 
     /// Whether any key begins.
@@ -193,17 +198,16 @@ impl<'a> Changeset<'a> {
         for (name, expected) in self.expected() {
             match found(name) {
                 None => return Err(CommitError::NotFound(name.clone())),
-                Some((revision, _)) if revision != expected => {
+                Some((revision, next_due))
+                    if revision != expected.revision
+                        || expected.next_due.is_some_and(|due| due != next_due) =>
+                {
                     return Err(CommitError::Conflict(name.clone()));
                 }
                 Some(_) => {}
             }
         }
-        let moved = |(name, due): &(&KeysetName, Timestamp)| {
-            found(name).is_some_and(|(_, next_due)| next_due != *due)
-        };
-        let moved = self.expected_due().find(moved);
-        moved.map_or(Ok(()), |(name, _)| Err(CommitError::Conflict(name.clone())))
+        Ok(())
     }
 }
 

@@ -65,8 +65,8 @@ pub struct KeysetUpdate {
     pub name: KeysetName,
     /// The revision it was read at; the commit is refused if it has another by now.
     pub expected: Revision,
-    /// When it was due as it was read, if the commit is to be refused once that has moved: of two
-    /// that find the same thing due one does it, also if it changes nothing that is published.
+    /// If given, the commit is refused too if the planner is to look at the keyset at another time
+    /// than this by now: what was due has been done. Erasing what has expired makes no revision.
     pub expected_due: Option<Timestamp>,
     /// A new policy.
     pub policy: Option<Policy>,

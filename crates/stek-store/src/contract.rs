@@ -18,6 +18,7 @@ pub use commits::{
     a_batch_applies_whole_or_not_at_all, a_deleted_keyset_leaves_a_tombstone, a_name_exists_once,
     a_new_store_is_empty, a_stale_commit_is_refused, each_commit_raises_the_revision_by_one,
     erasing_keeps_the_revision, unsound_commits_are_refused, what_is_created_is_read_again,
+    what_is_due_is_done_once,
 };
 pub use feed::{
     changes_are_told_once, due_keysets_come_most_overdue_first, keysets_come_by_name_in_pages,
@@ -50,7 +51,7 @@ macro_rules! contract_tests {
             a_new_store_is_empty what_is_created_is_read_again a_name_exists_once
             a_stale_commit_is_refused a_batch_applies_whole_or_not_at_all
             each_commit_raises_the_revision_by_one erasing_keeps_the_revision
-            unsound_commits_are_refused a_deleted_keyset_leaves_a_tombstone
+            what_is_due_is_done_once unsound_commits_are_refused a_deleted_keyset_leaves_a_tombstone
             overlaps_are_refused tiles_may_move_together a_key_and_a_secret_exist_once
             moves_stay_in_their_envelope ending_twice_is_ending_once history_outlives_the_keys
             ended_keys_are_remembered_up_to_a_limit live_keys_have_a_limit

@@ -48,6 +48,9 @@ pub enum CommitError {
     /// The keyset has another revision than it was read at: read it again.
     #[error("keyset {0} has changed since it was read")]
     Conflict(KeysetName),
+    /// The audit trail begins at this line or a later one already.
+    #[error("the audit trail is pruned to a later line than {0} already")]
+    Pruned(u64),
     /// A keyset of this name exists.
     #[error("keyset {0} exists already")]
     Exists(KeysetName),

@@ -9,7 +9,7 @@ use stek_core::keyset::KeyRecord;
 use stek_core::name::KeysetName;
 use stek_core::wrapped::{Epoch, SeedId, WrappedKey};
 
-use super::{Custody, Held, SeedMismatch, UnwrapError, WrapError};
+use super::{Custody, Held, Inner, SeedMismatch, UnwrapError, WrapError};
 use crate::cluster_secret::{CHECK_LEN, Generation};
 use crate::random::{DrawError, RandomSource};
 use crate::ratchet::RatchetState;
@@ -120,31 +120,35 @@ impl Custody {
     /// Does nothing without a second one.
     ///
     /// # Errors
-    /// [`StateFileError`]; then it may be called again, or the file opened again.
+    /// [`StateFileError`]; then it may be called again, or the file opened again. Until that
+    /// succeeds both may be of one seed.
     pub fn promote_next(&self) -> Result<(), StateFileError> {
         let mut inner = self.lock();
+        let main = inner.main.contents.state.seed_id();
         let Some(next) = &inner.next else { return Ok(()) };
+        if next.contents.state.seed_id() == main {
+            return inner.erase_next();
+        }
         let (state, generation) = (next.contents.state.duplicate(), next.generation);
         let (high_water, replica) = (inner.main.contents.high_water, inner.main.contents.replica);
         let contents = Contents { state, high_water, replica };
         inner.main.file.replace(&contents)?;
         inner.main.contents = contents;
         inner.main.generation = generation;
-        inner.wraps_next = false;
-        inner.next.take().map_or(Ok(()), |next| next.file.erase())
+        inner.erase_next()
     }
 
     /// Erases the second ratchet if it is of `seed`. Does nothing otherwise.
     ///
     /// # Errors
-    /// [`StateFileError`] if it could not be overwritten or its file not removed.
+    /// [`StateFileError`] if it could not be overwritten or its file not removed; it is held then
+    /// and may be dropped again.
     pub fn drop_next(&self, seed: SeedId) -> Result<(), StateFileError> {
         let mut inner = self.lock();
         if inner.next.as_ref().is_none_or(|next| next.contents.state.seed_id() != seed) {
             return Ok(());
         }
-        inner.wraps_next = false;
-        inner.next.take().map_or(Ok(()), |next| next.file.erase())
+        inner.erase_next()
     }
 
     /// The state of the seed that is asked for, sealed for the request. Whoever calls this has
@@ -163,6 +167,18 @@ impl Custody {
     pub fn reach(&self) -> Vec<(SeedId, Epoch)> {
         let inner = self.lock();
         inner.all().map(|held| &held.contents.state).map(|s| (s.seed_id(), s.epoch())).collect()
+    }
+}
+
+impl Inner {
+    /// The state is held until its file is erased, so that what failed is tried again.
+    fn erase_next(&mut self) -> Result<(), StateFileError> {
+        self.wraps_next = false;
+        if let Some(next) = &self.next {
+            next.file.erase()?;
+        }
+        self.next = None;
+        Ok(())
     }
 }
 

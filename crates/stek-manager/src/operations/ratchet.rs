@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use stek_core::audit::AuditAction;
+use stek_core::time::Timestamp;
 use stek_core::wrapped::Epoch;
 use stek_custody::share::{JoinRequest, SealedState};
+use stek_store::Replica;
 use stek_wire::admin::{HolderDocument, RatchetDocument, SeedDocument};
 
 use super::{OperationError, Operations, event};
@@ -35,6 +37,7 @@ impl Operations {
         let (time, _) = self.begin().await?;
         let sealed = self.engine.custody.share(request);
         let sealed = sealed.map_err(|_| OperationError::Ratchet("that state is not held here"))?;
+        self.note_holder(request, sealed.epoch, time.now).await?;
         let reason = format!(
             "replica {} was given seed {} at epoch {}",
             request.replica,
@@ -44,6 +47,34 @@ impl Operations {
         let events = vec![event(time, actor, AuditAction::ManagerJoined, None, reason)];
         self.commit_all(time, Vec::new(), events).await?;
         Ok(sealed)
+    }
+
+    /// Notes what a state that is about to be given unwraps: until its holder says otherwise, no
+    /// key is shown as destroyed that it does.
+    async fn note_holder(
+        &self,
+        request: &JoinRequest,
+        epoch: Epoch,
+        now: Timestamp,
+    ) -> Result<(), OperationError> {
+        let store = &self.engine.store;
+        let rows = store.ratchet().await?;
+        let known = rows.replicas.iter().find(|one| one.id == request.replica).copied();
+        let mut holder = known.unwrap_or(Replica {
+            id: request.replica,
+            seed: request.seed,
+            next_seed: None,
+            epoch,
+            seen_at: now,
+        });
+        if !holder.holds(request.seed) {
+            holder.next_seed = Some(request.seed);
+        }
+        holder.epoch = holder.epoch.min(epoch);
+        if known != Some(holder) {
+            store.report_replica(&holder).await?;
+        }
+        Ok(())
     }
 
     /// Seeds and replicas.

@@ -2,13 +2,14 @@
 //! make the database read it again and again.
 
 use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use stek_clock::Clock;
 use stek_core::audit::{AuditAction, AuditEvent};
 use stek_core::id::Revision;
 use stek_core::principal::PLANNER;
 use stek_store::{AuditRow, KeyStore, StoreError};
-use tokio::sync::Mutex;
 
 use crate::page::view::Events;
 
@@ -20,6 +21,9 @@ const SHOWN: usize = 20;
 
 /// How long what was read counts as new, unless something was published since.
 const FRESH: Duration = Duration::from_secs(2);
+
+/// How long the database is waited for: the page is to be there when that is not.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct Kept {
@@ -48,59 +52,91 @@ enum Outcome {
 
 /// The newest lines.
 #[derive(Default)]
-pub(crate) struct Trail(Mutex<Kept>);
+pub(crate) struct Trail {
+    kept: Mutex<Kept>,
+    /// Held by whoever asks the database.
+    reading: tokio::sync::Mutex<()>,
+}
 
 impl Trail {
-    /// The newest lines that `wanted` lets through, newest first. If the database does not answer,
-    /// those that are known. What is not [`is_routine`] is known for longer.
+    /// The newest lines that `wanted` lets through, newest first, when `revision` is published. If
+    /// the database does not answer at once, or somebody else is asking it, those that are known.
+    /// What is not [`is_routine`] is known for longer.
     pub(crate) async fn newest(
         &self,
         store: &dyn KeyStore,
-        (boot, revision): (Duration, Revision),
+        clock: &dyn Clock,
+        revision: Revision,
         wanted: impl Fn(&AuditEvent) -> bool,
     ) -> Events {
-        // Whoever comes while it is read waits for that, and does not read again.
-        let mut kept = self.0.lock().await;
-        let fresh = |read: Read| read.revision == revision && boot.saturating_sub(read.at) < FRESH;
-        if !kept.read.is_some_and(fresh) {
-            let outcome = match kept.read_on(store).await {
-                Ok(()) => Outcome::Read,
-                Err(error) => {
-                    // The reconcile loop meets the same and says it as an error.
-                    let error = &error as &dyn std::error::Error;
-                    tracing::debug!(error, "the audit trail cannot be read for the status page");
-                    Outcome::Failed
-                }
-            };
-            kept.read = Some(Read { at: boot, revision, outcome });
+        if let Ok(_reading) = self.reading.try_lock() {
+            let (read, boot) = (self.kept().read, clock.boot());
+            let fresh = |read: Read| read.revision == revision && boot < read.at + FRESH;
+            if !read.is_some_and(fresh) {
+                let outcome = self.read_on(store).await;
+                self.kept().read = Some(Read { at: clock.boot(), revision, outcome });
+            }
         }
+        let kept = self.kept();
         let known = kept.rows.iter().rev().chain(kept.notable.iter().rev());
         let rows = known.filter(|row| wanted(&row.event));
-        let stale = kept.read.is_some_and(|read| read.outcome == Outcome::Failed);
+        let stale = kept.read.is_none_or(|read| read.outcome == Outcome::Failed);
         Events { rows: rows.take(SHOWN).cloned().collect(), stale }
+    }
+
+    async fn read_on(&self, store: &dyn KeyStore) -> Outcome {
+        let last = self.kept().last();
+        match tokio::time::timeout(PATIENCE, read_after(store, last)).await {
+            Ok(Ok(news)) => {
+                self.kept().add(news);
+                return Outcome::Read;
+            }
+            Ok(Err(error)) => {
+                // The reconcile loop meets the same and says it as an error.
+                let error = &error as &dyn std::error::Error;
+                tracing::debug!(error, "the audit trail cannot be read for the status page");
+            }
+            Err(_) => tracing::debug!("the audit trail was not read in time for the status page"),
+        }
+        Outcome::Failed
+    }
+
+    /// Never held while anything is waited for.
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Lines of the trail, and whether they go on from those that are kept.
+struct News {
+    rows: Vec<AuditRow>,
+    anew: bool,
+}
+
+/// What is newer than line `last`; all anew if the trail is another.
+async fn read_after(store: &dyn KeyStore, last: u64) -> Result<News, StoreError> {
+    let newest = store.cluster().await?.audit_sequence;
+    let most = u64::try_from(MOST).unwrap_or(u64::MAX);
+    let after = last.min(newest).max(newest.saturating_sub(most));
+    let rows = if newest == after { Vec::new() } else { store.audit(after, MOST).await? };
+    Ok(News { rows, anew: newest < last })
+}
+
 impl Kept {
-    /// Reads what is newer than what is kept; all anew if the trail is another.
-    async fn read_on(&mut self, store: &dyn KeyStore) -> Result<(), StoreError> {
-        let newest = store.cluster().await?.audit_sequence;
-        let last = self.rows.back().map_or(0, |row| row.sequence);
-        if newest < last {
+    fn last(&self) -> u64 {
+        self.rows.back().map_or(0, |row| row.sequence)
+    }
+
+    fn add(&mut self, news: News) {
+        if news.anew {
             (self.rows, self.notable) = Default::default();
         }
-        let most = u64::try_from(MOST).unwrap_or(u64::MAX);
-        let after = last.min(newest).max(newest.saturating_sub(most));
-        if newest == after {
-            return Ok(());
-        }
-        self.rows.extend(store.audit(after, MOST).await?);
+        self.rows.extend(news.rows);
         let surplus = self.rows.len().saturating_sub(MOST);
         let gone = self.rows.drain(..surplus);
         self.notable.extend(gone.filter(|row| !is_routine(&row.event)));
         let surplus = self.notable.len().saturating_sub(MOST);
         self.notable.drain(..surplus);
-        Ok(())
     }
 }
 
@@ -116,6 +152,7 @@ mod tests {
 
     use std::sync::Arc;
 
+    use stek_clock::ManualClock;
     use stek_core::audit::ChainLink;
     use stek_core::id::Incarnation;
     use stek_core::time::Timestamp;
@@ -151,14 +188,14 @@ mod tests {
         let store = MemoryStore::new(Incarnation::from_bytes([1; 16]), Arc::new(|| 0));
         let (trail, one) = (Trail::default(), Revision::new(1));
         write(&store, event("token:root", AuditAction::KeysetCreated), 1).await;
-        let mut boot = FRESH;
+        let clock = ManualClock::at_unix_millis(0);
         for _ in 0..5 {
-            let events = trail.newest(&store, (boot, one), |event| !is_routine(event)).await;
+            let events = trail.newest(&store, &clock, one, |event| !is_routine(event)).await;
             assert_eq!(events.rows.iter().map(|row| row.sequence).collect::<Vec<_>>(), [1]);
             write(&store, event(PLANNER, AuditAction::KeyMinted), MOST / 2).await;
-            boot += FRESH;
+            clock.advance(FRESH);
         }
-        let events = trail.newest(&store, (boot, one), |_| true).await;
+        let events = trail.newest(&store, &clock, one, |_| true).await;
         assert_eq!((events.rows.len(), events.rows[0].sequence), (SHOWN, 2501));
         assert!(!events.stale);
         // A gap, and what a person does, is no routine.
@@ -170,14 +207,14 @@ mod tests {
     async fn it_is_read_again_only_after_a_while() {
         let store = MemoryStore::new(Incarnation::from_bytes([1; 16]), Arc::new(|| 0));
         let (trail, one) = (Trail::default(), Revision::new(1));
-        let boot = Duration::from_secs(100);
-        assert!(trail.newest(&store, (boot, one), |_| true).await.rows.is_empty());
+        let clock = ManualClock::at_unix_millis(0);
+        assert!(trail.newest(&store, &clock, one, |_| true).await.rows.is_empty());
         write(&store, event("token:root", AuditAction::KeysetCreated), 1).await;
-        let almost = boot + FRESH - Duration::from_millis(1);
-        assert!(trail.newest(&store, (almost, one), |_| true).await.rows.is_empty());
-        assert_eq!(trail.newest(&store, (boot + FRESH, one), |_| true).await.rows.len(), 1);
+        clock.advance(FRESH - Duration::from_millis(1));
+        assert!(trail.newest(&store, &clock, one, |_| true).await.rows.is_empty());
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(trail.newest(&store, &clock, one, |_| true).await.rows.len(), 1);
         write(&store, event("token:root", AuditAction::KeysetCreated), 1).await;
-        let published = (boot + FRESH, one.next());
-        assert_eq!(trail.newest(&store, published, |_| true).await.rows.len(), 2);
+        assert_eq!(trail.newest(&store, &clock, one.next(), |_| true).await.rows.len(), 2);
     }
 }

@@ -53,6 +53,7 @@ impl Lacking {
                     changes.push(Change::UpdateKeyset(KeysetUpdate {
                         name: name.clone(),
                         expected: stored.revision,
+                        expected_due: None,
                         policy: None,
                         steps: Vec::new(),
                         publish: Some(stored.digest),

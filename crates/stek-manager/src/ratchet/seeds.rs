@@ -27,7 +27,8 @@ pub(crate) fn drop_ended(custody: &Custody, rows: &Ratchet) -> Result<(), StateF
         if !is_known(next) {
             custody.drop_next(next)?;
             tracing::info!(seed = %next, "the state of a seed that came to nothing is erased");
-        } else if !is_known(custody.seed_id()) {
+        } else if !is_known(custody.seed_id()) || custody.seed_id() == next {
+            // One that has taken the main one's place and is still there was not erased.
             let old = custody.seed_id();
             custody.promote_next()?;
             tracing::info!(seed = %old, live = %next, "the state of a seed that ended is erased");

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -280,6 +281,26 @@ async fn the_page_is_there_when_the_database_is_not() {
     site.advance(&running, 5).await;
     let page = get(&router, "/status", &cookie).await;
     assert!(page.text.contains("data-verdict=\"sound\""), "{}", page.text);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_database_that_hangs_is_not_waited_for() {
+    let site = Site::new();
+    let (_running, router, cookie) = signed_in(&site).await;
+    let cookie = [(COOKIE, cookie.as_str())];
+    get(&router, "/status", &cookie).await;
+    site.store.fail("cluster", Fault::Hang, u64::MAX);
+    site.clock.advance(Duration::from_secs(5));
+    let begun = tokio::time::Instant::now();
+    let view = || soon(get(&router, "/status", &cookie));
+    let (one, two) = tokio::join!(view(), view());
+    assert!(begun.elapsed() <= Duration::from_secs(1), "{:?}", begun.elapsed());
+    // Nor by those who come later, before it is asked again.
+    let three = view().await;
+    assert!(begun.elapsed() <= Duration::from_secs(1), "{:?}", begun.elapsed());
+    for page in [one, two, three] {
+        assert!(page.text.contains("keyset-created"), "what is known is shown");
+    }
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use stek_core::access::{Role, TokenSecret};
 use stek_core::audit::AuditAction;
 use stek_core::planner::Selection;
 use stek_core::time::Seconds;
-use stek_core::wrapped::{Epoch, SeedId};
+use stek_core::wrapped::{Epoch, ReplicaId, SeedId};
 use stek_custody::cluster_secret::ClusterSecret;
 use stek_custody::custody::Custody;
 use stek_custody::random::SystemRandom;
@@ -25,7 +25,7 @@ use stek_http::{Channel, Peer};
 use stek_manager::{
     BootstrapError, Newcomer, OperationError, PeerError, Peers, RatchetRules, join_ratchet,
 };
-use stek_store::{KeyStore, MAX_PAGE, RatchetStore, SeedPhase};
+use stek_store::{KeyStore, MAX_PAGE, RatchetStore, Replica, SeedPhase};
 use stek_wire::admin::{JoinDocument, PolicyDocument, StateDocument};
 use tokio::sync::Barrier;
 use tower::ServiceExt;
@@ -486,6 +486,44 @@ async fn ended_keys_are_destroyed_once_every_manager_has_passed_their_epoch() {
     }
     assert!(proof().await.is_some());
     assert_eq!(running.gauge("stek_manager_ratchet_behind_epochs"), 0.0);
+}
+
+/// Whoever was given a state holds it, whether it has said so or not.
+#[tokio::test]
+async fn nothing_is_destroyed_that_a_state_unwraps_which_was_given_away() {
+    let site = Site::new();
+    let (_, all) = managers(&site, &["one"]).await;
+    let (custody, running) = &all[0];
+    let (seed, given_at) = (custody.seed_id(), custody.epoch());
+    running.create("main", FAST).await;
+    let has_ended = || !running.published().keysets[&name("main")].ended().is_empty();
+    site.tick_until(running, has_ended).await;
+    let shown = || async { running.operations().show(&name("main")).await.unwrap().ended };
+    let ended = shown().await[0].id.clone();
+    let replica = ReplicaId::from_bytes([9; 16]);
+    let request = JoinRequest { replica, seed, challenge: [1; 32] };
+    running.operations().share(&request, "token:peer").await.unwrap();
+    let holder = || async {
+        let rows = site.store.inner.ratchet().await.unwrap();
+        rows.replicas.into_iter().find(|one| one.id == replica).unwrap()
+    };
+    assert_eq!((holder().await.seed, holder().await.epoch), (seed, given_at));
+    site.advance(running, 3 * 3600).await;
+    for _ in 0..20 {
+        site.tick(running).await;
+    }
+    let keys = shown().await;
+    let key = keys.iter().find(|key| key.id == ended).unwrap();
+    assert_eq!(key.provably_destroyed_at, None);
+    // Given it once more at a later epoch, it may still have kept the first.
+    running.operations().share(&request, "token:peer").await.unwrap();
+    assert_eq!(holder().await.epoch, given_at);
+    let later = Replica { epoch: custody.epoch(), ..holder().await };
+    site.store.inner.report_replica(&later).await.unwrap();
+    site.tick(running).await;
+    let keys = shown().await;
+    let key = keys.iter().find(|key| key.id == ended).unwrap();
+    assert!(key.provably_destroyed_at.is_some(), "it says that it has gone on");
 }
 
 #[tokio::test]

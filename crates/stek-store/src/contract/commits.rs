@@ -176,6 +176,22 @@ pub async fn erasing_keeps_the_revision(store: Arc<dyn KeyStore>) {
     assert!(store.changed_since(made.revision).await.unwrap().keysets.is_empty());
 }
 
+/// What was due is done and written down by one of those who read it.
+pub async fn what_is_due_is_done_once(store: Arc<dyn KeyStore>) {
+    let made = commit(&store, vec![create("main", vec![key(1, 0, 10)])]).await.unwrap();
+    let read = store.keyset(&name("main")).await.unwrap().unwrap().next_due;
+    let erasure = KeysetUpdate {
+        next_due: at(120),
+        expected_due: Some(read),
+        ..erase("main", made.revision, &[1])
+    };
+    let erase = || commit_at(&store, 110, vec![Change::UpdateKeyset(erasure.clone())]);
+    erase().await.unwrap();
+    let lines = store.cluster().await.unwrap().audit_sequence;
+    assert_conflict(erase().await, "main");
+    assert_eq!(store.cluster().await.unwrap().audit_sequence, lines);
+}
+
 /// Too many changes, a keyset twice, or a change of what is published without a digest.
 pub async fn unsound_commits_are_refused(store: Arc<dyn KeyStore>) {
     let made = commit(&store, vec![create("main", vec![key(1, 0, 10)])]).await.unwrap();

@@ -9,7 +9,7 @@ use stek_core::id::Revision;
 use super::fixture::{
     PlainChain, at, commit, commit_at, create, end, erase, event, id, key, name, update,
 };
-use crate::{AuditCheckpoint, AuditRow, Change, Commit, KeyStep, KeyStore, SeedRow};
+use crate::{AuditCheckpoint, AuditRow, Change, Commit, CommitError, KeyStep, KeyStore, SeedRow};
 
 fn verify(rows: &[AuditRow]) -> ChainLink {
     let mut head = ChainLink::ORIGIN;
@@ -113,7 +113,7 @@ pub async fn purging_forgets_what_ended(store: Arc<dyn KeyStore>) {
 }
 
 /// The oldest lines go with the change that says so, and what is left is verified from there; a
-/// checkpoint that lies behind the present one does nothing.
+/// checkpoint that is not ahead of the present one is refused, with what comes with it.
 pub async fn the_trail_is_pruned_from_its_beginning(store: Arc<dyn KeyStore>) {
     for _ in 0..5 {
         commit(&store, vec![]).await.unwrap();
@@ -125,9 +125,13 @@ pub async fn the_trail_is_pruned_from_its_beginning(store: Arc<dyn KeyStore>) {
         link: row.link,
         seal: [row.sequence as u8; 32],
     };
-    for (row, left) in [(&rows[1], 4), (&rows[3], 3), (&rows[0], 4)] {
+    for (row, left) in [(&rows[1], 4), (&rows[3], 3)] {
         commit(&store, vec![Change::PruneAudit(checkpoint(row))]).await.unwrap();
         assert_eq!(store.audit(0, 100).await.unwrap().len(), left, "up to {}", row.sequence);
+    }
+    for row in [&rows[0], &rows[3]] {
+        let late = commit(&store, vec![Change::PruneAudit(checkpoint(row))]).await;
+        assert!(matches!(late, Err(CommitError::Pruned(line)) if line == row.sequence), "{late:?}");
     }
     assert_eq!(store.audit_checkpoint().await.unwrap(), Some(checkpoint(&rows[3])));
     let left = store.audit(0, 100).await.unwrap();

@@ -26,6 +26,11 @@ impl State {
             self.live.get(name).map(|entry| (entry.revision, entry.next_due))
         })?;
         changes.check_seeds(self.live_seed().map(|live| live.seed).into())?;
+        if let Some(checkpoint) = changes.prune
+            && self.checkpoint.is_some_and(|present| present.sequence >= checkpoint.sequence)
+        {
+            return Err(CommitError::Pruned(checkpoint.sequence));
+        }
         let mut draft = Draft::new(self);
         for create in &changes.creates {
             if self.live.contains_key(create.name) {

@@ -138,10 +138,8 @@ impl State {
 
     /// Removes the trail up to the checkpoint, unless that lies behind the present one.
     pub(super) fn prune(&mut self, checkpoint: &AuditCheckpoint) {
-        if self.checkpoint.is_none_or(|present| present.sequence < checkpoint.sequence) {
-            self.audit.retain(|row| row.sequence > checkpoint.sequence);
-            self.checkpoint = Some(*checkpoint);
-        }
+        self.audit.retain(|row| row.sequence > checkpoint.sequence);
+        self.checkpoint = Some(*checkpoint);
     }
 
     pub(super) fn purge(&mut self, before: Timestamp) -> u64 {

@@ -331,11 +331,9 @@ pub(super) async fn prune(
     .execute(&mut *connection)
     .await?
     .rows_affected();
-    if moved > 0 {
-        sqlx::query("DELETE FROM audit WHERE sequence <= ?")
-            .bind(sequence)
-            .execute(connection)
-            .await?;
+    if moved == 0 {
+        return Err(CommitError::Pruned(checkpoint.sequence).into());
     }
+    sqlx::query("DELETE FROM audit WHERE sequence <= ?").bind(sequence).execute(connection).await?;
     Ok(())
 }

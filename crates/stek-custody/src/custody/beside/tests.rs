@@ -123,6 +123,36 @@ fn a_second_file_that_was_half_made_is_removed() {
     assert!(!place.holds(secret.expose_secret()) && !again.holds(NEXT));
 }
 
+/// What could not be erased is not forgotten.
+#[test]
+fn an_erasure_that_failed_is_finished_later() {
+    let (place, custody) = Place::new();
+    let second = path_of(&place.path());
+    // A folder in the place of the file cannot be removed as one.
+    let block = || {
+        fs::remove_file(&second).unwrap();
+        fs::create_dir(&second).unwrap();
+    };
+    custody.begin_next(NEXT, &SystemRandom).unwrap();
+    block();
+    custody.drop_next(NEXT).unwrap_err();
+    assert_eq!(custody.next_seed(), Some(NEXT));
+    fs::remove_dir(&second).unwrap();
+    custody.drop_next(NEXT).unwrap();
+    assert_eq!(custody.next_seed(), None);
+
+    custody.begin_next(NEXT, &SystemRandom).unwrap();
+    block();
+    custody.promote_next().unwrap_err();
+    assert_eq!((custody.seed_id(), custody.next_seed()), (NEXT, Some(NEXT)));
+    let after = wrapped(&custody);
+    assert!(opens(&custody, &after));
+    fs::remove_dir(&second).unwrap();
+    custody.promote_next().unwrap();
+    assert_eq!((custody.seed_id(), custody.next_seed()), (NEXT, None));
+    assert!(opens(&custody, &after));
+}
+
 #[test]
 fn both_go_forward_together_and_one_that_is_ahead_waits() {
     let (_place, custody) = Place::new();
