@@ -71,6 +71,11 @@ impl FeedFollower {
         self.0.status()
     }
 
+    /// How it fares, for whoever outlives it.
+    pub fn status_reader(&self) -> impl Fn() -> Status + Send + Sync + use<> {
+        self.0.status_reader()
+    }
+
     /// Stops the follower when it is cancelled. What is installed stays published, and is no
     /// longer erased.
     pub fn cancellation(&self) -> CancellationToken {

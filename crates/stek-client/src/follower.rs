@@ -127,6 +127,11 @@ impl<C: Content> Follower<C> {
         self.shared.status.read()
     }
 
+    pub(crate) fn status_reader(&self) -> impl Fn() -> Status + Send + Sync + use<C> {
+        let shared = Arc::clone(&self.shared);
+        move || shared.status.read()
+    }
+
     pub(crate) fn cancellation(&self) -> CancellationToken {
         self.cancel.clone()
     }

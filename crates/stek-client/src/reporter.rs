@@ -19,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::ClientConfig;
 use crate::follower::StartError;
+use crate::http::Http;
 use crate::jitter::Jitter;
 use crate::token::{authorization, read_token};
-use crate::transport::{chain, http_client};
+use crate::transport::chain;
 use crate::upstream::Upstream;
 
 /// How long one report may take; the next one is due by then.
@@ -61,7 +62,7 @@ impl CheckInReporter {
         let (cancel, mut tasks) = (CancellationToken::new(), JoinSet::new());
         for upstream in config.upstreams() {
             let line = Line {
-                http: http_client(config)?,
+                http: Http::try_new(config)?,
                 upstream: upstream.clone(),
                 token_file: config.token().map(ToOwned::to_owned),
                 token: None,
@@ -101,7 +102,7 @@ const FAILED: &str = "failed";
 
 /// The way to one upstream.
 struct Line {
-    http: reqwest::Client,
+    http: Http,
     upstream: Upstream,
     token_file: Option<PathBuf>,
     /// Read again after every failure.
@@ -157,12 +158,14 @@ impl Line {
     }
 
     async fn send(&mut self, census: &Census) -> Result<(), SendError> {
+        self.http.renew().await;
         if self.token.is_none() {
             self.read_token().await;
         }
         let body = encode_check_ins(census).as_slice().to_vec();
         let mut request = self
             .http
+            .client()
             .post(self.upstream.join(PATH))
             .header(CONTENT_TYPE, stek_wire::MEDIA_TYPE)
             .body(body);

@@ -1,5 +1,5 @@
-//! One request and its answer: TLS 1.3 under pinned roots, no redirects, no proxies, no more bytes
-//! than allowed, no longer than allowed. What an answer means for the keys is decided by others.
+//! One request and its answer: no more bytes than allowed, no longer than allowed. What an answer
+//! means for the keys is decided by others.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +9,6 @@ use reqwest::header::{
     ACCEPT, AUTHORIZATION, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, RETRY_AFTER,
 };
 use reqwest::{Response, StatusCode};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use stek_clock::Clock;
 use stek_core::access::TokenSecret;
 use stek_core::id::ContentTag;
@@ -20,18 +19,15 @@ use stek_wire::headers::{
 use stek_wire::problem::{MAX_PROBLEM_BYTES, ProblemDocument};
 use stek_wire::{MEDIA_TYPE, SecretBytes, tag};
 
-use crate::certificate::{CertificateFiles, Changing};
-use crate::config::{ANSWER_MARGIN, CONNECT_TIMEOUT, ClientConfig, MAX_BUNDLE_BODY_BYTES};
+use crate::config::{ANSWER_MARGIN, ClientConfig, MAX_BUNDLE_BODY_BYTES};
 use crate::follower::StartError;
+use crate::http::Http;
 use crate::request_id::{RequestId, X_REQUEST_ID};
 use crate::token::{authorization, read_token};
 use crate::upstream::Upstream;
 
 /// RFC 7240, section 2.
 const PREFER: HeaderName = HeaderName::from_static("prefer");
-/// A connection that says nothing for so long is asked whether it is alive, and dropped if it does
-/// not answer within the same span.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What is asked.
 #[derive(Debug, Clone)]
@@ -112,9 +108,7 @@ pub(crate) enum Invalid {
 
 /// Asks for one path.
 pub(crate) struct Transport {
-    http: reqwest::Client,
-    config: ClientConfig,
-    certificate: Option<Changing>,
+    http: Http,
     path: String,
     token: Option<TokenFile>,
     instance: HeaderValue,
@@ -137,12 +131,8 @@ impl Transport {
         default_max_body: usize,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
-        let mut certificate = config.certificate().cloned().map(Changing::new);
-        let presented = certificate.as_mut().and_then(Changing::look);
         Ok(Self {
-            http: client_with(config, presented)?,
-            config: config.clone(),
-            certificate,
+            http: Http::try_new(config)?,
             path,
             token: config.token().map(|path| TokenFile {
                 path: path.to_owned(),
@@ -158,7 +148,7 @@ impl Transport {
 
     /// Asks, and asks once more if the token was refused and its file holds another by now.
     pub(crate) async fn fetch(&mut self, ask: &Ask) -> Answer {
-        self.renew_certificate().await;
+        self.http.renew().await;
         if self.token.as_ref().is_some_and(|token| token.read.is_none()) {
             self.reread_token().await;
         }
@@ -166,28 +156,6 @@ impl Transport {
         let is_refused =
             matches!(answer, Answer::Refused { status, .. } if status == StatusCode::UNAUTHORIZED);
         if is_refused && self.reread_token().await { self.exchange(ask).await } else { answer }
-    }
-
-    /// Presents the certificate that is in its files by now. Connections begun with another are
-    /// not used again, for they would go on in its name.
-    async fn renew_certificate(&mut self) {
-        let Some(mut certificate) = self.certificate.clone() else { return };
-        let look = move || {
-            let found = certificate.look();
-            (certificate, found)
-        };
-        let Ok((looked, found)) = tokio::task::spawn_blocking(look).await else { return };
-        self.certificate = Some(looked);
-        let Some(found) = found else { return };
-        match client_with(&self.config, Some(found)) {
-            Ok(http) => {
-                self.http = http;
-                tracing::info!("client certificate reloaded");
-            }
-            Err(error) => {
-                tracing::warn!(error = %chain(&error), "client certificate not reloaded");
-            }
-        }
     }
 
     /// Whether there is another token than before.
@@ -240,6 +208,7 @@ impl Transport {
     fn request(&self, ask: &Ask) -> reqwest::RequestBuilder {
         let mut request = self
             .http
+            .client()
             .get(ask.upstream.join(&self.path))
             .header(ACCEPT, MEDIA_TYPE)
             .header(STEK_INSTANCE, self.instance.clone())
@@ -299,53 +268,6 @@ impl Transport {
 /// Whether `tag` comes before `installed`, in its lineage or by an earlier one.
 fn is_older(tag: ContentTag, installed: ContentTag) -> bool {
     (tag.incarnation, tag.revision) < (installed.incarnation, installed.revision)
-}
-
-/// The HTTP client with which servers are asked: TLS 1.3 under the configured roots alone, without
-/// redirects, proxies or retries. Also for whoever asks the same servers something else; requests
-/// have no time-out but that of connecting, so give each its own.
-///
-/// # Errors
-/// [`StartError::Certificate`] if its files have changed to something else, [`StartError::Tls`] or
-/// [`StartError::Http`] if the libraries below refuse.
-pub fn http_client(config: &ClientConfig) -> Result<reqwest::Client, StartError> {
-    let presented = config.certificate().map(CertificateFiles::read).transpose();
-    client_with(config, presented.map_err(StartError::Certificate)?)
-}
-
-fn client_with(
-    config: &ClientConfig,
-    presented: Option<Arc<CertifiedKey>>,
-) -> Result<reqwest::Client, StartError> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(StartError::Tls)?
-        .with_root_certificates(Arc::clone(config.roots()));
-    let mut tls = match presented {
-        Some(pair) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair))),
-        None => builder.with_no_client_auth(),
-    };
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .no_proxy()
-        .referer(false)
-        // `http` is for this machine only, whatever a resolver says.
-        .resolve_to_addrs(
-            "localhost",
-            &[([127, 0, 0, 1], 0).into(), ([0, 0, 0, 0, 0, 0, 0, 1], 0).into()],
-        )
-        .user_agent(concat!("stek-client/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT_TIMEOUT)
-        // A long poll is silent by intention, so a peer that vanished is found out below it.
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .http2_keep_alive_timeout(KEEP_ALIVE)
-        .tcp_keepalive(KEEP_ALIVE)
-        .build()
-        .map_err(StartError::Http)
 }
 
 /// How long the head of an answer may take.

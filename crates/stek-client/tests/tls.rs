@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +17,12 @@ use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls::version::{TLS12, TLS13};
-use stek_client::{CertificateFiles, ClientOptions, KeysetFollower};
+use stek_client::{CertificateFiles, CheckInReporter, ClientConfig, ClientOptions, KeysetFollower};
+use stek_clock::Clock;
+use stek_core::check_in::{Census, ReplicaId, ReplicaTally};
+use stek_core::id::Incarnation;
 use tempfile::NamedTempFile;
+use tokio::sync::watch;
 
 fn file(content: &str) -> NamedTempFile {
     let mut file = NamedTempFile::new().unwrap();
@@ -90,29 +95,42 @@ async fn other_servers_are_not_asked_at_all() {
     expect_no_connection(config, &roots, "expired").await;
 }
 
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
 /// Writes a certificate of this authority to the files.
-fn issue(ca: &CertifiedIssuer<'static, KeyPair>, files: &CertificateFiles) {
+fn issue(ca: &Authority, files: &CertificateFiles) {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec!["edge.example".to_owned()]).unwrap();
     std::fs::write(&files.certificate, params.signed_by(&key, ca).unwrap().pem()).unwrap();
     std::fs::write(&files.private_key, key.serialize_pem()).unwrap();
 }
 
-#[tokio::test]
-async fn a_client_certificate_stands_in_for_a_token_and_is_read_again_when_it_changes() {
-    let (servers, clients, strangers) = (ca(), ca(), ca());
-    let roots = file(&servers.pem());
+/// Files of a client certificate in a folder of their own.
+fn files() -> (tempfile::TempDir, CertificateFiles) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name| folder.path().join(name);
+    let files = CertificateFiles { certificate: path("edge.pem"), private_key: path("edge.key") };
+    (folder, files)
+}
+
+/// A server that wants a certificate of `clients`.
+async fn bench_for(servers: &Authority, clients: &Authority) -> Bench {
     let mut of_clients = RootCertStore::empty();
     of_clients.add(clients.der().clone()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::new(of_clients), provider).build();
     let verifier = verifier.unwrap();
-    let config = server_config_for(verifier, &servers, &["127.0.0.1"], &[&TLS13], |_| {});
-    let mut bench = Bench::with_tls(config).await;
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name| folder.path().join(name);
-    let files = CertificateFiles { certificate: path("edge.pem"), private_key: path("edge.key") };
+    let config = server_config_for(verifier, servers, &["127.0.0.1"], &[&TLS13], |_| {});
+    Bench::with_tls(config).await
+}
+
+#[tokio::test]
+async fn a_client_certificate_stands_in_for_a_token_and_is_read_again_when_it_changes() {
+    let (servers, clients, strangers) = (ca(), ca(), ca());
+    let roots = file(&servers.pem());
+    let mut bench = bench_for(&servers, &clients).await;
+    let (_folder, files) = files();
     issue(&strangers, &files);
     let options = ClientOptions {
         roots: vec![roots.path().into()],
@@ -128,6 +146,41 @@ async fn a_client_certificate_stands_in_for_a_token_and_is_read_again_when_it_ch
     assert!(asked.header("authorization").is_none());
     asked.answer(Reply::bundle(&bundle(5)));
     tokio::time::timeout(PATIENCE, follower.ready()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn reports_too_are_sent_with_the_certificate_that_is_there_by_now() {
+    let (servers, clients, strangers) = (ca(), ca(), ca());
+    let roots = file(&servers.pem());
+    let mut bench = bench_for(&servers, &clients).await;
+    let (_folder, files) = files();
+    issue(&strangers, &files);
+    let options = ClientOptions {
+        roots: vec![roots.path().into()],
+        certificate: Some(files.clone()),
+        ..bench.options()
+    };
+    let config = ClientConfig::try_new(&options).unwrap();
+    let clock = Arc::clone(&bench.clock) as Arc<dyn Clock>;
+    let replica = ReplicaTally {
+        replica: ReplicaId { principal: None, name: config.instance().clone() },
+        age: Duration::ZERO,
+        incarnation: Incarnation::new(1, &[0; 10]),
+        keysets: BTreeMap::new(),
+    };
+    let (_counts, counts) = watch::channel(Arc::new(Census { replicas: vec![replica] }));
+    let reporter = CheckInReporter::start(&config, &counts, &clock, &bench.registry).unwrap();
+    bench.metric_is("stek_client_reports_total", "failed", 1.0).await;
+    assert!(!bench.has_request());
+
+    issue(&clients, &files);
+    // The longest pause after a first failure; the time-out of the next report is not jumped over.
+    bench.clock.advance(Duration::from_millis(250));
+    let asked = bench.arrives().await;
+    assert!(asked.header("authorization").is_none());
+    asked.answer(Reply::status(204));
+    bench.metric_is("stek_client_reports_total", "sent", 1.0).await;
+    reporter.shutdown().await;
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ pub(crate) mod confirmations;
 pub(crate) mod database;
 mod descriptors;
 pub(crate) mod distribution;
+mod freshness;
 pub(crate) mod interface;
 pub(crate) mod listener;
 pub(crate) mod manager;

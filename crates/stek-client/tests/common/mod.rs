@@ -94,6 +94,12 @@ impl Bench {
         tokio::time::timeout(PATIENCE, next).await.expect("no request came")
     }
 
+    /// The next request to any server, without a pause before it.
+    pub async fn arrives(&mut self) -> Asked {
+        let asked = tokio::time::timeout(PATIENCE, self.asked.recv()).await;
+        asked.expect("no request came").unwrap()
+    }
+
     /// Answers one request and gives the next.
     pub async fn after(&mut self, asked: Asked, reply: Reply) -> Asked {
         asked.answer(reply);

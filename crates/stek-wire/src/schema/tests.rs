@@ -20,17 +20,17 @@ fn golden(name: &str) -> Value {
 }
 
 /// Every object of the document, by the way to it.
-fn objects(document: &Value, way: String, found: &mut Vec<String>) {
+fn objects(document: &Value, way: &str, found: &mut Vec<String>) {
     match document {
         Value::Object(fields) => {
-            found.push(way.clone());
+            found.push(way.to_owned());
             for (name, value) in fields {
-                objects(value, format!("{way}/{name}"), found);
+                objects(value, &format!("{way}/{name}"), found);
             }
         }
         Value::Array(items) => {
             for (index, item) in items.iter().enumerate() {
-                objects(item, format!("{way}/{index}"), found);
+                objects(item, &format!("{way}/{index}"), found);
             }
         }
         _ => {}
@@ -46,7 +46,7 @@ fn describes<T: JsonSchema>(names: &[&str]) {
         }
         // Each field of each object counts: taken away, the document is none any more.
         let mut ways = Vec::new();
-        objects(&document, String::new(), &mut ways);
+        objects(&document, "", &mut ways);
         for way in ways {
             let object = document.pointer(&way).and_then(Value::as_object).unwrap();
             for field in object.keys() {

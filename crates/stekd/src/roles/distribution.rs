@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Refused;
 use crate::config::{self, DistributionConfig, UpstreamSection};
+use crate::roles::freshness::Freshness;
 use crate::roles::interface;
 use crate::roles::listener::{self, Listeners, Prepared};
 
@@ -33,7 +34,12 @@ pub(crate) async fn run(path: &Path) -> Result<()> {
     let router = interface::distribution(&distribution);
     let mut listeners = Listeners::new(registry, shutdown)?;
     listeners.interface("distribution", listen, router).await?;
-    listeners.metrics(config.metrics.address, distribution.readiness()).await?;
+    let readiness = Arc::new(Freshness {
+        replica: distribution.readiness(),
+        status: follower.status_reader(),
+        fleet: follower.fleet(),
+    });
+    listeners.metrics(config.metrics.address, readiness).await?;
     listeners.run().await?;
     distribution.stopped().await;
     reporter.shutdown().await;
