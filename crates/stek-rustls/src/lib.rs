@@ -78,6 +78,10 @@
 //!   whoever has [bundles](stek_core::bundle::Bundle) feeds [`TicketKeys`], makes servers of them by
 //!   [`ServerBuilder::with_keys`], and drives the handshakes.
 //! - `tls12`: allows opting in to TLS 1.2 tickets.
+//!
+//!   TLS 1.2 itself is in rustls as soon as anybody in the program asks for it, which the HTTP
+//!   client under `client` does. Then servers serve it, without resumption, unless they say
+//!   otherwise by [`ServerBuilder::protocol_versions`].
 //! - `redis`: `RedisBackend`, which keeps sessions in Redis or Valkey.
 
 mod acceptor;

@@ -98,6 +98,29 @@ fn nothing_of_servers_or_databases_reaches_the_edge() {
     }
 }
 
+/// What a library turns on, it turns on in the whole program: with TLS 1.2 in rustls, every server of
+/// the program speaks it that does not say otherwise.
+#[test]
+fn the_adapter_alone_does_not_turn_tls_1_2_on() {
+    let tls12 = |features: &str| {
+        let output = std::process::Command::new(env!("CARGO"))
+            .args(["tree", "--locked", "--offline", "--prefix=none", "--edges=normal"])
+            .args(["--package", "stek-rustls", "--no-default-features", "--features", features])
+            .arg("--format={p} {f}")
+            .current_dir(root())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let rustls = text.lines().find(|line| line.starts_with("rustls v")).unwrap();
+        rustls.split([' ', ',']).any(|feature| feature == "tls12")
+    };
+    assert!(!tls12("redis"));
+    assert!(tls12("tls12"));
+    // reqwest asks for it, whoever asks for reqwest; the documents of the adapter say so.
+    assert!(tls12("client"));
+}
+
 #[test]
 fn only_the_store_names_sqlx() {
     for package in metadata().workspace_packages() {
