@@ -46,19 +46,20 @@ async fn bundle(
     keyset: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let mut visitor = Visitor::arrive(&shared, proof)?;
+    let (mut visitor, judged) = Visitor::arrive(&shared, proof)?;
     let instance = instance(&headers)?;
     // A name that no keyset can have is answered like one that none has.
     let name = keyset.ok().and_then(|Path(text)| KeysetName::try_new(&text).ok());
     let name = name.ok_or_else(Problem::not_found)?;
-    visitor.must(&shared, Role::Terminator, &name)?;
+    judged.must(Role::Terminator, &name)?;
     let asked = Asked::new(&headers);
     if let Some(instance) = instance {
-        let (who, feed) = visitor.principals(&shared)?;
         let offset = clock_offset(&headers)?;
-        let instance = (who.shown().clone(), instance);
-        check_in(&shared, &feed, name.clone(), instance, asked.installed, offset);
+        let instance = (judged.who.shown().clone(), instance);
+        check_in(&shared, &judged.feed, name.clone(), instance, asked.installed, offset);
     }
+    // Holding the state would keep its keys from being erased.
+    drop(judged);
     let deadline = asked.deadline(&shared);
     let Some(mut content) = shared.shelf.watch(&name) else {
         let rendered = not_on_the_shelf(&shared, &name)?;
@@ -93,7 +94,7 @@ fn offer_bundle(
     };
     // After the content was looked at, for that is put out after the feed: who was shut out by the
     // commit that made it does not get it.
-    visitor.must(shared, Role::Terminator, name)?;
+    visitor.judge(shared)?.must(Role::Terminator, name)?;
     Ok(offer(shared, asked, &rendered))
 }
 
@@ -120,7 +121,7 @@ async fn feed(
     proof: Proof,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let mut visitor = Visitor::arrive(&shared, proof)?;
+    let (mut visitor, _) = Visitor::arrive(&shared, proof)?;
     instance(&headers)?;
     let asked = Asked::new(&headers);
     let deadline = asked.deadline(&shared);
@@ -141,11 +142,9 @@ async fn feed(
 
 /// What the visitor may have of the feed as it is now.
 fn offer_feed(shared: &Shared, visitor: &Visitor, asked: &Asked) -> Result<Offer, Problem> {
-    let (who, state) = visitor.principals(shared)?;
-    if !state.access.has_role(&who, Role::Distribution) {
-        return Err(Problem::not_found());
-    }
-    let view = feed_view::view(&state, &who);
+    let judged = visitor.judge(shared)?;
+    judged.must_have(Role::Distribution)?;
+    let view = feed_view::view(&judged.feed, &judged.who);
     let tag = view.tag();
     if asked.has(tag) {
         return Ok(Offer::Unchanged(unchanged(shared, tag)));

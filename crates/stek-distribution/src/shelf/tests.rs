@@ -68,7 +68,7 @@ fn feed(bundle: Arc<Bundle>) -> FeedState {
         revision: bundle.tag().revision,
         keysets: BTreeMap::from([(name(), bundle)]),
         tombstones: BTreeMap::new(),
-        access: Arc::new(Access { tokens: vec![token], grants }),
+        access: Arc::new(Access::new(vec![token], grants)),
         access_read_at: at(0),
     }
 }
