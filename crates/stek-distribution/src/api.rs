@@ -18,8 +18,6 @@ use stek_core::feed::FeedState;
 use stek_core::id::{ContentTag, Revision};
 use stek_core::name::{InstanceName, KeysetName, PrincipalName};
 use stek_http::{Problem, Proof, prefer};
-use stek_wire::SecretBytes;
-use stek_wire::feed::{AccessPart, encode_feed};
 use stek_wire::headers::{
     STEK_CLOCK_OFFSET, STEK_INSTANCE, STEK_TIME, format_stek_time, parse_clock_offset,
 };
@@ -27,6 +25,7 @@ use stek_wire::tag::{IfNoneMatch, format_etag};
 use tokio::sync::watch;
 
 use crate::check_ins::CheckIn;
+use crate::feed_shelf::Extent;
 use crate::metrics::Answers;
 use crate::shelf::Rendered;
 use crate::visitor::Visitor;
@@ -128,51 +127,41 @@ async fn feed(
     let mut published = shared.feed.clone();
     loop {
         published.mark_unchanged();
-        let offer = offer_feed(&shared, &visitor, &asked)?;
+        let offer = offer_feed(&shared, &visitor, &asked).await?;
         if offer.is_changed() || !wants_wait(&shared, deadline) {
             return Ok(offer.send(&shared.metrics.feeds));
         }
         drop(offer);
         visitor.stay(&shared)?;
         if !wait(&shared, deadline, shelf::changed(&mut published)).await {
-            return Ok(offer_feed(&shared, &visitor, &asked)?.send(&shared.metrics.feeds));
+            let offer = offer_feed(&shared, &visitor, &asked).await?;
+            return Ok(offer.send(&shared.metrics.feeds));
         }
     }
 }
 
 /// What the visitor may have of the feed as it is now.
-fn offer_feed(shared: &Shared, visitor: &Visitor, asked: &Asked) -> Result<Offer, Problem> {
-    let judged = visitor.judge(shared)?;
-    judged.must_have(Role::Distribution)?;
-    let view = feed_view::view(&judged.feed, &judged.who);
-    let tag = view.tag();
-    if asked.has(tag) {
-        return Ok(Offer::Unchanged(unchanged(shared, tag)));
-    }
-    let body = Bytes::from_owner(render(shared, &view, asked.installed));
-    Ok(Offer::Changed(changed(shared, tag, body)))
-}
-
-/// A difference to what the follower has, if that is not too old and of this lineage, and its
-/// grants are the same; else everything.
-fn render(shared: &Shared, view: &FeedState, installed: Option<ContentTag>) -> SecretBytes {
-    let now = shared.fleet.now();
-    let mut live = view.clone();
-    for bundle in live.keysets.values_mut() {
-        if bundle.next_erasure().is_some_and(|end| end <= now) {
-            *bundle = Arc::new(bundle.erased_at(now));
+async fn offer_feed(shared: &Shared, visitor: &Visitor, asked: &Asked) -> Result<Offer, Problem> {
+    loop {
+        let judged = visitor.judge(shared)?;
+        judged.must_have(Role::Distribution)?;
+        let view = feed_view::view(&judged.feed, &judged.who);
+        let (tag, access) = (view.tag(), judged.feed.access.digest());
+        if asked.has(tag) {
+            return Ok(Offer::Unchanged(unchanged(shared, tag)));
         }
-    }
-    let tag = view.tag();
-    let is_base = |had: &ContentTag| {
-        had.incarnation == tag.incarnation
-            && had.digest == tag.digest
-            && had.revision < tag.revision
-            && shared.horizon.reaches(*had)
-    };
-    match installed.filter(is_base) {
-        Some(base) => encode_feed(Some(base.revision), &live, AccessPart::Omitted),
-        None => encode_feed(None, &live, AccessPart::Included),
+        let extent = match asked.base(shared, tag) {
+            Some(base) => Extent::Since(base),
+            None if Arc::ptr_eq(&view, &judged.feed) => Extent::Everything,
+            None => Extent::View,
+        };
+        // Holding the state would keep its keys from being erased.
+        drop(judged);
+        let body = shared.feeds.get(shared, view, extent).await?;
+        // Making it takes a while. Who may see less by now does not get it.
+        if visitor.judge(shared)?.feed.access.digest() == access {
+            return Ok(Offer::Changed(changed(shared, tag, body)));
+        }
     }
 }
 
@@ -223,6 +212,18 @@ impl Asked {
 
     fn deadline(&self, shared: &Shared) -> Duration {
         shared.fleet.clock().boot() + self.wait
+    }
+
+    /// The revision from which on a difference is enough to get to `tag`: what the caller has, if
+    /// that is not too old and of this lineage, and its tokens and grants are the same.
+    fn base(&self, shared: &Shared, tag: ContentTag) -> Option<Revision> {
+        let is_base = |had: &ContentTag| {
+            had.incarnation == tag.incarnation
+                && had.digest == tag.digest
+                && had.revision < tag.revision
+                && shared.horizon.reaches(*had)
+        };
+        self.installed.filter(is_base).map(|had| had.revision)
     }
 
     /// Whether the caller needs nothing of `offered`: it has that, or something later, which this

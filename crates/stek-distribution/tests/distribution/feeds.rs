@@ -161,3 +161,25 @@ async fn ended_keys_are_not_passed_on() {
     let update = update(&replica.ask(&Ask::feed(3)).await);
     assert!(update.keysets().values().all(|bundle| bundle.keys().len() == 1));
 }
+
+#[tokio::test]
+async fn the_whole_is_made_once_for_all_who_may_see_it() {
+    let replica = Replica::with(first()).await;
+    let [one, two, part] = [3, 3, 4].map(|token| Ask::feed(token));
+    let (one, two) = (replica.ask(&one).await, replica.ask(&two).await);
+    assert_eq!(one.body.as_ptr(), two.body.as_ptr());
+    assert_eq!(update(&replica.ask(&part).await).keysets().len(), 1);
+    // When tokens and grants were confirmed is told, give or take a minute.
+    for (seconds, told) in [(60, 0), (61, 61)] {
+        replica
+            .feed
+            .send_replace(Some(Arc::new(FeedState { access_read_at: at(seconds), ..first() })));
+        assert_eq!(update(&replica.ask(&Ask::feed(3)).await).access_read_at(), at(told));
+    }
+    replica.put_out(second()).await;
+    assert_eq!(replica.ask(&Ask::feed(3)).await.tag(), second().tag());
+    // Without the keys that have ended since it was made.
+    replica.advance(200);
+    let update = update(&replica.ask(&Ask::feed(3)).await);
+    assert!(update.keysets().values().all(|bundle| bundle.keys().len() == 1));
+}
