@@ -19,12 +19,13 @@ use stek_wire::headers::{
 };
 use stek_wire::problem::{MAX_PROBLEM_BYTES, ProblemDocument};
 use stek_wire::{MEDIA_TYPE, SecretBytes, tag};
+use tokio::task::JoinHandle;
 
 use crate::certificate::{CertificateFiles, Changing};
 use crate::config::{ANSWER_MARGIN, CONNECT_TIMEOUT, ClientConfig, MAX_BUNDLE_BODY_BYTES};
 use crate::follower::StartError;
 use crate::request_id::{RequestId, X_REQUEST_ID};
-use crate::token::{authorization, read_token};
+use crate::token::{TokenError, authorization, read_token};
 use crate::upstream::Upstream;
 
 /// RFC 7240, section 2.
@@ -115,6 +116,7 @@ pub(crate) struct Transport {
     http: reqwest::Client,
     config: ClientConfig,
     certificate: Option<Changing>,
+    certificate_reader: Reader<(Changing, Option<Arc<CertifiedKey>>)>,
     path: String,
     token: Option<TokenFile>,
     instance: HeaderValue,
@@ -124,9 +126,51 @@ pub(crate) struct Transport {
 
 struct TokenFile {
     path: PathBuf,
+    reader: Reader<Result<TokenSecret, TokenError>>,
     read: Option<TokenSecret>,
     /// Whether the file could not be read the last time; said once.
     unreadable: bool,
+}
+
+/// The longest that a poll waits for one of its files.
+const LONGEST_READ: Duration = ANSWER_MARGIN;
+
+/// Reads a file beside the run time's workers. One that hangs, as on a dead network disk, is waited
+/// for once and read on; polls go on with what they hold.
+struct Reader<T> {
+    what: &'static str,
+    hangs: Option<JoinHandle<T>>,
+}
+
+impl<T: Send + 'static> Reader<T> {
+    fn new(what: &'static str) -> Self {
+        Self { what, hangs: None }
+    }
+
+    /// What `read` gives, or what the one before gave if that hung; `None` if there is nothing yet.
+    async fn read(
+        &mut self,
+        clock: &dyn Clock,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let mut reading = match self.hangs.take() {
+            None => tokio::task::spawn_blocking(read),
+            Some(hangs) if hangs.is_finished() => hangs,
+            hangs => {
+                self.hangs = hangs;
+                return None;
+            }
+        };
+        tokio::select! {
+            read = &mut reading => read.ok(),
+            () = clock.sleep(LONGEST_READ) => {
+                let what = self.what;
+                tracing::warn!(what, "not read within {LONGEST_READ:?}; what is held is used");
+                self.hangs = Some(reading);
+                None
+            }
+        }
+    }
 }
 
 impl Transport {
@@ -143,9 +187,11 @@ impl Transport {
             http: client_with(config, presented)?,
             config: config.clone(),
             certificate,
+            certificate_reader: Reader::new("client certificate"),
             path,
             token: config.token().map(|path| TokenFile {
                 path: path.to_owned(),
+                reader: Reader::new("token"),
                 read: None,
                 unreadable: false,
             }),
@@ -176,7 +222,8 @@ impl Transport {
             let found = certificate.look();
             (certificate, found)
         };
-        let Ok((looked, found)) = tokio::task::spawn_blocking(look).await else { return };
+        let looked = self.certificate_reader.read(&*self.clock, look).await;
+        let Some((looked, found)) = looked else { return };
         self.certificate = Some(looked);
         let Some(found) = found else { return };
         match client_with(&self.config, Some(found)) {
@@ -194,15 +241,15 @@ impl Transport {
     async fn reread_token(&mut self) -> bool {
         let Some(token) = &mut self.token else { return false };
         let path = token.path.clone();
-        let fresh = match tokio::task::spawn_blocking(move || read_token(&path)).await {
-            Ok(Ok(fresh)) => fresh,
-            Ok(Err(error)) => {
+        let fresh = match token.reader.read(&*self.clock, move || read_token(&path)).await {
+            Some(Ok(fresh)) => fresh,
+            Some(Err(error)) => {
                 if !std::mem::replace(&mut token.unreadable, true) {
                     tracing::warn!(error = %chain(&error), "token not read again");
                 }
                 return false;
             }
-            Err(_) => return false,
+            None => return false,
         };
         let is_other = token.read.as_ref().is_none_or(|old| old.hash() != fresh.hash());
         token.unreadable = false;
