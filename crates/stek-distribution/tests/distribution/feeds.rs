@@ -165,7 +165,7 @@ async fn ended_keys_are_not_passed_on() {
 #[tokio::test]
 async fn the_whole_is_made_once_for_all_who_may_see_it() {
     let replica = Replica::with(first()).await;
-    let [one, two, part] = [3, 3, 4].map(|token| Ask::feed(token));
+    let [one, two, part] = [3, 3, 4].map(Ask::feed);
     let (one, two) = (replica.ask(&one).await, replica.ask(&two).await);
     assert_eq!(one.body.as_ptr(), two.body.as_ptr());
     assert_eq!(update(&replica.ask(&part).await).keysets().len(), 1);

@@ -50,7 +50,7 @@ impl Drop for InFlight {
 /// Returns once somebody was refused who had proven nothing.
 pub(super) async fn refused(mut traffic: watch::Receiver<Traffic>) {
     if traffic.wait_for(|traffic| traffic.refused).await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
