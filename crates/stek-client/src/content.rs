@@ -1,6 +1,8 @@
 //! What a follower holds, whether one keyset or the feed of all, and why content that came is not
 //! taken. The polling, the keeping and the erasing know no more of it than [`Content`].
 
+use std::time::Duration;
+
 use stek_core::bundle::{BundleError, Refusal};
 use stek_core::id::ContentTag;
 use stek_core::keyset::KeysetError;
@@ -46,6 +48,10 @@ pub(crate) trait Content: Send + Sync + Sized + 'static {
 
     /// The same without the keys whose time has come.
     fn erased_at(&self, now: Timestamp) -> Self;
+
+    /// How long differences may be put together before all of it is fetched anew, if it comes in
+    /// differences at all: they do not say what is forgotten.
+    const DIFFERENCES_FOR: Option<Duration> = None;
 
     /// Whether all of it should be fetched anew though it has not changed.
     fn is_stale(&self, _now: Timestamp) -> bool {

@@ -1,6 +1,7 @@
 //! Follows the feed of all keysets that one may distribute: what a distribution serves on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus::Registry;
 use stek_clock::{Clock, FleetClock};
@@ -22,6 +23,9 @@ use crate::status::Status;
 /// Tokens and grants count for nothing after a day; a feed in which nothing changes does not say
 /// that they were read again, so from this age on all of it is asked for.
 const STALE_ACCESS: Seconds = Seconds::from_hours(6);
+
+/// The database forgets deletions after a week, and no difference says so.
+const DIFFERENCES_FOR: Duration = Duration::from_secs(24 * 3600);
 
 /// Keeps the state of the feed current until it is dropped.
 ///
@@ -96,6 +100,8 @@ impl std::fmt::Debug for FeedFollower {
 
 impl Content for FeedState {
     type Offer = FeedUpdate;
+
+    const DIFFERENCES_FOR: Option<Duration> = Some(DIFFERENCES_FOR);
 
     fn decode(body: &[u8]) -> Result<FeedUpdate, DecodeError> {
         decode_feed(body)

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use stek_clock::Clock;
 
 use crate::certificate::{CertificateFiles, Changing};
 use crate::config::{CONNECT_TIMEOUT, ClientConfig};
 use crate::follower::StartError;
+use crate::reader::Reader;
 use crate::transport::chain;
 
 /// A connection that says nothing for so long is asked whether it is alive, and dropped if it does
@@ -20,6 +22,7 @@ pub(crate) struct Http {
     client: reqwest::Client,
     config: ClientConfig,
     certificate: Option<Changing>,
+    reader: Reader<(Changing, Option<Arc<CertifiedKey>>)>,
 }
 
 impl Http {
@@ -27,7 +30,12 @@ impl Http {
     pub(crate) fn try_new(config: &ClientConfig) -> Result<Self, StartError> {
         let mut certificate = config.certificate().cloned().map(Changing::new);
         let presented = certificate.as_mut().and_then(Changing::look);
-        Ok(Self { client: client_with(config, presented)?, config: config.clone(), certificate })
+        Ok(Self {
+            client: client_with(config, presented)?,
+            config: config.clone(),
+            certificate,
+            reader: Reader::new("client certificate"),
+        })
     }
 
     /// The client as it was last renewed.
@@ -37,13 +45,13 @@ impl Http {
 
     /// Presents the certificate that is in its files by now. Connections begun with another are
     /// not used again, for they would go on in its name.
-    pub(crate) async fn renew(&mut self) {
+    pub(crate) async fn renew(&mut self, clock: &dyn Clock) {
         let Some(mut certificate) = self.certificate.clone() else { return };
         let look = move || {
             let found = certificate.look();
             (certificate, found)
         };
-        let Ok((looked, found)) = tokio::task::spawn_blocking(look).await else { return };
+        let Some((looked, found)) = self.reader.read(clock, look).await else { return };
         self.certificate = Some(looked);
         let Some(found) = found else { return };
         match client_with(&self.config, Some(found)) {

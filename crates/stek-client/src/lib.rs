@@ -3,8 +3,9 @@
 //!
 //! [`KeysetFollower`] is for whoever seals and opens tickets, [`FeedFollower`] for whoever serves
 //! keysets on. Both ask one upstream after another over TLS 1.3 under pinned roots, long-poll it,
-//! and publish what they accepted. Nothing that fails takes a key away before its `destroy_at`,
-//! and nothing keeps one after it.
+//! and publish what they accepted. Nothing that fails takes a key away before its `destroy_at`; at
+//! that instant a running follower takes it out of what it publishes. Whoever keeps an `Arc` of what
+//! was published before keeps the keys in it.
 //!
 //! Secrets are wiped where this crate holds them. The buffers of the HTTP and TLS libraries through
 //! which an answer came are freed without being wiped; a process that minds gives itself an
@@ -23,6 +24,7 @@ mod jitter;
 mod keyset;
 mod metrics;
 mod poll;
+mod reader;
 mod reporter;
 mod request_id;
 mod status;

@@ -47,6 +47,8 @@ pub(crate) struct Poller<C> {
     wait: Seconds,
     mode: Mode,
     refreshed: Option<Duration>,
+    /// When all of the content came last.
+    whole: Option<Duration>,
     /// Whether the last reading of fleet time was not followed; said once.
     stepping: bool,
     /// Whether the wall clock was wrong when last looked at; said once.
@@ -114,6 +116,7 @@ impl<C: Content> Poller<C> {
             wait,
             mode: Mode::Probe,
             refreshed: None,
+            whole: None,
             stepping: false,
             is_clock_wrong: false,
         }
@@ -166,7 +169,10 @@ impl<C: Content> Poller<C> {
         let is_stale =
             installed.as_ref().is_some_and(|content| content.is_stale(self.shared.fleet.now()));
         let is_due = self.refreshed.is_none_or(|at| now >= at + REFRESH_SPACING);
-        let refresh = is_stale && is_due;
+        let is_pieced = C::DIFFERENCES_FOR
+            .zip(self.whole)
+            .is_some_and(|(longest, whole)| now >= whole + longest);
+        let refresh = (is_stale || is_pieced) && is_due;
         if refresh {
             self.refreshed = Some(now);
         }
@@ -316,13 +322,13 @@ impl<C: Content> Poller<C> {
         let pace = self.pace();
         match outcome {
             Outcome::Changed => {
-                self.succeed(ask);
+                self.succeed(ask, started);
                 self.backoff.reset();
                 // A change that was waited for may be the first of several.
                 if ask.installed.is_some() { now + CHANGE_SPACING } else { started + spacing(pace) }
             }
             Outcome::Unchanged => {
-                self.succeed(ask);
+                self.succeed(ask, started);
                 // An answer that was asked for at once does not show that waiting works.
                 if ask.wait == self.wait {
                     self.backoff.reset();
@@ -342,8 +348,11 @@ impl<C: Content> Poller<C> {
         }
     }
 
-    fn succeed(&mut self, ask: &Ask) {
+    fn succeed(&mut self, ask: &Ask, started: Duration) {
         self.mode = Mode::LongPoll;
+        if ask.installed.is_none() {
+            self.whole = Some(started);
+        }
         let now = self.shared.fleet.now();
         if let Some(content) = self.shared.installed.current() {
             self.shared.status.note_success(&ask.upstream, content.tag(), now);

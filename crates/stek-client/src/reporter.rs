@@ -158,7 +158,7 @@ impl Line {
     }
 
     async fn send(&mut self, census: &Census) -> Result<(), SendError> {
-        self.http.renew().await;
+        self.http.renew(&*self.clock).await;
         if self.token.is_none() {
             self.read_token().await;
         }

@@ -22,8 +22,9 @@ use stek_wire::{MEDIA_TYPE, SecretBytes, tag};
 use crate::config::{ANSWER_MARGIN, ClientConfig, MAX_BUNDLE_BODY_BYTES};
 use crate::follower::StartError;
 use crate::http::Http;
+use crate::reader::Reader;
 use crate::request_id::{RequestId, X_REQUEST_ID};
-use crate::token::{authorization, read_token};
+use crate::token::{TokenError, authorization, read_token};
 use crate::upstream::Upstream;
 
 /// RFC 7240, section 2.
@@ -118,6 +119,7 @@ pub(crate) struct Transport {
 
 struct TokenFile {
     path: PathBuf,
+    reader: Reader<Result<TokenSecret, TokenError>>,
     read: Option<TokenSecret>,
     /// Whether the file could not be read the last time; said once.
     unreadable: bool,
@@ -136,6 +138,7 @@ impl Transport {
             path,
             token: config.token().map(|path| TokenFile {
                 path: path.to_owned(),
+                reader: Reader::new("token"),
                 read: None,
                 unreadable: false,
             }),
@@ -148,7 +151,7 @@ impl Transport {
 
     /// Asks, and asks once more if the token was refused and its file holds another by now.
     pub(crate) async fn fetch(&mut self, ask: &Ask) -> Answer {
-        self.http.renew().await;
+        self.http.renew(&*self.clock).await;
         if self.token.as_ref().is_some_and(|token| token.read.is_none()) {
             self.reread_token().await;
         }
@@ -162,15 +165,15 @@ impl Transport {
     async fn reread_token(&mut self) -> bool {
         let Some(token) = &mut self.token else { return false };
         let path = token.path.clone();
-        let fresh = match tokio::task::spawn_blocking(move || read_token(&path)).await {
-            Ok(Ok(fresh)) => fresh,
-            Ok(Err(error)) => {
+        let fresh = match token.reader.read(&*self.clock, move || read_token(&path)).await {
+            Some(Ok(fresh)) => fresh,
+            Some(Err(error)) => {
                 if !std::mem::replace(&mut token.unreadable, true) {
                     tracing::warn!(error = %chain(&error), "token not read again");
                 }
                 return false;
             }
-            Err(_) => return false,
+            None => return false,
         };
         let is_other = token.read.as_ref().is_none_or(|old| old.hash() != fresh.hash());
         token.unreadable = false;

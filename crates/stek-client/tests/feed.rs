@@ -205,3 +205,26 @@ async fn tokens_and_grants_that_were_read_long_ago_are_fetched_anew() {
     assert_eq!(state(&follower).access_read_at, at(six_hours));
     assert_eq!(state(&follower).keysets.values().map(|b| b.keys().len()).sum::<usize>(), 0);
 }
+
+#[tokio::test]
+async fn all_is_fetched_anew_once_a_day_for_differences_do_not_say_what_is_forgotten() {
+    let (mut bench, follower, mut asked) = installed(1).await;
+    // Tokens and grants are confirmed all the time, and with each poll something has changed.
+    let mut now = feed(1, 5, vec![one(5), two(4)]);
+    now.tombstones.insert(KeysetName::try_new("gone").unwrap(), Revision::new(6));
+    let (mut polls, began) = (0, asked.at);
+    while asked.installed().is_some() {
+        assert!(asked.at < began + Duration::from_secs(25 * 3600), "never fetched anew");
+        bench.clock.advance(55 * SECOND);
+        now.revision = Revision::new(6 + polls);
+        now.access_read_at = at(55 * polls);
+        asked = bench.after(asked, since(5 + polls, &now)).await;
+        polls += 1;
+    }
+    assert!(asked.at >= began + Duration::from_secs(23 * 3600), "{:?}", asked.at);
+    assert_eq!(state(&follower).tombstones.len(), 1);
+    now.tombstones.clear();
+    let asked = bench.after(asked, snapshot(&now)).await;
+    assert_eq!(asked.installed(), Some(now.tag()));
+    assert!(state(&follower).tombstones.is_empty());
+}

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::material::{T0, bundle, tag};
 use common::server::{Asked, Reply};
-use common::{Bench, no_wait, until};
+use common::{Bench, PATIENCE, no_wait, until};
 use stek_client::{ClientOptions, KeysetFollower};
 use stek_clock::Clock;
 
@@ -317,4 +317,50 @@ async fn a_rotated_token_is_read_when_the_old_one_is_refused() {
     std::fs::write(file.path(), "no token").unwrap();
     let asked = bench.after(asked, Reply::status(401)).await;
     assert_eq!(asked.header("authorization"), Some(&*bearer[1]), "the last good one is kept");
+}
+
+/// Lets go who reads a pipe when it is dropped, or a test that fails would never end.
+struct Release(std::path::PathBuf);
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        drop(std::fs::File::options().read(true).write(true).open(&self.0));
+    }
+}
+
+/// As on a network disk that does not answer.
+#[tokio::test]
+async fn a_file_that_cannot_be_read_to_its_end_does_not_end_the_polls() {
+    let mut bench = Bench::new(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    let tokens = ["0a".repeat(32), "0b".repeat(32)].map(|digits| format!("stek_{digits}"));
+    let bearer = tokens.clone().map(|token| format!("Bearer {token}"));
+    std::fs::write(&path, &tokens[0]).unwrap();
+    let options = ClientOptions { token: Some(path.clone()), ..no_wait(bench.options()) };
+    let (_follower, asked) = installed(&mut bench, &options).await;
+
+    // Whoever opens a pipe waits for one who writes.
+    std::fs::remove_file(&path).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let _release = Release(path.clone());
+    // So that its time-out is not that of the request.
+    bench.clock.advance(SECOND);
+    asked.answer(Reply::status(401));
+    bench.clock.sleeper(10 * SECOND).await;
+    bench.clock.advance(10 * SECOND);
+    let asked = bench.next().await;
+    assert_eq!(asked.header("authorization"), Some(&*bearer[0]));
+    let at = asked.at;
+    let asked = bench.after(asked, Reply::status(401)).await;
+    assert!(asked.at < at + 10 * SECOND, "waited for it again");
+    assert_eq!(asked.header("authorization"), Some(&*bearer[0]));
+
+    // What comes in the end is used.
+    let write = tokio::task::spawn_blocking(move || std::fs::write(&path, &tokens[1]));
+    tokio::time::timeout(PATIENCE, write).await.unwrap().unwrap().unwrap();
+    let mut asked = asked;
+    while asked.header("authorization") != Some(&*bearer[1]) {
+        asked = bench.after(asked, Reply::status(401)).await;
+    }
 }

@@ -2,10 +2,11 @@
 //! granted. Whom a grant means is [`crate::principal`]'s, and how somebody proves who he is, that of
 //! the listeners.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
 use crate::id::{ContentDigest, KeyId, parse_hex};
@@ -239,21 +240,68 @@ fn canonical(label: &[u8], fields: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-/// Everything that decides who may do what.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// Everything that decides who may do what. It is asked for each request, also of strangers, so what
+/// it is asked is looked up: the cost is that of the grants to the one who asks, and to patterns.
+#[derive(Debug, Clone, Default)]
 pub struct Access {
-    /// The tokens that are not revoked.
-    pub tokens: Vec<Token>,
-    /// The grants.
-    pub grants: Vec<Grant>,
+    tokens: Vec<Token>,
+    grants: Vec<Grant>,
+    /// Where among the tokens the one with this hash is.
+    by_hash: HashMap<TokenHash, usize>,
+    /// Where among the grants those to one principal are, by its name.
+    by_name: HashMap<Box<str>, Vec<usize>>,
+    /// Where among the grants those to patterns are.
+    to_patterns: Vec<usize>,
+    digest: OnceLock<ContentDigest>,
 }
 
+impl PartialEq for Access {
+    fn eq(&self, other: &Self) -> bool {
+        self.tokens == other.tokens && self.grants == other.grants
+    }
+}
+
+impl Eq for Access {}
+
 impl Access {
+    /// These tokens, which are not revoked, and these grants.
+    pub fn new(tokens: Vec<Token>, grants: Vec<Grant>) -> Self {
+        let mut by_hash = HashMap::with_capacity(tokens.len());
+        for (place, token) in tokens.iter().enumerate() {
+            by_hash.entry(token.hash).or_insert(place);
+        }
+        let (mut by_name, mut to_patterns) = (HashMap::<_, Vec<_>>::new(), Vec::new());
+        for (place, grant) in grants.iter().enumerate() {
+            if grant.principal.is_literal() {
+                by_name.entry(grant.principal.as_str().into()).or_default().push(place);
+            } else {
+                to_patterns.push(place);
+            }
+        }
+        Self { tokens, grants, by_hash, by_name, to_patterns, digest: OnceLock::new() }
+    }
+
+    /// The tokens that are not revoked.
+    pub fn tokens(&self) -> &[Token] {
+        &self.tokens
+    }
+
+    /// The grants.
+    pub fn grants(&self) -> &[Grant] {
+        &self.grants
+    }
+
+    /// The token whose secret this is, unless it has expired by `now`.
+    pub fn token(&self, secret: &TokenSecret, now: Timestamp) -> Option<&Token> {
+        let hash = secret.hash();
+        // How long the look-up takes tells of hashes, of which nobody can choose one.
+        let token = &self.tokens[*self.by_hash.get(&hash)?];
+        (now < token.expires_at).then_some(token)
+    }
+
     /// The principal whose token this is, unless it has expired by `now`.
     pub fn authenticate(&self, secret: &TokenSecret, now: Timestamp) -> Option<&PrincipalName> {
-        let hash = secret.hash();
-        let token = self.tokens.iter().find(|token| token.hash.0.ct_eq(&hash.0).into())?;
-        (now < token.expires_at).then_some(&token.principal)
+        self.token(secret, now).map(|token| &token.principal)
     }
 
     /// The grants that `who` has in `role`.
@@ -262,7 +310,11 @@ impl Access {
         who: &'a Principals,
         role: Role,
     ) -> impl Iterator<Item = &'a KeysetSelector> {
-        let mine = self.grants.iter().filter(move |g| g.role == role && who.fit(&g.principal));
+        let to_name = |name: &PrincipalName| self.by_name.get(name.as_str());
+        let exactly = who.names().iter().filter_map(to_name).flatten();
+        let grant = |place: &usize| &self.grants[*place];
+        let fitting = self.to_patterns.iter().filter(move |at| who.fit(&grant(at).principal));
+        let mine = exactly.chain(fitting).map(grant).filter(move |grant| grant.role == role);
         mine.map(|grant| &grant.keysets)
     }
 
@@ -283,6 +335,10 @@ impl Access {
 
     /// What tells these tokens and grants from others, whatever their order.
     pub fn digest(&self) -> ContentDigest {
+        *self.digest.get_or_init(|| self.hash_rows())
+    }
+
+    fn hash_rows(&self) -> ContentDigest {
         let mut rows: Vec<_> = self.tokens.iter().map(Token::canonical).collect();
         rows.extend(self.grants.iter().map(Grant::canonical));
         rows.sort_unstable();
@@ -318,13 +374,11 @@ mod tests {
 
     #[test]
     fn nothing_is_allowed_unless_granted() {
-        let access = Access {
-            tokens: vec![],
-            grants: vec![
-                grant("token:edge", "main", Role::Terminator),
-                grant("token:root", "*", Role::Operator),
-            ],
-        };
+        let grants = vec![
+            grant("token:edge", "main", Role::Terminator),
+            grant("token:root", "*", Role::Operator),
+        ];
+        let access = Access::new(vec![], grants);
         for role in Role::ALL {
             for who in ["token:edge", "token:root", "token:edge2", "token:"] {
                 for name in ["main", "other"] {
@@ -343,15 +397,13 @@ mod tests {
     #[test]
     fn a_token_is_its_holder_until_it_expires() {
         let secret = TokenSecret::take_from(&mut [9; 32]);
-        let access = Access {
-            tokens: vec![Token {
-                id: KeyId::from_bytes([1; 16]),
-                principal: principal("token:edge"),
-                hash: secret.hash(),
-                expires_at: Timestamp::from_unix(100),
-            }],
-            grants: vec![],
+        let token = Token {
+            id: KeyId::from_bytes([1; 16]),
+            principal: principal("token:edge"),
+            hash: secret.hash(),
+            expires_at: Timestamp::from_unix(100),
         };
+        let access = Access::new(vec![token], vec![]);
         let who =
             |secret: &TokenSecret, now| access.authenticate(secret, Timestamp::from_unix(now));
         assert_eq!(who(&secret, 99), Some(&principal("token:edge")));
@@ -380,12 +432,54 @@ mod tests {
     fn the_digest_sees_rows_and_not_their_order() {
         let one = grant("a", "main", Role::Terminator);
         let two = grant("a", "main", Role::Auditor);
-        let access = |grants: &[&Grant]| Access {
-            tokens: vec![],
-            grants: grants.iter().map(|g| (*g).clone()).collect(),
+        let access = |grants: &[&Grant]| {
+            Access::new(vec![], grants.iter().map(|grant| (*grant).clone()).collect())
         };
         assert_eq!(access(&[&one, &two]).digest(), access(&[&two, &one]).digest());
         assert_ne!(access(&[&one]).digest(), access(&[&two]).digest());
         assert_ne!(access(&[&one]).digest(), access(&[&one, &two]).digest());
+    }
+
+    #[test]
+    fn grants_to_names_and_to_patterns_add_up() {
+        let uri = "spiffe://example.org/edge/7";
+        let access = Access::new(
+            vec![],
+            vec![
+                grant(uri, "main", Role::Terminator),
+                grant("spiffe://example.org/edge/*", "other", Role::Terminator),
+                grant("*.edge.example", "third", Role::Terminator),
+                grant("a.edge.example", "main", Role::Auditor),
+                grant("token:edge", "fourth", Role::Terminator),
+            ],
+        );
+        let who = Principals::try_new([principal(uri), principal("a.edge.example")]).unwrap();
+        let mut granted: Vec<_> =
+            access.granted(&who, Role::Terminator).map(ToString::to_string).collect();
+        granted.sort();
+        assert_eq!(granted, ["main", "other", "third"]);
+        assert!(access.has_role(&who, Role::Auditor) && !access.has_role(&who, Role::Operator));
+    }
+
+    /// Of a fleet with as many tokens and grants as there may be; a scan of them would take hours.
+    #[test]
+    fn what_a_question_costs_does_not_grow_with_the_fleet() {
+        let token = |n: u64| Token {
+            id: KeyId::new(n, &[0; 10]),
+            principal: principal(&format!("token:{n}")),
+            hash: TokenHash::from_bytes(std::array::from_fn(|i| n.to_be_bytes()[i % 8])),
+            expires_at: Timestamp::MAX,
+        };
+        let grants = |n| grant(&format!("token:{n}"), "main", Role::Terminator);
+        let access =
+            Access::new((0..20_000).map(token).collect(), (0..20_000).map(grants).collect());
+        let (stranger, main) = (TokenSecret::take_from(&mut [9; 32]), keyset("main"));
+        let digest = access.digest();
+        for n in 0..50_000 {
+            assert_eq!(access.authenticate(&stranger, Timestamp::from_unix(0)), None);
+            let who = principal(&format!("token:{n}")).into();
+            assert_eq!(access.allows(&who, Role::Terminator, &main), n < 20_000);
+            assert_eq!(access.digest(), digest);
+        }
     }
 }

@@ -167,6 +167,11 @@ impl Principals {
         &self.0[0]
     }
 
+    /// The names, that under which it is written down first.
+    pub fn names(&self) -> &[PrincipalName] {
+        &self.0
+    }
+
     /// Whether a grant to `pattern` is one to any of them.
     pub fn fit(&self, pattern: &PrincipalPattern) -> bool {
         self.0.iter().any(|name| pattern.covers(name))

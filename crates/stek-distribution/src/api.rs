@@ -16,8 +16,6 @@ use stek_core::feed::FeedState;
 use stek_core::id::{ContentTag, Revision};
 use stek_core::name::{InstanceName, KeysetName, PrincipalName};
 use stek_http::{Problem, Proof, prefer};
-use stek_wire::SecretBytes;
-use stek_wire::feed::{AccessPart, encode_feed};
 use stek_wire::headers::{
     STEK_CLOCK_OFFSET, STEK_INSTANCE, STEK_TIME, format_stek_time, parse_clock_offset,
 };
@@ -25,6 +23,7 @@ use stek_wire::tag::{IfNoneMatch, format_etag};
 use tokio::sync::watch;
 
 use crate::check_ins::CheckIn;
+use crate::feed_shelf::Extent;
 use crate::metrics::Answers;
 use crate::shelf::Rendered;
 use crate::visitor::Visitor;
@@ -36,20 +35,21 @@ pub(crate) async fn bundle(
     keyset: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let mut visitor = Visitor::arrive(&shared, proof)?;
+    let (mut visitor, judged) = Visitor::arrive(&shared, proof)?;
     let headers = request.headers();
     let (instance, offset) = (instance(headers)?, clock_offset(headers)?);
     // A name that no keyset can have is answered like one that none has.
     let name = keyset.ok().and_then(|Path(text)| KeysetName::try_new(&text).ok());
     let name = name.ok_or_else(Problem::not_found)?;
-    visitor.must(&shared, Role::Terminator, &name)?;
+    judged.must(Role::Terminator, &name)?;
     let asked = Asked::new(headers);
     if let Some(instance) = instance {
-        let (who, feed) = visitor.principals(&shared)?;
-        let instance = (who.shown().clone(), instance);
-        check_in(&shared, &feed, name.clone(), instance, asked.installed, offset);
+        let instance = (judged.who.shown().clone(), instance);
+        check_in(&shared, &judged.feed, name.clone(), instance, asked.installed, offset);
     }
-    // Thousands wait, and while they do the buffer that their request came in is of no use.
+    // Holding the state would keep its keys from being erased. And thousands wait, while the buffer
+    // that their request came in is of no use.
+    drop(judged);
     drop(request);
     let deadline = asked.deadline(&shared);
     let Some(mut content) = shared.shelf.watch(&name) else {
@@ -85,7 +85,7 @@ fn offer_bundle(
     };
     // After the content was looked at, for that is put out after the feed: who was shut out by the
     // commit that made it does not get it.
-    visitor.must(shared, Role::Terminator, name)?;
+    visitor.judge(shared)?.must(Role::Terminator, name)?;
     Ok(offer(shared, asked, &rendered))
 }
 
@@ -112,7 +112,7 @@ pub(crate) async fn feed(
     proof: Proof,
     request: Request,
 ) -> Result<Response, Problem> {
-    let mut visitor = Visitor::arrive(&shared, proof)?;
+    let (mut visitor, _) = Visitor::arrive(&shared, proof)?;
     instance(request.headers())?;
     let asked = Asked::new(request.headers());
     drop(request);
@@ -120,53 +120,41 @@ pub(crate) async fn feed(
     let mut published = shared.feed.clone();
     loop {
         published.mark_unchanged();
-        let offer = offer_feed(&shared, &visitor, &asked)?;
+        let offer = offer_feed(&shared, &visitor, &asked).await?;
         if offer.is_changed() || !wants_wait(&shared, deadline) {
             return Ok(offer.send(&shared.metrics.feeds));
         }
         drop(offer);
         visitor.stay(&shared)?;
         if !wait(&shared, deadline, shelf::changed(&mut published)).await {
-            return Ok(offer_feed(&shared, &visitor, &asked)?.send(&shared.metrics.feeds));
+            let offer = offer_feed(&shared, &visitor, &asked).await?;
+            return Ok(offer.send(&shared.metrics.feeds));
         }
     }
 }
 
 /// What the visitor may have of the feed as it is now.
-fn offer_feed(shared: &Shared, visitor: &Visitor, asked: &Asked) -> Result<Offer, Problem> {
-    let (who, state) = visitor.principals(shared)?;
-    if !state.access.has_role(&who, Role::Distribution) {
-        return Err(Problem::not_found());
-    }
-    let view = feed_view::view(&state, &who);
-    let tag = view.tag();
-    if asked.has(tag) {
-        return Ok(Offer::Unchanged(unchanged(shared, etag(tag))));
-    }
-    let body = Bytes::from_owner(render(shared, &view, asked.installed));
-    Ok(Offer::Changed(changed(shared, etag(tag), body)))
-}
-
-/// A difference to what the follower has, if that is not too old and of this lineage, and its
-/// grants are the same; else everything.
-fn render(shared: &Shared, view: &FeedState, installed: Option<ContentTag>) -> SecretBytes {
-    let now = shared.fleet.now();
-    let mut live = view.clone();
-    for bundle in live.keysets.values_mut() {
-        if bundle.next_erasure().is_some_and(|end| end <= now) {
-            *bundle = Arc::new(bundle.erased_at(now));
+async fn offer_feed(shared: &Shared, visitor: &Visitor, asked: &Asked) -> Result<Offer, Problem> {
+    loop {
+        let judged = visitor.judge(shared)?;
+        judged.must_have(Role::Distribution)?;
+        let view = feed_view::view(&judged.feed, &judged.who);
+        let (tag, access) = (view.tag(), judged.feed.access.digest());
+        if asked.has(tag) {
+            return Ok(Offer::Unchanged(unchanged(shared, etag(tag))));
         }
-    }
-    let tag = view.tag();
-    let is_base = |had: &ContentTag| {
-        had.incarnation == tag.incarnation
-            && had.digest == tag.digest
-            && had.revision < tag.revision
-            && shared.horizon.reaches(*had)
-    };
-    match installed.filter(is_base) {
-        Some(base) => encode_feed(Some(base.revision), &live, AccessPart::Omitted),
-        None => encode_feed(None, &live, AccessPart::Included),
+        let extent = match asked.base(shared, tag) {
+            Some(base) => Extent::Since(base),
+            None if Arc::ptr_eq(&view, &judged.feed) => Extent::Everything,
+            None => Extent::View,
+        };
+        // Holding the state would keep its keys from being erased.
+        drop(judged);
+        let body = shared.feeds.get(shared, view, extent).await?;
+        // Making it takes a while. Who may see less by now does not get it.
+        if visitor.judge(shared)?.feed.access.digest() == access {
+            return Ok(Offer::Changed(changed(shared, etag(tag), body)));
+        }
     }
 }
 
@@ -217,6 +205,18 @@ impl Asked {
 
     fn deadline(&self, shared: &Shared) -> Duration {
         shared.fleet.clock().boot() + self.wait
+    }
+
+    /// The revision from which on a difference is enough to get to `tag`: what the caller has, if
+    /// that is not too old and of this lineage, and its tokens and grants are the same.
+    fn base(&self, shared: &Shared, tag: ContentTag) -> Option<Revision> {
+        let is_base = |had: &ContentTag| {
+            had.incarnation == tag.incarnation
+                && had.digest == tag.digest
+                && had.revision < tag.revision
+                && shared.horizon.reaches(*had)
+        };
+        self.installed.filter(is_base).map(|had| had.revision)
     }
 
     /// Whether the caller needs nothing of `offered`: it has that, or something later, which this

@@ -20,7 +20,8 @@ use crate::shelf::changed;
 
 /// How often it is counted when nothing happens.
 pub(crate) const EVERY: Duration = Duration::from_secs(2);
-/// How soon after a check-in while a revision is young, and the least time between two counts.
+/// While a revision is young, the least time from a count to the next that a check-in brings about.
+/// Something else published is counted against at once.
 const SOON: Duration = Duration::from_millis(100);
 /// How long a revision is young.
 const YOUNG: Duration = Duration::from_secs(30);

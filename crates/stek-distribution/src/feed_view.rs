@@ -43,14 +43,14 @@ fn keysets_of<'a>(access: &'a Access, follower: &'a Principals) -> BTreeSet<&'a 
 
 fn access_to(access: &Access, seen: &BTreeSet<&KeysetName>) -> Access {
     let mut grants = BTreeSet::new();
-    for grant in access.grants.iter().filter(|grant| SERVED.contains(&grant.role)) {
+    for grant in access.grants().iter().filter(|grant| SERVED.contains(&grant.role)) {
         for name in seen.iter().filter(|name| grant.keysets.covers(name)) {
             let keysets = KeysetSelector::Named((*name).clone());
             grants.insert(Grant { principal: grant.principal.clone(), keysets, role: grant.role });
         }
     }
     let of_someone: Vec<_> = tokens_of(access, &grants).cloned().collect();
-    Access { tokens: of_someone, grants: grants.into_iter().collect() }
+    Access::new(of_someone, grants.into_iter().collect())
 }
 
 /// The tokens of those whom `grants` mean. Grants to one principal, which is what tokens have as a
@@ -59,7 +59,7 @@ fn tokens_of<'a>(access: &'a Access, grants: &BTreeSet<Grant>) -> impl Iterator<
     let patterns: BTreeSet<_> = grants.iter().map(|grant| grant.principal.clone()).collect();
     let (named, wide): (BTreeSet<_>, BTreeSet<_>) =
         patterns.into_iter().partition(PrincipalPattern::is_literal);
-    access.tokens.iter().filter(move |token| {
+    access.tokens().iter().filter(move |token| {
         let exactly = PrincipalPattern::exactly(&token.principal);
         exactly.is_ok_and(|exactly| named.contains(&exactly))
             || wide.iter().any(|pattern| pattern.covers(&token.principal))

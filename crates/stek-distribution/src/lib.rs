@@ -6,6 +6,7 @@ mod api;
 mod census;
 mod check_ins;
 mod children;
+mod feed_shelf;
 mod feed_view;
 mod horizon;
 mod metrics;
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::census::News;
 use crate::check_ins::CheckIns;
 use crate::children::Children;
+use crate::feed_shelf::FeedShelf;
 use crate::horizon::Horizon;
 use crate::metrics::DistributionMetrics;
 use crate::reports::Turns;
@@ -55,6 +57,7 @@ pub(crate) struct Shared {
     pub(crate) feed: Feed,
     pub(crate) fleet: Arc<FleetClock>,
     pub(crate) shelf: Shelf,
+    pub(crate) feeds: FeedShelf,
     pub(crate) horizon: Horizon,
     pub(crate) check_ins: CheckIns,
     pub(crate) children: Children,
@@ -80,6 +83,7 @@ impl Distribution {
             feed,
             fleet,
             shelf: Shelf::default(),
+            feeds: FeedShelf::default(),
             horizon: Horizon::default(),
             check_ins: CheckIns::default(),
             children: Children::default(),

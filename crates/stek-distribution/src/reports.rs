@@ -12,17 +12,15 @@ use http::StatusCode;
 use http::header::CACHE_CONTROL;
 use stek_core::access::Role;
 use stek_core::check_in::Census;
-use stek_core::feed::FeedState;
 use stek_core::id::Revision;
 use stek_core::name::{InstanceName, KeysetName, PrincipalName};
-use stek_core::principal::Principals;
 use stek_http::{Problem, Proof};
 use stek_wire::admin::{InstanceList, LaggardDocument};
 use stek_wire::check_ins::decode_check_ins;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Shared;
-use crate::visitor::Visitor;
+use crate::visitor::{Judged, Visitor};
 
 /// The most instances of one page, and how many one has if nothing else is asked for.
 const MAX_PAGE: usize = 1000;
@@ -39,8 +37,10 @@ pub(crate) async fn accept(
     proof: Proof,
     request: Request,
 ) -> Result<(StatusCode, [(http::HeaderName, &'static str); 1]), Problem> {
-    let visitor = Visitor::arrive(&shared, proof)?;
-    let (who, _) = replica(&shared, &visitor)?;
+    let (visitor, judged) = Visitor::arrive(&shared, proof)?;
+    judged.must_have(Role::Distribution)?;
+    // Holding the state would keep its keys from being erased.
+    let who = judged.who;
     let in_turn = shared.turns.take(who.shown());
     let _turn = tokio::select! {
         turn = in_turn => turn,
@@ -51,21 +51,15 @@ pub(crate) async fn accept(
     let body = Bytes::from_request(request, &()).await?;
     let census = shared.turns.decode(body).await?;
     // It may have been shut out while it was sending.
-    let (who, feed) = replica(&shared, &visitor)?;
+    let judged = visitor.judge(&shared)?;
+    judged.must_have(Role::Distribution)?;
+    let Judged { who, feed } = judged;
     let boot = shared.fleet.clock().boot();
     let may = |name: &KeysetName| feed.access.allows(&who, Role::Distribution, name);
     shared.children.accept(who.shown(), census, (feed.incarnation, boot), may);
     shared.news.checked_in(boot);
     shared.metrics.reports.inc();
     Ok((StatusCode::NO_CONTENT, [(CACHE_CONTROL, "no-store")]))
-}
-
-fn replica(shared: &Shared, visitor: &Visitor) -> Result<(Principals, Arc<FeedState>), Problem> {
-    let (who, feed) = visitor.principals(shared)?;
-    if feed.access.has_role(&who, Role::Distribution) {
-        return Ok((who, feed));
-    }
-    Err(Problem::not_found())
 }
 
 /// Lets the reports of one credential in one after the other, and only so many be read into memory
@@ -120,7 +114,7 @@ pub(crate) async fn list(
     keyset: Result<Path<String>, PathRejection>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<([(http::HeaderName, &'static str); 1], Json<InstanceList>), Problem> {
-    let (who, feed) = Visitor::arrive(&shared, proof)?.principals(&shared)?;
+    let (_, Judged { who, feed }) = Visitor::arrive(&shared, proof)?;
     let name = keyset.ok().and_then(|Path(text)| KeysetName::try_new(&text).ok());
     let name = name.ok_or_else(Problem::not_found)?;
     let may = |role| feed.access.allows(&who, role, &name);

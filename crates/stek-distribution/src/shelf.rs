@@ -144,7 +144,9 @@ async fn restock(shared: &Arc<Shared>, feed: &mut Feed) -> Duration {
     shared.horizon.observe(state.incarnation, state.revision, boot);
     let stocking = Arc::clone(shared);
     let task = tokio::task::spawn_blocking(move || {
-        stocking.shelf.stock(&state, stocking.fleet.now());
+        let now = stocking.fleet.now();
+        stocking.shelf.stock(&state, now);
+        stocking.feeds.clear(&state, now);
         stocking.metrics.observe(&state);
     });
     if task.await.is_err() {

@@ -26,29 +26,32 @@ pub(crate) struct Visitor {
     waiting: Option<Waiting>,
 }
 
+/// What the proof was worth, and by what state, when it was judged last.
+pub(crate) struct Judged {
+    pub(crate) who: Principals,
+    pub(crate) feed: Arc<FeedState>,
+}
+
 impl Visitor {
     /// Somebody who brings this proof, and has not asked more than the listener allows.
-    pub(crate) fn arrive(shared: &Shared, proof: Proof) -> Result<Self, Problem> {
+    pub(crate) fn arrive(shared: &Shared, proof: Proof) -> Result<(Self, Judged), Problem> {
         let this = Self { proof, waiting: None };
-        let (who, _) = this.principals(shared)?;
-        this.proof.admit(&who)?;
-        Ok(this)
+        let judged = this.judge(shared)?;
+        this.proof.admit(&judged.who)?;
+        Ok((this, judged))
     }
 
     /// Counts as one who waits from now on, unless too many of the same principal do.
     pub(crate) fn stay(&mut self, shared: &Shared) -> Result<(), Problem> {
         if self.waiting.is_none() {
-            let (who, _) = self.principals(shared)?;
+            let who = self.judge(shared)?.who;
             self.waiting = Some(self.proof.wait(&who)?);
         }
         Ok(())
     }
 
     /// Who it is, by what is published now.
-    pub(crate) fn principals(
-        &self,
-        shared: &Shared,
-    ) -> Result<(Principals, Arc<FeedState>), Problem> {
+    pub(crate) fn judge(&self, shared: &Shared) -> Result<Judged, Problem> {
         let Some(feed) = shared.feed.borrow().clone() else {
             return Err(Problem::unavailable("nothing is published here yet", RETRY));
         };
@@ -57,18 +60,21 @@ impl Visitor {
             let detail = "tokens and grants have not been confirmed for a day";
             return Err(Problem::unavailable(detail, RETRY));
         }
-        Ok((self.proof.principals(&feed.access, now)?, feed))
+        Ok(Judged { who: self.proof.principals(&feed.access, now)?, feed })
     }
+}
 
+impl Judged {
     /// Refuses whoever may not act as `role` on `keyset`, with the answer for a keyset that does
     /// not exist.
-    pub(crate) fn must(
-        &self,
-        shared: &Shared,
-        role: Role,
-        keyset: &KeysetName,
-    ) -> Result<(), Problem> {
-        let (who, feed) = self.principals(shared)?;
-        if feed.access.allows(&who, role, keyset) { Ok(()) } else { Err(Problem::not_found()) }
+    pub(crate) fn must(&self, role: Role, keyset: &KeysetName) -> Result<(), Problem> {
+        let may = self.feed.access.allows(&self.who, role, keyset);
+        if may { Ok(()) } else { Err(Problem::not_found()) }
+    }
+
+    /// Refuses who has `role` on no keyset at all, in the same way.
+    pub(crate) fn must_have(&self, role: Role) -> Result<(), Problem> {
+        let has = self.feed.access.has_role(&self.who, role);
+        if has { Ok(()) } else { Err(Problem::not_found()) }
     }
 }

@@ -17,7 +17,8 @@ pub struct ClientCertificate {
     pub not_after: Timestamp,
 }
 
-/// Why a verified certificate names nobody. One name that is not allowed spoils all of them.
+/// Why a verified certificate names nobody. One name that is not allowed spoils all of them; what the
+/// parser takes for no URI or DNS name at all is passed over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Nameless {
     #[error("it cannot be read")]

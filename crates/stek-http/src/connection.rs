@@ -240,7 +240,7 @@ async fn changed(watched: &mut Option<watch::Receiver<u64>>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Whose certificate the client has shown, if it has shown one and it names somebody.

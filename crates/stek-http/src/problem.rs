@@ -140,15 +140,6 @@ impl Problem {
             .with_detail(detail)
     }
 
-    /// 412 `precondition-failed`: what the caller wants to change has changed since it looked.
-    pub fn precondition_failed() -> Self {
-        Self::new(
-            StatusCode::PRECONDITION_FAILED,
-            "precondition-failed",
-            "the resource has changed since it was read",
-        )
-    }
-
     /// 413 `payload-too-large`: the body is over the limit of the listener or route.
     pub fn payload_too_large() -> Self {
         Self::new(
@@ -156,18 +147,6 @@ impl Problem {
             "payload-too-large",
             "the request body is over the limit",
         )
-    }
-
-    /// 415 `unsupported-media-type`. `allowed` names the media types that are taken.
-    pub fn unsupported_media_type(allowed: &'static str) -> Self {
-        let mut problem = Self::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported-media-type",
-            "the request body is not of a media type taken here",
-        );
-        problem.0.field = Some("content-type".into());
-        problem.0.allowed = Some(allowed.into());
-        problem
     }
 
     /// 429 `too-many-requests`: the caller asks more often than it may. `retry_after` counts from

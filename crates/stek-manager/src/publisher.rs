@@ -348,7 +348,7 @@ async fn read_access(
     now: Timestamp,
 ) -> Result<Access, StoreError> {
     let stored = engine.store.access().await?;
-    let mut access = Access::default();
+    let (mut tokens, mut grants) = (Vec::new(), Vec::new());
     let mut forged = 0;
     if stored.unsound > 0 {
         let rows = stored.unsound;
@@ -360,17 +360,17 @@ async fn read_access(
             forged += 1;
             tracing::error!(principal = %row.token.principal, "token with a wrong seal is ignored");
         } else if now < row.token.expires_at {
-            access.tokens.push(row.token);
+            tokens.push(row.token);
         }
     }
     for row in stored.grants {
         if engine.sealer.verify(&row.grant.canonical(), &row.seal) {
-            access.grants.push(row.grant);
+            grants.push(row.grant);
         } else {
             forged += 1;
             tracing::error!(principal = %row.grant.principal, "grant with a wrong seal is ignored");
         }
     }
     metrics.forged_rows.set(forged);
-    Ok(access)
+    Ok(Access::new(tokens, grants))
 }

@@ -340,7 +340,8 @@ async fn every_proof_in_every_role_on_every_keyset() {
     assert!(site.operations().revoke_token(revoked_id, "test").await.unwrap());
     site.clock.advance(Duration::from_secs(3600));
     site.until(|feed| {
-        let access = feed.as_ref().map(|feed| (feed.access.tokens.len(), feed.access.grants.len()));
+        let access =
+            feed.as_ref().map(|feed| (feed.access.tokens().len(), feed.access.grants().len()));
         access == Some((4, GRANTS.len())) || access == Some((3, GRANTS.len()))
     })
     .await;
@@ -386,7 +387,7 @@ async fn a_certificate_of_another_authority_is_not_let_in_and_a_removed_grant_en
         role: Role::Terminator,
     };
     site.operations().add_grant(grant.clone(), "test").await.unwrap();
-    site.until(|feed| feed.as_ref().is_some_and(|feed| !feed.access.grants.is_empty())).await;
+    site.until(|feed| feed.as_ref().is_some_and(|feed| !feed.access.grants().is_empty())).await;
     let url = format!("https://localhost:{}/v1/keysets/main", site.address.port());
 
     let stranger = issue(site.dir.path(), &site.servers, &["spiffe://td/edge/7"], "nobody");
@@ -406,7 +407,7 @@ async fn a_certificate_of_another_authority_is_not_let_in_and_a_removed_grant_en
     assert_eq!(ask("wait=0", &etag).await.0, StatusCode::NOT_MODIFIED);
     assert!(site.operations().remove_grant(&grant, "test").await.unwrap());
     assert!(!site.operations().remove_grant(&grant, "test").await.unwrap());
-    site.until(|feed| feed.as_ref().is_some_and(|feed| feed.access.grants.is_empty())).await;
+    site.until(|feed| feed.as_ref().is_some_and(|feed| feed.access.grants().is_empty())).await;
     assert_eq!(ask("wait=0", &etag).await.0, StatusCode::NOT_FOUND);
     site.shutdown.cancel();
 }
@@ -425,7 +426,7 @@ async fn one_principal_that_asks_too_much_is_told_to_wait_and_others_are_not() {
         role: Role::Terminator,
     };
     site.operations().add_grant(grant, "test").await.unwrap();
-    site.until(|feed| feed.as_ref().is_some_and(|feed| !feed.access.grants.is_empty())).await;
+    site.until(|feed| feed.as_ref().is_some_and(|feed| !feed.access.grants().is_empty())).await;
     let client = |uri| site.client(Some(issue(site.dir.path(), &site.clients, &[uri], "nobody")));
     let (greedy, modest) = (client("spiffe://td/edge/1"), client("spiffe://td/edge/2"));
     let url = format!("https://localhost:{}/v1/keysets/main", site.address.port());

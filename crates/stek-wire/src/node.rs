@@ -53,7 +53,7 @@ pub(crate) enum Strangers {
 pub(crate) const SHOWN_CHARACTERS: usize = 80;
 
 /// The name of every field of every document that is read here. A path in an error has no others.
-const NAMES: [&str; 58] = [
+const NAMES: [&str; 57] = [
     "access",
     "access_digest",
     "access_read_at",
@@ -97,7 +97,6 @@ const NAMES: [&str; 58] = [
     "reason",
     "replica",
     "replicas",
-    "replica",
     "retire_at",
     "revision",
     "role",

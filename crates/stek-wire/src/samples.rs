@@ -120,18 +120,17 @@ pub(crate) fn grant(principal: &str, keysets: &str, role: Role) -> Grant {
 }
 
 pub(crate) fn access() -> Access {
-    Access {
-        tokens: vec![Token {
-            id: KeyId::new(START * 1_000, &[0x70; 10]),
-            principal: PrincipalName::try_new("token:edge-7").unwrap(),
-            hash: TokenHash::from_bytes([0x5a; 32]),
-            expires_at: at(7 * 86_400),
-        }],
-        grants: vec![
-            grant("token:edge-7", "main", Role::Terminator),
-            grant("spiffe://example.org/edge/\"7\\", "*", Role::Distribution),
-        ],
-    }
+    let token = Token {
+        id: KeyId::new(START * 1_000, &[0x70; 10]),
+        principal: PrincipalName::try_new("token:edge-7").unwrap(),
+        hash: TokenHash::from_bytes([0x5a; 32]),
+        expires_at: at(7 * 86_400),
+    };
+    let grants = vec![
+        grant("token:edge-7", "main", Role::Terminator),
+        grant("spiffe://example.org/edge/\"7\\", "*", Role::Distribution),
+    ];
+    Access::new(vec![token], grants)
 }
 
 /// Two keysets, one deleted, one token, two grants, at revision 42.

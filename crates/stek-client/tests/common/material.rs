@@ -114,7 +114,7 @@ pub fn feed(incarnation: u64, revision: u64, bundles: Vec<Bundle>) -> FeedState 
         revision: Revision::new(revision),
         keysets: bundles.into_iter().map(|b| (b.name().clone(), Arc::new(b))).collect(),
         tombstones: BTreeMap::new(),
-        access: Arc::new(Access { tokens: vec![], grants }),
+        access: Arc::new(Access::new(vec![], grants)),
         access_read_at: at(0),
     }
 }

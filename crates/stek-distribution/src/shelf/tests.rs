@@ -20,6 +20,7 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::Distribution;
+use crate::feed_shelf::Extent;
 
 const START: u64 = 1_790_000_000;
 
@@ -68,7 +69,7 @@ fn feed(bundle: Arc<Bundle>) -> FeedState {
         revision: bundle.tag().revision,
         keysets: BTreeMap::from([(name(), bundle)]),
         tombstones: BTreeMap::new(),
-        access: Arc::new(Access { tokens: vec![token], grants }),
+        access: Arc::new(Access::new(vec![token], grants)),
         access_read_at: at(0),
     }
 }
@@ -165,6 +166,32 @@ async fn whoever_waits_does_not_keep_the_buffer_of_an_ended_key() {
     assert!(!task.is_finished());
     clock.advance(Duration::from_secs(5));
     assert_eq!(task.await.unwrap().unwrap().status(), StatusCode::NOT_MODIFIED);
+}
+
+#[tokio::test]
+async fn the_whole_feed_does_not_outlast_a_key_in_it() {
+    let clock = Arc::new(ManualClock::at_unix_millis(START * 1000));
+    let fleet = Arc::new(FleetClock::new(Arc::clone(&clock) as Arc<dyn Clock>));
+    let state = Arc::new(feed(bundle(5, &[50, 300])));
+    let (source, states) = watch::channel(Some(Arc::clone(&state)));
+    let (registry, shutdown) = (Registry::new(), CancellationToken::new());
+    let replica = Distribution::start(states, fleet, &registry, shutdown).unwrap();
+    let (shared, feeds) = (&replica.shared, &replica.shared.feeds);
+    eventually(|| held(&shared.shelf).is_some()).await;
+    for end in [Duration::from_secs(50), Duration::ZERO] {
+        feeds.get(shared, Arc::clone(&state), Extent::View).await.unwrap();
+        assert!(!feeds.is_kept(), "what not everybody may see");
+        feeds.get(shared, Arc::clone(&state), Extent::Everything).await.unwrap();
+        assert!(feeds.is_kept());
+        clock.advance(end);
+        if end.is_zero() {
+            source.send_replace(Some(Arc::new(feed(bundle(6, &[300])))));
+        }
+        eventually(|| !feeds.is_kept()).await;
+    }
+    // Nor is one kept that is out of date when it is ready.
+    feeds.get(shared, state, Extent::Everything).await.unwrap();
+    assert!(!feeds.is_kept());
 }
 
 async fn eventually(condition: impl Fn() -> bool) {

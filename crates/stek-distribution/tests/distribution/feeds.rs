@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use stek_core::access::{KeysetSelector, Role};
+use stek_core::access::{Access, KeysetSelector, Role};
 use stek_core::feed::FeedState;
 use stek_core::id::{ContentTag, Revision};
 use stek_wire::feed::{FeedUpdate, decode_feed};
@@ -90,12 +90,12 @@ async fn a_follower_of_one_keyset_sees_nothing_else() {
     assert_eq!(update.keysets().keys().collect::<Vec<_>>(), [&name("main")]);
     assert!(update.tombstones().is_empty());
     let access = update.access().unwrap();
-    let principals: Vec<_> = access.tokens.iter().map(|token| token.principal.as_str()).collect();
+    let principals: Vec<_> = access.tokens().iter().map(|token| token.principal.as_str()).collect();
     // Those of `main`, and of everything as far as that is `main`; no operator and no auditor.
     assert_eq!(principals, ["token:1", "token:3", "token:4", "token:6"]);
-    assert_eq!(access.grants.len(), 4);
+    assert_eq!(access.grants().len(), 4);
     let main = KeysetSelector::Named(name("main"));
-    assert!(access.grants.iter().all(|grant| grant.keysets == main));
+    assert!(access.grants().iter().all(|grant| grant.keysets == main));
     let text = String::from_utf8_lossy(&answer.body);
     assert!(!text.contains("other") && !text.contains("gone") && !text.contains("token:2"));
 }
@@ -144,9 +144,9 @@ async fn a_follower_shut_out_while_waiting_is_told_at_once() {
     let replica = Replica::with(first()).await;
     let task = replica.wait(&Ask::feed(3).has(first().tag()).waits(55)).await;
     let mut without = second();
-    let mut left = access(&GRANTS);
-    left.grants.retain(|grant| grant.role != Role::Distribution);
-    without.access = Arc::new(left);
+    let all = access(&GRANTS);
+    let left = all.grants().iter().filter(|grant| grant.role != Role::Distribution);
+    without.access = Arc::new(Access::new(all.tokens().to_vec(), left.cloned().collect()));
     replica.put_out(without).await;
     assert_eq!(soon(task).await.unwrap().status, StatusCode::NOT_FOUND);
     let revoked = state(&[bundle("main", 10, 1)], access(&GRANTS[..2]));
@@ -157,6 +157,28 @@ async fn a_follower_shut_out_while_waiting_is_told_at_once() {
 #[tokio::test]
 async fn ended_keys_are_not_passed_on() {
     let replica = Replica::with(first()).await;
+    replica.advance(200);
+    let update = update(&replica.ask(&Ask::feed(3)).await);
+    assert!(update.keysets().values().all(|bundle| bundle.keys().len() == 1));
+}
+
+#[tokio::test]
+async fn the_whole_is_made_once_for_all_who_may_see_it() {
+    let replica = Replica::with(first()).await;
+    let [one, two, part] = [3, 3, 4].map(Ask::feed);
+    let (one, two) = (replica.ask(&one).await, replica.ask(&two).await);
+    assert_eq!(one.body.as_ptr(), two.body.as_ptr());
+    assert_eq!(update(&replica.ask(&part).await).keysets().len(), 1);
+    // When tokens and grants were confirmed is told, give or take a minute.
+    for (seconds, told) in [(60, 0), (61, 61)] {
+        replica
+            .feed
+            .send_replace(Some(Arc::new(FeedState { access_read_at: at(seconds), ..first() })));
+        assert_eq!(update(&replica.ask(&Ask::feed(3)).await).access_read_at(), at(told));
+    }
+    replica.put_out(second()).await;
+    assert_eq!(replica.ask(&Ask::feed(3)).await.tag(), second().tag());
+    // Without the keys that have ended since it was made.
     replica.advance(200);
     let update = update(&replica.ask(&Ask::feed(3)).await);
     assert!(update.keysets().values().all(|bundle| bundle.keys().len() == 1));

@@ -110,10 +110,7 @@ pub(crate) fn access(grants: &[(u8, Role, &str)]) -> Access {
         keysets: KeysetSelector::parse(keysets).unwrap(),
         role: *role,
     };
-    Access {
-        tokens: numbers.iter().map(token).collect(),
-        grants: grants.iter().map(grant).collect(),
-    }
+    Access::new(numbers.iter().map(token).collect(), grants.iter().map(grant).collect())
 }
 
 /// A feed with these bundles at the highest of their revisions.

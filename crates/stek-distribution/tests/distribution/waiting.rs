@@ -72,14 +72,15 @@ async fn the_time_of_an_answer_is_that_of_its_sending() {
 async fn who_is_shut_out_while_waiting_is_told_so_and_gets_nothing() {
     let no_token = || access(&GRANTS[1..]);
     let no_grant = || {
-        let mut access = access(&GRANTS);
-        access.grants.retain(|grant| grant.role != Role::Terminator);
-        access
+        let access = access(&GRANTS);
+        let left = access.grants().iter().filter(|grant| grant.role != Role::Terminator);
+        Access::new(access.tokens().to_vec(), left.cloned().collect())
     };
     let expired = || {
-        let mut access = access(&GRANTS);
-        access.tokens.iter_mut().for_each(|token| token.expires_at = at(20));
-        access
+        let access = access(&GRANTS);
+        let mut tokens = access.tokens().to_vec();
+        tokens.iter_mut().for_each(|token| token.expires_at = at(20));
+        Access::new(tokens, access.grants().to_vec())
     };
     let cases: [(&str, &dyn Fn() -> Access, StatusCode); 3] = [
         ("token revoked", &no_token, StatusCode::UNAUTHORIZED),

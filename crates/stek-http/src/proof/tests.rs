@@ -21,7 +21,7 @@ fn access(number: u8) -> (Access, String) {
         hash: secret.hash(),
         expires_at: NOW,
     };
-    (Access { tokens: vec![token], grants: vec![] }, format!("Bearer {}", secret.expose_text()))
+    (Access::new(vec![token], vec![]), format!("Bearer {}", secret.expose_text()))
 }
 
 fn certificate() -> Channel {

@@ -32,15 +32,14 @@ impl Caller {
         secret: &TokenSecret,
         now: Timestamp,
     ) -> Option<(KeyId, Self)> {
-        let principals = access.authenticate(secret, now)?.clone().into();
-        let hash = secret.hash();
-        let id = access.tokens.iter().find(|token| token.hash == hash)?.id;
-        Some((id, Self { principals, access: Arc::clone(access) }))
+        let token = access.token(secret, now)?;
+        let principals = token.principal.clone().into();
+        Some((token.id, Self { principals, access: Arc::clone(access) }))
     }
 
     /// Whoever was given the token `id`, while that is valid.
     pub(crate) fn with_token(access: &Arc<Access>, id: KeyId, now: Timestamp) -> Option<Self> {
-        let mut tokens = access.tokens.iter();
+        let mut tokens = access.tokens().iter();
         let token = tokens.find(|token| token.id == id && now < token.expires_at)?;
         Some(Self { principals: token.principal.clone().into(), access: Arc::clone(access) })
     }

@@ -61,8 +61,8 @@ async fn rows_without_our_seal_grant_nothing() {
     .await;
     site.advance(&running, 5).await;
     let access = &running.published().access;
-    assert_eq!(access.tokens, std::slice::from_ref(&mine));
-    assert_eq!(access.grants, [grant("token:mine", Role::Operator, "*")]);
+    assert_eq!(access.tokens(), std::slice::from_ref(&mine));
+    assert_eq!(access.grants(), [grant("token:mine", Role::Operator, "*")]);
     assert_eq!(running.gauge("stek_manager_forged_rows"), 3.0);
     // They are not shown as anything that holds, and can be cleaned away.
     assert_eq!(running.operations().tokens().await.unwrap().len(), 1);
@@ -70,7 +70,7 @@ async fn rows_without_our_seal_grant_nothing() {
     assert!(running.operations().revoke_token(id, "test").await.unwrap());
     site.advance(&running, 5).await;
     assert_eq!(running.gauge("stek_manager_forged_rows"), 2.0);
-    assert_eq!(running.published().access.tokens, [mine]);
+    assert_eq!(running.published().access.tokens(), [mine]);
 }
 
 #[tokio::test]
@@ -83,11 +83,11 @@ async fn a_revoked_token_takes_the_grants_along_with_the_last_of_its_principal()
     let rows = operations.tokens().await.unwrap();
     assert!(rows.len() == 2 && rows.iter().all(|row| row.grants.len() == 2));
     assert!(operations.revoke_token(first.id, "test").await.unwrap());
-    let feed = running.until(|feed| feed.access.tokens.len() == 1).await;
-    assert_eq!((&feed.access.tokens[0], feed.access.grants.len()), (&second, 2));
+    let feed = running.until(|feed| feed.access.tokens().len() == 1).await;
+    assert_eq!((&feed.access.tokens()[0], feed.access.grants().len()), (&second, 2));
     assert!(operations.revoke_token(second.id, "test").await.unwrap());
-    let feed = running.until(|feed| feed.access.tokens.is_empty()).await;
-    assert!(feed.access.grants.is_empty());
+    let feed = running.until(|feed| feed.access.tokens().is_empty()).await;
+    assert!(feed.access.grants().is_empty());
     assert!(!operations.revoke_token(second.id, "test").await.unwrap());
 }
 
@@ -101,11 +101,11 @@ async fn a_principal_with_more_grants_than_fit_a_commit_can_be_revoked() {
         let grants: Vec<_> = names.iter().map(|name| (Role::Terminator, name.as_str())).collect();
         tokens.push(running.token("token:edge", &grants).await.1);
     }
-    assert_eq!(running.published().access.grants.len(), 300);
+    assert_eq!(running.published().access.grants().len(), 300);
     for token in tokens {
         assert!(running.operations().revoke_token(token.id, "test").await.unwrap());
     }
-    running.until(|feed| feed.access.tokens.is_empty() && feed.access.grants.is_empty()).await;
+    running.until(|feed| feed.access.tokens().is_empty() && feed.access.grants().is_empty()).await;
     assert!(site.store.inner.access().await.unwrap().grants.is_empty());
 }
 
@@ -119,7 +119,7 @@ async fn a_revocation_goes_out_though_commits_and_reads_fail() {
     write(&site, vec![Change::RemoveToken(token.id)]).await;
     site.store.fail("access", Fault::Unreachable, 1);
     site.store.fail("commit", Fault::Unreachable, u64::MAX);
-    site.tick_until(&running, || running.published().access.tokens.is_empty()).await;
+    site.tick_until(&running, || running.published().access.tokens().is_empty()).await;
     site.tick_until(&running, || !running.unready().is_empty()).await;
 }
 
@@ -135,12 +135,12 @@ async fn an_expired_token_leaves_the_feed_and_a_double_one_never_gets_in() {
     };
     let operations = running.operations();
     operations.add_token(new.clone(), "test").await.unwrap();
-    running.until(|feed| feed.access.tokens.len() == 1).await;
+    running.until(|feed| feed.access.tokens().len() == 1).await;
     let twice = operations.add_token(new, "test").await;
     assert!(matches!(twice, Err(OperationError::TokenExists)));
     site.clock.advance(Duration::from_secs(600));
     site.settle(&running).await;
-    assert!(running.published().access.tokens.is_empty());
+    assert!(running.published().access.tokens().is_empty());
 }
 
 /// A key after all others of `main` that no custody has wrapped.

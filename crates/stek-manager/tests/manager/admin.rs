@@ -314,7 +314,7 @@ async fn a_day_in_the_life_of_an_operator() {
     assert_eq!(made.status, StatusCode::CREATED);
     let twice = ask(&router, &Method::POST, "/admin/v1/tokens", Some(&token), body).await;
     assert_eq!(twice.status, StatusCode::CONFLICT);
-    running.until(|feed| feed.access.tokens.len() == 2).await;
+    running.until(|feed| feed.access.tokens().len() == 2).await;
     let list = ask(&router, &Method::GET, "/admin/v1/tokens", Some(&secret), "").await;
     let list: TokenList = serde_json::from_slice(&list.bytes).unwrap();
     assert_eq!(list.tokens.len(), 2);
@@ -322,7 +322,7 @@ async fn a_day_in_the_life_of_an_operator() {
     let path = format!("/admin/v1/tokens/{}", made.json()["id"].as_str().unwrap());
     let revoked = ask(&router, &Method::DELETE, &path, Some(&token), "").await;
     assert_eq!(revoked.status, StatusCode::NO_CONTENT);
-    running.until(|feed| feed.access.tokens.len() == 1).await;
+    running.until(|feed| feed.access.tokens().len() == 1).await;
     let refused = ask(&router, &Method::GET, "/admin/v1/tokens", Some(&secret), "").await;
     assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
 }

@@ -293,7 +293,7 @@ impl Running {
             grants: grants.collect(),
         };
         let token = self.operations().add_token(new, "test").await.unwrap();
-        self.until(|feed| feed.access.tokens.contains(&token)).await;
+        self.until(|feed| feed.access.tokens().contains(&token)).await;
         (secret, token)
     }
 }

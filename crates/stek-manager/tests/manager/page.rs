@@ -185,9 +185,9 @@ async fn a_session_allows_to_look_and_ends_with_its_token() {
     assert_eq!(rotated.status, StatusCode::UNAUTHORIZED);
     assert_eq!(get(&router, "/status", &cookie).await.status, StatusCode::OK);
 
-    let token = running.published().access.tokens[0].id;
+    let token = running.published().access.tokens()[0].id;
     running.operations().revoke_token(token, "test").await.unwrap();
-    running.until(|feed| feed.access.tokens.is_empty()).await;
+    running.until(|feed| feed.access.tokens().is_empty()).await;
     assert_eq!(get(&router, "/status", &cookie).await.headers[LOCATION], "/status/login");
 }
 

@@ -602,7 +602,7 @@ async fn the_cluster_secret_is_exchanged_while_managers_run() {
     let feed = running.until(|feed| feed.keysets.contains_key(&name("main"))).await;
     assert_eq!(feed.keysets[&name("main")].keyset(), &keyset);
     assert_eq!(running.gauge("stek_manager_forged_rows"), 0.0);
-    assert!(feed.access.tokens.iter().any(|token| token.principal.as_str() == "token:edge"));
+    assert!(feed.access.tokens().iter().any(|token| token.principal.as_str() == "token:edge"));
     site.cluster = before;
     let refused = join(&site, "two", &peers).await.unwrap_err();
     assert!(matches!(refused, BootstrapError::Mismatch(_)), "{refused}");

@@ -136,7 +136,7 @@ async fn no_changed_token_or_grant_counts() {
     let expires_at = site.now() + Seconds::from_days(30);
     let new = NewToken { principal, hash: TokenHash::from_bytes([7; 32]), expires_at, grants };
     first.manager.operations().add_token(new, "test").await.unwrap();
-    first.until(|feed| feed.access.tokens.len() == 1 && feed.access.grants.len() == 1).await;
+    first.until(|feed| feed.access.tokens().len() == 1 && feed.access.grants().len() == 1).await;
     first.stop().await;
     let mut raw = site.database.connect().await.unwrap();
     raw.execute(
@@ -149,7 +149,7 @@ async fn no_changed_token_or_grant_counts() {
         assert_eq!(raw.execute(change).await.unwrap(), 1, "{column}");
         let running = site.join(&custody, number).await;
         let feed = running.until(|_| true).await;
-        let left = (feed.access.tokens.len(), feed.access.grants.len());
+        let left = (feed.access.tokens().len(), feed.access.grants().len());
         let expected = if column.starts_with("tokens") { (0, 1) } else { (1, 0) };
         assert_eq!(left, expected, "{column}");
         assert_eq!(running.metric("stek_manager_forged_rows"), 1, "{column}");

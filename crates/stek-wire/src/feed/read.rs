@@ -104,16 +104,10 @@ fn read_tombstones(
 fn read_access(at: &At<'_, '_>) -> Result<Access, DecodeError> {
     let tokens = at.field("tokens")?;
     let grants = at.field("grants")?;
-    Ok(Access {
-        tokens: tokens
-            .items(LIMITS.values)?
-            .map(|token| read_token(&token))
-            .collect::<Result<_, _>>()?,
-        grants: grants
-            .items(LIMITS.values)?
-            .map(|grant| read_grant(&grant))
-            .collect::<Result<_, _>>()?,
-    })
+    let tokens = tokens.items(LIMITS.values)?.map(|token| read_token(&token));
+    let tokens = tokens.collect::<Result<_, _>>()?;
+    let grants = grants.items(LIMITS.values)?.map(|grant| read_grant(&grant));
+    Ok(Access::new(tokens, grants.collect::<Result<_, _>>()?))
 }
 
 fn read_token(at: &At<'_, '_>) -> Result<Token, DecodeError> {

@@ -160,9 +160,9 @@ fn a_document_that_contradicts_itself_is_refused() {
 #[test]
 fn the_order_of_tokens_and_grants_makes_no_difference() {
     let mut turned = samples::feed();
-    let mut access = samples::access();
-    access.grants.reverse();
-    turned.access = Arc::new(access);
+    let access = samples::access();
+    let grants = access.grants().iter().rev().cloned().collect();
+    turned.access = Arc::new(Access::new(access.tokens().to_vec(), grants));
     assert_eq!(whole(&turned), whole(&samples::feed()));
 }
 
@@ -324,7 +324,7 @@ fn history(events: &[Event]) -> Vec<FeedState> {
             Event::Delete(_) => {}
             Event::Grant(number) => {
                 let grant = samples::grant(&format!("p{number}"), "*", Role::Terminator);
-                next.access = Arc::new(Access { tokens: vec![], grants: vec![grant] });
+                next.access = Arc::new(Access::new(vec![], vec![grant]));
             }
         }
         states.push(next);

@@ -68,9 +68,9 @@ pub fn encode_feed(since: Option<Revision>, state: &FeedState, access: AccessPar
 }
 
 fn write_access(json: &mut Json<'_>, access: &Access) {
-    let mut tokens: Vec<&Token> = access.tokens.iter().collect();
+    let mut tokens: Vec<&Token> = access.tokens().iter().collect();
     tokens.sort_by_key(|token| token.id);
-    let mut grants: Vec<&Grant> = access.grants.iter().collect();
+    let mut grants: Vec<&Grant> = access.grants().iter().collect();
     grants.sort();
     json.object(|json| {
         json.name("tokens").array(tokens, |json, token| {

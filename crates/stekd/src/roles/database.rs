@@ -1,7 +1,7 @@
 //! The database that a configuration names: PostgreSQL by its URL or SQLite by its path. A password
 //! is taken from a file only, and never repeated.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
