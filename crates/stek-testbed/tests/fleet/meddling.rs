@@ -99,7 +99,7 @@ async fn a_key_that_is_changed_on_its_way_is_refused_at_the_next_door() {
     let identity = Identity::read(&bed.site.certificate(), &bed.site.private_key()).unwrap();
     let setup = Setup {
         name: "edge".to_owned(),
-        client: client(&bed, &[bundles.url.clone()], &edge_token, "edge").unwrap(),
+        client: client(&bed, std::slice::from_ref(&bundles.url), &edge_token, "edge").unwrap(),
         keyset: keyset(),
         identity,
         clock: Arc::clone(&bed.clock) as Arc<dyn Clock>,
