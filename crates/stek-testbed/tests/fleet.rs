@@ -4,6 +4,7 @@
 
 mod fleet {
     mod clocks;
+    mod meddling;
 }
 
 use std::time::Duration;

@@ -49,16 +49,18 @@ pub fn secret(seed: u8) -> [u8; 32] {
     Sha256::digest([seed]).into()
 }
 
-/// What broken random sources give: one byte, a counter, few different bytes. Each with its written
-/// form.
-pub const WEAK: [(fn(u8) -> u8, &str); 3] = [
+/// Each byte of weak material, and how all of it is written.
+pub type Weak = (fn(u8) -> u8, &'static str);
+
+/// What broken random sources give: one byte, a counter, few different bytes.
+pub const WEAK: [Weak; 3] = [
     (|_| 0, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
     (|i| i, "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="),
     (|i| i % 3, "AAECAAECAAECAAECAAECAAECAAECAAECAAECAAECAAE="),
 ];
 
 /// `document` with other material for the key of `seed`, and the check value that fits it.
-pub fn with_weak_key(document: &str, seed: u8, (byte, text): (fn(u8) -> u8, &str)) -> String {
+pub fn with_weak_key(document: &str, seed: u8, (byte, text): Weak) -> String {
     let mut bytes = std::array::from_fn(|i| byte(u8::try_from(i).unwrap()));
     let fitting = derive::kcv(&KeyMaterial::take_from(&mut bytes)).to_string();
     let kcv = key(seed, 0, 1).record.kcv.to_string();

@@ -43,7 +43,7 @@ const STEPS: u32 = 9;
 const AHEAD: Seconds = Seconds::from_hours(2);
 
 /// A key seals for a day, and is published three days before.
-const POLICY: PolicyDocument = PolicyDocument {
+pub(super) const POLICY: PolicyDocument = PolicyDocument {
     rotation_period_seconds: Some(86_400),
     ticket_lifetime_seconds: Some(86_400),
     poll_interval_seconds: Some(1),
@@ -96,7 +96,7 @@ fn client(bed: &Bed, upstream: &str, token: &std::path::Path, name: &str) -> Cli
     ClientConfig::try_new(&options).unwrap()
 }
 
-fn value(registry: &Registry, name: &str, label: Option<&str>) -> f64 {
+pub(super) fn value(registry: &Registry, name: &str, label: Option<&str>) -> f64 {
     let families = registry.gather();
     let family = families.iter().find(|one| one.name() == name).expect(name);
     let wanted = family.get_metric().iter().filter(|metric| {
@@ -270,7 +270,7 @@ impl Site {
     }
 }
 
-fn keyset() -> KeysetName {
+pub(super) fn keyset() -> KeysetName {
     KeysetName::try_new(KEYSET).unwrap()
 }
 
