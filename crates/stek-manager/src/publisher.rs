@@ -219,9 +219,9 @@ async fn apply(
             }
             Ok(Opened { bundle, lacks }) => {
                 if lacks {
-                    lacking.insert(name)
+                    lacking.insert(name);
                 } else {
-                    lacking.remove(name)
+                    lacking.remove(name);
                 }
                 feed.tombstones.remove(name);
                 engine.confirmations.note_published(&bundle);
