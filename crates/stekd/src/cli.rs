@@ -495,8 +495,14 @@ fn server_name(text: &str) -> Result<String, &'static str> {
 #[derive(Debug, Args)]
 pub struct HealthcheckArgs {
     /// The address of the metrics listener of the role.
-    #[arg(value_name = "HOST:PORT")]
+    #[arg(value_name = "HOST:PORT", value_parser = host_and_port)]
     pub address: String,
+}
+
+fn host_and_port(text: &str) -> Result<String, &'static str> {
+    let parts = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    let port = parts.and_then(|(_, port)| port.parse::<u16>().ok());
+    port.map(|_| text.to_owned()).ok_or("allowed is HOST:PORT, such as 127.0.0.1:9441")
 }
 
 #[cfg(test)]

@@ -100,6 +100,7 @@ fn arguments_that_are_not_allowed_end_with_64() {
         (&["keyset", "rotate", "main", "--profile", "/nowhere/operator.toml"], "/nowhere"),
         (&["dev", "--rotation-period", "soon"], "span of time"),
         (&["token", "revoke", "x"], "UUID"),
+        (&["healthcheck", "9441"], "such as 127.0.0.1:9441"),
         (&["nonsense"], "nonsense"),
     ] {
         let output = stekd(arguments);
