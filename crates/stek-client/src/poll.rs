@@ -128,7 +128,7 @@ impl<C: Content> Poller<C> {
             let started = self.clock.boot();
             let ask = self.next_ask(started);
             let outcome = self.poll(&ask, started).await;
-            let next = self.settle(&ask, started, outcome);
+            let next = self.settle(&ask, started, outcome).max(self.clock.boot());
             self.clock.sleep_until(next).await;
             self.note_stall(next);
         }

@@ -267,11 +267,12 @@ async fn a_wrong_wall_clock_is_told_and_moves_nothing() {
     let fleet = follower.fleet().now_millis();
     bench.clock.set_wall_millis(honest - 3_600_000);
     let asked = bench.after(asked, Reply::status(500)).await;
-    assert_eq!(bench.metric("stek_client_clock_offset_seconds", ""), -3600.0);
+    assert!((bench.metric("stek_client_clock_offset_seconds", "") + 3600.0).abs() <= 0.001);
     assert!(follower.fleet().now_millis() - fleet < 5_500, "only pauses have passed");
     bench.clock.set_wall_millis(follower.fleet().now_millis());
     let _asked = bench.after(asked, Reply::status(500)).await;
-    assert_eq!(bench.metric("stek_client_clock_offset_seconds", ""), 0.0);
+    // Wall and boot time are cut to milliseconds, each for itself.
+    assert!(bench.metric("stek_client_clock_offset_seconds", "").abs() <= 0.001);
 }
 
 #[tokio::test]

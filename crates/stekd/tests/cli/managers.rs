@@ -67,6 +67,20 @@ async fn a_second_manager_joins_over_tls_and_seeds_change() {
     database.drop_now().await.unwrap();
 }
 
+/// Makes revisions, and a keyset `other`; returns once all of it is published.
+fn change_much(site: &Site, admin: &str) {
+    for number in 0..5 {
+        site.stekd(&format!(
+            "grant add token:edge-{number} main --role terminator --profile DIR/operator.toml"
+        ));
+    }
+    site.stekd("keyset create other --profile DIR/operator.toml");
+    site.stekd("token create late --role auditor --out DIR/late-token --profile DIR/operator.toml");
+    // That this token is known says that what came before it was published.
+    site.profile("late", admin);
+    until(site, "keyset list --profile DIR/late.toml", |output| status(output) == 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "half a minute: starts two PostgreSQL servers and four managers"]
 async fn a_restored_database_is_refused_until_it_is_accepted() {
@@ -95,16 +109,7 @@ async fn a_restored_database_is_refused_until_it_is_accepted() {
     site.rotate();
     edge.logs("installed");
     assert!(!resumes(Offer::Nothing));
-    for number in 0..5 {
-        site.stekd(&format!(
-            "grant add token:edge-{number} main --role terminator --profile DIR/operator.toml"
-        ));
-    }
-    site.stekd("keyset create other --profile DIR/operator.toml");
-    site.stekd("token create late --role auditor --out DIR/late-token --profile DIR/operator.toml");
-    // That this token is known says that what came after the backup was published.
-    site.profile("late", &admin);
-    until(&site, "keyset list --profile DIR/late.toml", |output| status(output) == 0);
+    change_much(&site, &admin);
     let early =
         stekd(&["db", "accept-restore", "--config", site.path("manager.toml").to_str().unwrap()]);
     assert!(said(&early).contains("in use by another process"), "{}", said(&early));
