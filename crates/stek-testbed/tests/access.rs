@@ -263,7 +263,12 @@ impl Visitor<'_> {
         if let Some(token) = &self.token {
             request = request.bearer_auth(token.expose_text());
         }
-        let answer = request.send().await.unwrap();
+        // Who was refused before proving anything loses the connection, maybe as this is sent.
+        let again = request.try_clone().unwrap();
+        let answer = match request.send().await {
+            Ok(answer) => answer,
+            Err(_) => again.send().await.unwrap(),
+        };
         (answer.status(), answer.text().await.unwrap())
     }
 
