@@ -49,6 +49,11 @@ def after_call(context, case, response):
 def filter_failure(context, failure, case, response):
     """Whether it is one."""
     if type(failure).__name__ == "UseAfterFree":
-        return not any(case.formatted_path.startswith(path) for path in DRY_RUNS)
+        # Who has dropped the keys of a keyset is asked once it is deleted.
+        kept = any(case.formatted_path.startswith(path) for path in DRY_RUNS)
+        return not kept and not case.formatted_path.endswith("/terminators")
+    # A report has a keyset once and writes 2 and not 2.0, which no schema says; else it is 400.
+    if type(failure).__name__ == "RejectedPositiveData" and case.path == "/v1/check-ins":
+        return ", allowed is " not in response.text
     # Headers that a server does not know it passes over (RFC 9110, section 5.1).
     return "in header - object with unexpected properties" not in str(failure)

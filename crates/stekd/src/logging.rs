@@ -22,7 +22,9 @@ pub fn init(format: LogFormat, otherwise: &str, traces: &Traces) {
     let filter = EnvFilter::try_from_env("STEKD_LOG").unwrap_or_else(|_| EnvFilter::new(otherwise));
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_ansi(colours_wanted(&std::io::stderr()));
+        .with_ansi(colours_wanted(&std::io::stderr()))
+        // Saying that nobody reads them any more would be a panic, for it goes where they go.
+        .log_internal_errors(false);
     let lines = match format {
         LogFormat::Human => lines.boxed(),
         LogFormat::Json => lines.json().boxed(),

@@ -1,9 +1,10 @@
 //! What a listener refuses at start, and that health answers when an interface is full.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 
-use crate::process::{PATIENCE, said, shown, status, stekd};
+use crate::process::{PATIENCE, said, shown, status, stekd, terminate};
 use crate::refusals::Folder;
 use crate::site::Role;
 
@@ -144,4 +145,23 @@ fn the_first_grant_is_made_without_a_manager_and_the_rest_with_one() {
     let bad = grant(&["add", "spiffe://td/edge-*", "main", "--role", "terminator"]);
     assert_eq!(status(&bad), 64);
     assert!(said(&bad).contains("a whole segment"), "{}", said(&bad));
+}
+
+/// A log is a pipe to somebody, who may go first.
+#[test]
+fn a_role_whose_log_nobody_reads_any_more_still_ends_well() {
+    let folder = Folder::sqlite();
+    shown(&folder.run(&["migrate"]));
+    let mut manager = Command::new(env!("CARGO_BIN_EXE_stekd"))
+        .args(["manager", "--config"])
+        .arg(folder.path("manager.toml"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = BufReader::new(manager.stderr.take().unwrap());
+    let mut listening = log.lines().map(Result::unwrap).filter(|line| line.contains("listening"));
+    assert!(listening.next().is_some() && listening.next().is_some(), "admin and metrics");
+    drop(listening);
+    terminate(&mut manager);
 }
