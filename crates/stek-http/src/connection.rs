@@ -217,6 +217,8 @@ impl Connections {
                         tracing::debug!(peer = %addr, ?over, "connection dropped");
                         return;
                     }
+                    // Time to finish.
+                    cut = Some(Instant::now() + self.limits.idle_timeout);
                 }
                 () = traffic.refused(), if cut.is_none() => {
                     cut = Some(Instant::now() + self.limits.handshake_timeout);

@@ -64,7 +64,8 @@ impl Traffic {
         self.refused.notified().await;
     }
 
-    /// Returns once the connection has gone on for long enough, at `cut` at the latest.
+    /// Returns once the connection has gone on for long enough; at `cut` if that is set, for then
+    /// the client has been told.
     ///
     /// hyper starts its own timer for request heads only when it knows the protocol, and has none for
     /// the HTTP/2 preface: a client that says nothing would otherwise stay for ever.
@@ -74,10 +75,10 @@ impl Traffic {
             if cut.is_some_and(|cut| cut <= now) {
                 return Over::Cut;
             }
-            let rest = match self.at_rest(limits) {
-                Some((end, over)) if end <= now => return over,
-                Some((end, _)) => end,
-                None => now + limits.idle_timeout,
+            let rest = match (cut, self.at_rest(limits)) {
+                (None, Some((end, over))) if end <= now => return over,
+                (None, Some((end, _))) => end,
+                _ => now + limits.idle_timeout,
             };
             let unread = match self.lock().values().next() {
                 Some(begun) if *begun + limits.idle_timeout * 2 <= now => return Over::Unread,
