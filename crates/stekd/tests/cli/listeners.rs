@@ -163,5 +163,13 @@ fn a_role_whose_log_nobody_reads_any_more_still_ends_well() {
     let mut listening = log.lines().map(Result::unwrap).filter(|line| line.contains("listening"));
     assert!(listening.next().is_some() && listening.next().is_some(), "admin and metrics");
     drop(listening);
+    assert!((0..1_000_000).any(|_| catches_sigterm(manager.id())), "it looks for signals");
     terminate(&mut manager);
+}
+
+/// Whether a process has a handler for SIGTERM by now.
+fn catches_sigterm(process: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    u64::from_str_radix(caught.trim(), 16).unwrap() & 1 << (15 - 1) != 0
 }
