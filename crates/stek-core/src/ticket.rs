@@ -25,16 +25,20 @@ pub const MAX_TICKET_LEN: usize = 16_384;
 pub const PADDING: usize = 64;
 
 /// `issued_at`, `authenticated_at` and the payload's length.
-const HEADER_LEN: usize = 8 + 8 + 2;
+const INNER_HEAD_LEN: usize = 8 + 8 + 2;
 
-/// Key name, nonce and tag.
-const ENVELOPE_LEN: usize = KeyName::LEN + NONCE_LEN + TAG_LEN;
+/// Key name and nonce.
+const HEAD_LEN: usize = KeyName::LEN + NONCE_LEN;
+
+/// What is not encrypted: the head and the tag.
+const ENVELOPE_LEN: usize = HEAD_LEN + TAG_LEN;
 
 /// Shortest ticket in bytes: an empty payload.
 pub const MIN_TICKET_LEN: usize = ENVELOPE_LEN + PADDING;
 
 /// Longest payload in bytes.
-pub const MAX_PAYLOAD_LEN: usize = (MAX_TICKET_LEN - ENVELOPE_LEN) / PADDING * PADDING - HEADER_LEN;
+pub const MAX_PAYLOAD_LEN: usize =
+    (MAX_TICKET_LEN - ENVELOPE_LEN) / PADDING * PADDING - INNER_HEAD_LEN;
 
 const AAD_LABEL: &[u8] = b"stek/ticket/1";
 
@@ -117,17 +121,19 @@ impl DerivedKey {
             return Err(too_long);
         }
         let length = u16::try_from(payload.len()).map_err(|_| too_long)?;
-        let plain_len = (HEADER_LEN + payload.len()).next_multiple_of(PADDING);
+        let plain_len = (INNER_HEAD_LEN + payload.len()).next_multiple_of(PADDING);
+        let mut head = [0; HEAD_LEN + INNER_HEAD_LEN];
+        let (outer, inner) = head.split_at_mut(HEAD_LEN);
+        outer[..KeyName::LEN].copy_from_slice(self.name.as_bytes());
+        outer[KeyName::LEN..].copy_from_slice(nonce);
+        inner[..8].copy_from_slice(&stamp.issued_at.as_unix().to_be_bytes());
+        inner[8..16].copy_from_slice(&stamp.authenticated_at.as_unix().to_be_bytes());
+        inner[16..].copy_from_slice(&length.to_be_bytes());
         let mut ticket = Vec::with_capacity(ENVELOPE_LEN + plain_len);
-        ticket.extend_from_slice(self.name.as_bytes());
-        ticket.extend_from_slice(nonce);
-        let start = ticket.len();
-        ticket.extend_from_slice(&stamp.issued_at.as_unix().to_be_bytes());
-        ticket.extend_from_slice(&stamp.authenticated_at.as_unix().to_be_bytes());
-        ticket.extend_from_slice(&length.to_be_bytes());
+        ticket.extend_from_slice(&head);
         ticket.extend_from_slice(payload);
-        ticket.resize(start + plain_len, 0);
-        let tag = self.aead.seal_in_place(nonce, &self.aad, &mut ticket[start..]);
+        ticket.resize(HEAD_LEN + plain_len, 0);
+        let tag = self.aead.seal_in_place(nonce, &self.aad, &mut ticket[HEAD_LEN..]);
         ticket.extend_from_slice(&tag);
         Ok(ticket)
     }
@@ -146,7 +152,7 @@ impl DerivedKey {
         let (stamp, len) = parse(&plain).inspect_err(|_| plain.zeroize())?;
         // The payload moves to the front of the buffer it came in. A copy would have to be erased,
         // which at a byte at a time costs as much as decrypting it did.
-        plain.copy_within(HEADER_LEN..HEADER_LEN + len, 0);
+        plain.copy_within(INNER_HEAD_LEN..INNER_HEAD_LEN + len, 0);
         plain[len..].zeroize();
         plain.truncate(len);
         Ok(Contents { stamp, payload: plain })

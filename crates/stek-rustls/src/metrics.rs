@@ -11,12 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, IntGauge, Opts, Registry};
 use stek_core::name::KeysetName;
 use stek_core::time::Seconds;
 
+mod counts;
 mod outcomes;
 
+use counts::Counts;
 pub(crate) use outcomes::{
     HandshakeOutcome, LookUpOutcome, OpenOutcome, PutOutcome, SealOutcome, WriteOutcome,
 };
@@ -36,12 +38,12 @@ pub struct TicketMetrics(Arc<Series>);
 
 #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "only I/O takes time and fails"))]
 struct Series {
-    sealed: [IntCounter; SealOutcome::ALL.len()],
-    opened: [IntCounter; OpenOutcome::ALL.len()],
-    put: [IntCounter; PutOutcome::ALL.len()],
-    looked_up: [IntCounter; LookUpOutcome::ALL.len()],
-    written: [IntCounter; WriteOutcome::ALL.len()],
-    handshakes: [IntCounter; HandshakeOutcome::ALL.len()],
+    sealed: Counts<{ SealOutcome::ALL.len() }>,
+    opened: Counts<{ OpenOutcome::ALL.len() }>,
+    put: Counts<{ PutOutcome::ALL.len() }>,
+    looked_up: Counts<{ LookUpOutcome::ALL.len() }>,
+    written: Counts<{ WriteOutcome::ALL.len() }>,
+    handshakes: Counts<{ HandshakeOutcome::ALL.len() }>,
     age_at_open: Histogram,
     look_up_seconds: Histogram,
     breaker_open: IntGauge,
@@ -116,23 +118,23 @@ impl TicketMetrics {
     }
 
     pub(crate) fn count_sealed(&self, outcome: SealOutcome) {
-        self.0.sealed[outcome as usize].inc();
+        self.0.sealed.add(outcome as usize, 1);
     }
 
     pub(crate) fn count_opened(&self, outcome: OpenOutcome) {
-        self.0.opened[outcome as usize].inc();
+        self.0.opened.add(outcome as usize, 1);
     }
 
     pub(crate) fn count_put(&self, outcome: PutOutcome) {
-        self.0.put[outcome as usize].inc();
+        self.0.put.add(outcome as usize, 1);
     }
 
     pub(crate) fn count_look_up(&self, outcome: LookUpOutcome) {
-        self.0.looked_up[outcome as usize].inc();
+        self.0.looked_up.add(outcome as usize, 1);
     }
 
     pub(crate) fn count_handshake(&self, outcome: HandshakeOutcome) {
-        self.0.handshakes[outcome as usize].inc();
+        self.0.handshakes.add(outcome as usize, 1);
     }
 
     pub(crate) fn observe_age(&self, age: Seconds) {
@@ -143,7 +145,7 @@ impl TicketMetrics {
 
     #[cfg(feature = "redis")]
     pub(crate) fn count_written(&self, outcome: WriteOutcome, sessions: usize) {
-        self.0.written[outcome as usize].inc_by(sessions as u64);
+        self.0.written.add(outcome as usize, sessions as u64);
     }
 
     #[cfg(feature = "redis")]
@@ -180,10 +182,9 @@ impl Registration {
         &mut self,
         name: &str,
         help: &str,
-        outcomes: [&str; N],
-    ) -> Result<[IntCounter; N], prometheus::Error> {
-        let family = self.add(IntCounterVec::new(self.opts(name, help), &["outcome"])?)?;
-        Ok(outcomes.map(|outcome| family.with_label_values(&[outcome])))
+        outcomes: [&'static str; N],
+    ) -> Result<Counts<N>, prometheus::Error> {
+        self.add(Counts::new(self.opts(name, help), outcomes)?)
     }
 
     fn histogram(
