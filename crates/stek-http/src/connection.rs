@@ -3,9 +3,10 @@
 mod traffic;
 
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +16,11 @@ use axum::response::{IntoResponse, Response};
 use http::header::{AUTHORIZATION, CONNECTION};
 use http::{HeaderValue, Request, Version};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
+use hyper::server::conn::{http1, http2};
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -32,7 +35,7 @@ use crate::connection::traffic::{InFlight, Over, Traffic};
 use crate::quota::Quotas;
 use crate::request_id::{RequestId, X_REQUEST_ID};
 use crate::tasks::Tasks;
-use crate::{Channel, ClientCertificate, Limits, Peer, Problem, Proved, TlsFiles, Transport};
+use crate::{Channel, ClientCertificate, Limits, Peer, Problem, Standing, TlsFiles, Transport};
 
 /// HTTP/2 flow-control window of one stream, in bytes. With the window of a connection, this bounds
 /// what a client can make the server hold of bodies that no handler reads.
@@ -59,12 +62,24 @@ pub(crate) struct Connections {
 }
 
 /// How to speak with a client whose version of HTTP the first bytes tell, and with one that has
-/// named it: that needs no buffer for those bytes.
+/// named it.
 struct Versions {
     any: auto::Builder<Tasks>,
-    http1: auto::Builder<Tasks>,
-    http2: auto::Builder<Tasks>,
+    http1: http1::Builder,
+    http2: http2::Builder<Tasks>,
 }
+
+/// A connection on which HTTP has begun.
+struct Begun<C: ?Sized> {
+    connection: Pin<Box<C>>,
+    addr: SocketAddr,
+    traffic: Arc<Traffic>,
+    /// Changes when the client's certificate may be worth nothing any more.
+    withdrawn: Option<watch::Receiver<u64>>,
+}
+
+/// HTTP of a version that was named.
+type Http = dyn GracefulConnection<Error = hyper::Error, Output = hyper::Result<()>> + Send;
 
 impl Connections {
     pub(crate) fn new(
@@ -74,9 +89,7 @@ impl Connections {
         tasks: Tasks,
         shutdown: CancellationToken,
     ) -> Self {
-        let any = http_builder(&limits, tasks);
-        let (http1, http2) = (any.clone().http1_only(), any.clone().http2_only());
-        let http = Versions { any, http1, http2 };
+        let http = Versions::new(&limits, tasks);
         let quotas = Arc::new(Quotas::new(&limits));
         Self { transport, limits, router, quotas, http, shutdown }
     }
@@ -91,22 +104,14 @@ impl Connections {
         match &self.transport {
             Transport::Plain(_) => {
                 let peer = Peer { addr, channel: Channel::Plain };
-                Box::pin(self.serve(stream, peer, None, &self.http.any)).await;
+                self.attend(self.begin_plain(stream, peer)).await;
             }
             Transport::Tls(files) => {
-                let withdrawn = files.withdrawn();
-                // Each on its own, so that a connection that waits holds nothing of its handshake.
-                let handshake = Box::pin(self.handshake(files, stream, addr));
-                let Some(stream) = handshake.await else { return };
-                let tls = stream.get_ref().1;
-                let client = client_certificate(tls, addr);
-                let withdrawn = client.is_some().then_some(withdrawn);
-                let http = match tls.alpn_protocol() {
-                    Some(ALPN_HTTP2) => &self.http.http2,
-                    _ => &self.http.http1,
-                };
-                let peer = Peer { addr, channel: Channel::Tls(client) };
-                Box::pin(self.serve(stream, peer, withdrawn, http)).await;
+                // On its own, so that a connection that waits holds nothing of its handshake.
+                let begun = Box::pin(self.begin_tls(files, stream, addr)).await;
+                if let Some(begun) = begun {
+                    self.attend(begun).await;
+                }
             }
         }
     }
@@ -135,10 +140,11 @@ impl Connections {
     {
         let asked = CancellationToken::new();
         let has_asked = asked.clone();
+        let standing = Standing::new(Arc::clone(&self.quotas));
         let service = service_fn(move |request: Request<Incoming>| {
             has_asked.cancel();
             let in_flight = InFlight::begin(&Traffic::new());
-            answer(full_house(), request.map(Body::new), Proved::default(), in_flight)
+            answer(full_house(), request.map(Body::new), standing.clone(), in_flight)
         });
         let mut connection = pin!(self.http.any.serve_connection(TokioIo::new(io), service));
         tokio::select! {
@@ -176,31 +182,68 @@ impl Connections {
         }
     }
 
-    /// `withdrawn` changes when the client's certificate may be worth nothing any more.
-    async fn serve<I>(
-        &self,
-        io: I,
-        peer: Peer,
-        mut withdrawn: Option<watch::Receiver<u64>>,
-        http: &auto::Builder<Tasks>,
-    ) where
+    fn begin_plain<I>(&self, io: I, peer: Peer) -> Begun<impl GracefulConnection<Error: Display>>
+    where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let addr = peer.addr;
+        let (addr, traffic) = (peer.addr, Traffic::new());
+        let service = self.service(peer, &traffic);
+        let connection = Box::pin(self.http.any.serve_connection(TokioIo::new(io), service));
+        Begun { connection, addr, traffic, withdrawn: None }
+    }
+
+    async fn begin_tls(
+        &self,
+        files: &TlsFiles,
+        stream: TcpStream,
+        addr: SocketAddr,
+    ) -> Option<Begun<Http>> {
+        let withdrawn = files.withdrawn();
+        let stream = self.handshake(files, stream, addr).await?;
+        let tls = stream.get_ref().1;
+        let client = client_certificate(tls, addr);
+        let withdrawn = client.is_some().then_some(withdrawn);
         let traffic = Traffic::new();
-        let service = {
-            let (router, traffic) = (self.router.clone(), Arc::clone(&traffic));
-            let (quotas, proved) = (Arc::clone(&self.quotas), Proved::default());
-            let body_limit = self.limits.body_read_timeout;
-            service_fn(move |request: Request<Incoming>| {
-                let mut request = request.map(|body| Body::new(TimedBody::new(body, body_limit)));
-                request.extensions_mut().insert(Arc::clone(&quotas));
-                request.extensions_mut().insert(proved.clone());
-                request.extensions_mut().insert(peer.clone());
-                answer(router.clone(), request, proved.clone(), InFlight::begin(&traffic))
-            })
+        let service = self.service(Peer { addr, channel: Channel::Tls(client) }, &traffic);
+        let is_http2 = tls.alpn_protocol() == Some(ALPN_HTTP2);
+        let io = TokioIo::new(stream);
+        let connection: Pin<Box<Http>> = if is_http2 {
+            Box::pin(self.http.http2.serve_connection(io, service))
+        } else {
+            Box::pin(self.http.http1.serve_connection(io, service))
         };
-        let mut connection = pin!(http.serve_connection(TokioIo::new(io), service));
+        Some(Begun { connection, addr, traffic, withdrawn })
+    }
+
+    /// Answers the requests of one connection.
+    fn service(
+        &self,
+        peer: Peer,
+        traffic: &Arc<Traffic>,
+    ) -> impl Service<
+        Request<Incoming>,
+        Response = Response,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + Send
+    + use<> {
+        let (router, traffic) = (self.router.clone(), Arc::clone(traffic));
+        let standing = Standing::new(Arc::clone(&self.quotas));
+        let body_limit = self.limits.body_read_timeout;
+        service_fn(move |request: Request<Incoming>| {
+            let mut request = request.map(|body| Body::new(TimedBody::new(body, body_limit)));
+            request.extensions_mut().insert(standing.clone());
+            request.extensions_mut().insert(peer.clone());
+            answer(router.clone(), request, standing.clone(), InFlight::begin(&traffic))
+        })
+    }
+
+    /// Lets a connection go on until it ends, or until something else ends it.
+    async fn attend<C>(&self, begun: Begun<C>)
+    where
+        C: GracefulConnection<Error: Display> + ?Sized,
+    {
+        let Begun { mut connection, addr, traffic, mut withdrawn } = begun;
         let mut finishing = Finishing::No;
         let mut cut = None;
         loop {
@@ -259,23 +302,40 @@ fn client_certificate(
     }
 }
 
-fn http_builder(limits: &Limits, tasks: Tasks) -> auto::Builder<Tasks> {
-    let mut builder = auto::Builder::new(tasks);
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_read_timeout)
-        .max_buf_size(limits.max_header_bytes);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(saturating_u32(limits.max_concurrent_streams))
-        .max_header_list_size(saturating_u32(limits.max_header_bytes))
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .keep_alive_interval(limits.keep_alive_interval)
-        .keep_alive_timeout(limits.keep_alive_timeout);
-    builder
+/// The limits of connections over HTTP/1.1; builders of two types have the same settings.
+macro_rules! limit_http1 {
+    ($builder:expr, $limits:expr) => {
+        $builder
+            .timer(TokioTimer::new())
+            .header_read_timeout($limits.header_read_timeout)
+            .max_buf_size($limits.max_header_bytes)
+    };
+}
+
+/// The same over HTTP/2.
+macro_rules! limit_http2 {
+    ($builder:expr, $limits:expr) => {
+        $builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(saturating_u32($limits.max_concurrent_streams))
+            .max_header_list_size(saturating_u32($limits.max_header_bytes))
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .keep_alive_interval($limits.keep_alive_interval)
+            .keep_alive_timeout($limits.keep_alive_timeout)
+    };
+}
+
+impl Versions {
+    fn new(limits: &Limits, tasks: Tasks) -> Self {
+        let mut any = auto::Builder::new(tasks.clone());
+        limit_http1!(any.http1(), limits);
+        limit_http2!(any.http2(), limits);
+        let (mut http1, mut http2) = (http1::Builder::new(), http2::Builder::new(tasks));
+        limit_http1!(http1, limits);
+        limit_http2!(http2, limits);
+        Self { any, http1, http2 }
+    }
 }
 
 fn saturating_u32(value: usize) -> u32 {
@@ -298,7 +358,7 @@ fn full_house() -> Router {
 async fn answer(
     router: Router,
     mut request: Request<Body>,
-    proved: Proved,
+    standing: Standing,
     in_flight: InFlight,
 ) -> Result<Response, Infallible> {
     for (name, value) in request.headers_mut() {
@@ -308,8 +368,8 @@ async fn answer(
     }
     let has_one_at_a_time = request.version() < Version::HTTP_2;
     let name = RequestId::of(request.headers());
-    // Also where only errors are logged, their lines say of which request they are.
-    let span = tracing::error_span!(
+    // For whoever exports spans; log lines have the name by the scope.
+    let span = tracing::debug_span!(
         "request",
         request_id = %name,
         listener = field::Empty,
@@ -319,20 +379,18 @@ async fn answer(
     );
     let answering = name.clone().scope(respond(router, request)).instrument(span.clone());
     let mut response = answering.await?;
-    if response.status().is_client_error() {
+    let status = response.status();
+    span.record("status", status.as_u16());
+    if status.is_client_error() {
         // What fails on our side is logged where it does.
-        let status = response.status().as_u16();
-        span.in_scope(|| tracing::info!(status, "request refused"));
-        if !proved.is_set() {
+        let refused = || tracing::info!(status = status.as_u16(), "request refused");
+        name.clone().scope_sync(|| span.in_scope(refused));
+        if !standing.has_proven() {
             in_flight.refused();
             if has_one_at_a_time {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
         }
-    }
-    // For whoever exports spans. What stands in log lines is formatted anew with each field.
-    if tracing::span_enabled!(tracing::Level::DEBUG) {
-        span.record("status", response.status().as_u16());
     }
     if let Some(value) = name.header() {
         response.headers_mut().insert(X_REQUEST_ID, value);

@@ -51,7 +51,7 @@ pub use limits::{LimitError, Limits};
 pub use listen::{BindError, Plaintext, Server, Transport};
 pub use peer::{Channel, Peer};
 pub use problem::Problem;
-pub use proof::{Proof, Proved};
+pub use proof::{Proof, Standing};
 pub use quota::Waiting;
 pub use serve::{Drained, TURNED_AWAY_AT_ONCE};
 pub use tls::reload::{LOOK_EVERY, TlsMetrics, TlsReload};

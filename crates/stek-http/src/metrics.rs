@@ -116,7 +116,7 @@ impl Pending {
             started: (!waits).then(Instant::now),
             answer: None,
         };
-        // For whoever exports spans. What stands in log lines is formatted anew with each field.
+        // For whoever exports spans.
         if tracing::span_enabled!(tracing::Level::DEBUG) {
             let (method, route) = (pending.method, pending.route());
             tracing::record_all!(tracing::Span::current(), listener, method, route);

@@ -25,30 +25,42 @@ use crate::{Channel, ClientCertificate, Peer, Problem, bearer};
 #[derive(Debug)]
 pub struct Proof {
     kind: Kind,
-    quotas: Option<Arc<Quotas>>,
-    proved: Proved,
+    standing: Option<Standing>,
 }
 
-/// Whether somebody has proven who he is on a connection. One on which somebody is refused before
-/// is closed, so that strangers do not keep the places of others.
-#[derive(Debug, Clone, Default)]
-pub struct Proved(Arc<AtomicBool>);
+/// How whoever is at the other end of a connection stands with us. Every request of a connection
+/// carries it.
+#[derive(Debug, Clone)]
+pub struct Standing(Arc<Shared>);
 
-impl Proved {
+#[derive(Debug)]
+struct Shared {
+    quotas: Arc<Quotas>,
+    has_proven: AtomicBool,
+}
+
+impl Standing {
+    /// That of a connection on which nobody has proven anything yet.
+    pub(crate) fn new(quotas: Arc<Quotas>) -> Self {
+        Self(Arc::new(Shared { quotas, has_proven: AtomicBool::new(false) }))
+    }
+
     /// Notes that the one who sent the request with these `extensions` has proven who he is in
     /// another way than by a [`Proof`].
-    pub fn note(extensions: &Extensions) {
-        if let Some(proved) = extensions.get::<Self>() {
-            proved.set();
+    pub fn note_proven(extensions: &Extensions) {
+        if let Some(standing) = extensions.get::<Self>() {
+            standing.set_proven();
         }
     }
 
-    pub(crate) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    /// Whether somebody has proven who he is. A connection on which somebody is refused before is
+    /// closed, so that strangers do not keep the places of others.
+    pub(crate) fn has_proven(&self) -> bool {
+        self.0.has_proven.load(Ordering::Relaxed)
     }
 
-    fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+    fn set_proven(&self) {
+        self.0.has_proven.store(true, Ordering::Relaxed);
     }
 }
 
@@ -80,11 +92,9 @@ impl Proof {
     /// # Errors
     /// 429 if they ask too often.
     pub fn admit(&self, who: &Principals) -> Result<(), Problem> {
-        self.proved.set();
-        match &self.quotas {
-            Some(quotas) => quotas.request(who.shown()).map_err(Problem::too_many_requests),
-            None => Ok(()),
-        }
+        let Some(standing) = &self.standing else { return Ok(()) };
+        standing.set_proven();
+        standing.0.quotas.request(who.shown()).map_err(Problem::too_many_requests)
     }
 
     /// Counts one request of `who` that waits for a change, for as long as the guard is held.
@@ -92,8 +102,10 @@ impl Proof {
     /// # Errors
     /// 429 if too many of them wait.
     pub fn wait(&self, who: &Principals) -> Result<Waiting, Problem> {
-        match &self.quotas {
-            Some(quotas) => quotas.wait(who.shown()).map_err(Problem::too_many_requests),
+        match &self.standing {
+            Some(standing) => {
+                standing.0.quotas.wait(who.shown()).map_err(Problem::too_many_requests)
+            }
             None => Ok(Waiting::uncounted()),
         }
     }
@@ -115,8 +127,7 @@ impl<S: Sync> FromRequestParts<S> for Proof {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
         let kind = Self::find(parts).ok_or_else(Problem::unauthenticated)?;
-        let proved = parts.extensions.get().cloned().unwrap_or_default();
-        Ok(Self { kind, quotas: parts.extensions.get().cloned(), proved })
+        Ok(Self { kind, standing: parts.extensions.get().cloned() })
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::task::futures::TaskLocalFuture;
 
 /// The header that carries it, in requests and in answers.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -45,14 +46,19 @@ impl RequestId {
         Self(format!("{:016x}", KEY.hash_one(count)).into())
     }
 
-    /// That of the request that this task answers.
-    pub(crate) fn current() -> Option<Self> {
+    /// That of the request that this task answers. For log lines.
+    pub fn current() -> Option<Self> {
         CURRENT.try_with(Self::clone).ok()
     }
 
     /// Runs `future` as the answer to this request.
-    pub(crate) async fn scope<F: Future>(self, future: F) -> F::Output {
-        CURRENT.scope(self, future).await
+    pub(crate) fn scope<F: Future>(self, future: F) -> TaskLocalFuture<Self, F> {
+        CURRENT.scope(self, future)
+    }
+
+    /// Runs `work` as a part of the answer to this request.
+    pub(crate) fn scope_sync<T>(self, work: impl FnOnce() -> T) -> T {
+        CURRENT.sync_scope(self, work)
     }
 
     /// As the value of a header.

@@ -1,10 +1,13 @@
 //! Structured logs on standard error.
 
+mod request;
+
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::commands::table::colours_wanted;
+use crate::logging::request::NamesRequest;
 use crate::traces::Traces;
 
 /// How log lines look.
@@ -26,8 +29,8 @@ pub fn init(format: LogFormat, otherwise: &str, traces: &Traces) {
         // Saying that nobody reads them any more would be a panic, for it goes where they go.
         .log_internal_errors(false);
     let lines = match format {
-        LogFormat::Human => lines.boxed(),
-        LogFormat::Json => lines.json().boxed(),
+        LogFormat::Human => lines.map_fmt_fields(NamesRequest).boxed(),
+        LogFormat::Json => lines.json().map_event_format(NamesRequest).boxed(),
     };
     // A second call, as in tests, leaves the first in place.
     let _ = tracing_subscriber::registry()

@@ -46,7 +46,7 @@ fn router() -> Router {
 }
 
 async fn proved(request: axum::extract::Request) -> &'static str {
-    Proved::note(request.extensions());
+    Standing::note_proven(request.extensions());
     "hello"
 }
 
@@ -208,7 +208,7 @@ async fn a_connection_that_does_not_finish_when_told_is_dropped() {
     send(&mut client, "GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     let peer = Peer { addr: ([127, 0, 0, 1], 1).into(), channel: Channel::Plain };
     // The answer does not fit into the pipe, and the client does not read it.
-    soon(connections.serve(io, peer, None, &connections.http.any)).await;
+    soon(connections.attend(connections.begin_plain(io, peer))).await;
     assert!(rest(&mut client).await.starts_with("HTTP/1.1 200 OK"));
 }
 

@@ -83,12 +83,12 @@ async fn without_a_server_nothing_is_counted_and_with_one_it_is() {
     };
     let kind = || Kind::Certificate(Arc::clone(&certificate));
     let who = name("spiffe://td/edge/7").into();
-    let free = Proof { kind: kind(), quotas: None, proved: Proved::default() };
+    let free = Proof { kind: kind(), standing: None };
     for _ in 0..100 {
         free.admit(&who).unwrap();
     }
-    let quotas = Some(Arc::new(Quotas::new(&limits)));
-    let counted = Proof { kind: kind(), quotas, proved: Proved::default() };
+    let standing = Some(Standing::new(Arc::new(Quotas::new(&limits))));
+    let counted = Proof { kind: kind(), standing };
     counted.admit(&who).unwrap();
     assert_eq!(counted.admit(&who).unwrap_err().status(), http::StatusCode::TOO_MANY_REQUESTS);
     let _waits = counted.wait(&who).unwrap();

@@ -9,7 +9,7 @@ use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use stek_core::name::KeysetName;
-use stek_http::Proved;
+use stek_http::Standing;
 
 use crate::admin::{Caller, READERS};
 use crate::page::{LOGIN_PATH, Page, html};
@@ -46,7 +46,7 @@ impl FromRequestParts<Arc<Page>> for Viewer {
         };
         let (caller, may_leave) = match session {
             Some(caller) => {
-                Proved::note(&parts.extensions);
+                Standing::note_proven(&parts.extensions);
                 (caller, true)
             }
             None => match Caller::from_request_parts(parts, &page.operations).await {

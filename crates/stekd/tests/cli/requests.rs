@@ -16,7 +16,7 @@ async fn a_refusal_has_one_name_in_the_answer_and_in_the_log() {
     assert_eq!(name.len(), 16, "{words}");
     let line = manager.log_line("request refused");
     let entry: serde_json::Value = serde_json::from_str(&line).unwrap();
-    assert_eq!(entry["span"]["request_id"], name, "{line}");
+    assert_eq!(entry["request_id"], name, "{line}");
     let token = std::fs::read_to_string(site.path("terminator-token")).unwrap();
     assert!(!line.contains(token.trim_end()) && !words.contains(token.trim_end()));
     database.drop_now().await.unwrap();
