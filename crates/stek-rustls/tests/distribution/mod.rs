@@ -50,7 +50,7 @@ impl Distribution {
         let tag = bundle.tag();
         self.offer(bundle);
         let checked_in = self.installed.wait_for(|installed| *installed == Some(tag));
-        tokio::time::timeout(Duration::from_secs(20), checked_in).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(60), checked_in).await.unwrap().unwrap();
     }
 }
 
