@@ -14,5 +14,7 @@ if ! cmp -s api/requirements.txt "$venv/installed"; then
     cp api/requirements.txt "$venv/installed"
 fi
 
-SQLX_OFFLINE=true "${CARGO:-cargo}" build -q -p stekd
+if [ -z "${STEK_TEST_STEKD:-}" ]; then
+    SQLX_OFFLINE=true "${CARGO:-cargo}" build -q -p stekd
+fi
 exec "$venv/bin/python" api/test_api.py "$@"

@@ -123,6 +123,7 @@ def main():
         if sound:
             interface.fleet.remove()
         else:
+            print(interface.fleet.told(), flush=True)
             failed.append(f"{name}, whose log is {interface.fleet.log.name}")
     if failed:
         sys.exit(f"failed: {'; '.join(failed)}")

@@ -1,6 +1,7 @@
 #!/bin/sh
 # The status page in a real browser. Brings what it needs: a virtual environment in target/, and
-# Chromium by apt-get as root on Debian. Exits with 77 if there is no Chromium and none can be had.
+# Chromium by apt-get as root on Debian, and the program from cargo unless STEK_TEST_STEKD names one.
+# Exits with 77 if there is no Chromium and none can be had.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -32,5 +33,7 @@ if ! cmp -s browser/requirements.txt "$venv/installed"; then
     cp browser/requirements.txt "$venv/installed"
 fi
 
-SQLX_OFFLINE=true "${CARGO:-cargo}" build -q -p stekd
+if [ -z "${STEK_TEST_STEKD:-}" ]; then
+    SQLX_OFFLINE=true "${CARGO:-cargo}" build -q -p stekd
+fi
 STEK_TEST_CHROMIUM=$chromium exec "$venv/bin/python" browser/test_page.py "$@"

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import threading
 import unittest
 
@@ -49,6 +50,7 @@ class Browser:
         cls.chromium.close()
         cls.playwright.stop()
         cls.fleet.stop()
+        cls.told = cls.fleet.told()
         cls.fleet.remove()
 
 
@@ -314,4 +316,5 @@ class Page(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    unittest.main(verbosity=2)
+    if not unittest.main(verbosity=2, exit=False).result.wasSuccessful():
+        sys.exit(getattr(Browser, "told", "the fleet did not start"))
