@@ -1,6 +1,8 @@
 # Every target works in a fresh clone; `make help` lists them.
 
 CARGO ?= cargo
+# Further options of `make test`.
+TEST_FLAGS ?=
 # How long `make fuzz` stays at each target.
 FUZZ_SECONDS ?= 10
 FUZZ_TARGETS = ticket_open payload_parse bundle_decode feed_decode
@@ -34,7 +36,7 @@ dev: ## run all roles on loopback in ./stekd-dev until Ctrl-C
 	$(CARGO) run -p stekd -- dev
 
 test: ## run every test; brings its own PostgreSQL
-	$(WITH_POSTGRES) $(CARGO) test --workspace --exclude stek-bench $(TESTED_FEATURES)
+	$(WITH_POSTGRES) $(CARGO) test $(TEST_FLAGS) --workspace --exclude stek-bench $(TESTED_FEATURES)
 	$(CARGO) test -p stek-core --lib # the ticket format once more, without AWS-LC
 
 test-page: ## test the status page in Chromium; installs what it needs in target/, Chromium by apt-get as root

@@ -85,12 +85,15 @@ pub(crate) fn visit(
     if offer == Offer::Session {
         command.arg("-sess_in").arg(session);
     }
-    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    // If it does not listen, what it says tells why.
+    let _ = std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"GET / HTTP/1.0\r\n\r\n");
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let said = text.lines().rev().find(|line| line.ends_with(" handshake")).unwrap_or(&text);
+    let said = text.lines().rev().find(|line| line.ends_with(" handshake"));
+    let all = || format!("{text}{}", String::from_utf8_lossy(&output.stderr));
+    let said = said.map_or_else(all, |line| line.trim().to_owned());
     let shown = Command::new("openssl")
         .args(["sess_id", "-noout", "-text", "-in"])
         .arg(session)
@@ -98,7 +101,7 @@ pub(crate) fn visit(
         .unwrap();
     let ticket = String::from_utf8_lossy(&shown.stdout).into_owned();
     let name = ticket.lines().find_map(|line| line.trim().strip_prefix("0000 - "));
-    (said.trim().to_owned(), name.map_or(String::new(), |name| name[..47].to_owned()))
+    (said, name.map_or(String::new(), |name| name[..47].to_owned()))
 }
 
 /// What a client brings.
