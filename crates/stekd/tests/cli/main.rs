@@ -5,9 +5,13 @@
 mod alerts;
 mod changes;
 mod dev;
+mod golang;
+mod haproxy;
+mod installed;
 mod killed;
 mod kills;
 mod listeners;
+mod makes;
 mod managers;
 mod metrics;
 mod nginx;
