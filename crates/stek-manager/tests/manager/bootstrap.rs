@@ -90,7 +90,7 @@ async fn a_state_file_that_others_may_read_is_refused() {
     let mode = std::fs::Permissions::from_mode(0o640);
     std::fs::set_permissions(site.path("ratchet"), mode).unwrap();
     let error = claim(&site, &site.cluster, "ratchet").await.unwrap_err();
-    assert!(matches!(error, BootstrapError::State { .. }));
+    assert!(matches!(error, BootstrapError::State(_)));
     assert!(error.source().unwrap().to_string().contains("0640"));
 }
 

@@ -22,5 +22,6 @@ mod requests;
 mod reseeds;
 mod roles;
 mod site;
+mod starts;
 #[cfg(feature = "otlp")]
 mod traces;
