@@ -36,6 +36,7 @@ dev: ## run all roles on loopback in ./stekd-dev until Ctrl-C
 test: ## run every test; brings its own PostgreSQL
 	$(WITH_POSTGRES) $(CARGO) test --workspace --exclude stek-bench $(TESTED_FEATURES)
 	$(CARGO) test -p stek-core --lib # the ticket format once more, without AWS-LC
+	$(CARGO) test -p stekd --test cli without_the_exporter # the program as it is built by default
 
 test-page: ## test the status page in Chromium; installs what it needs in target/, Chromium by apt-get as root
 	browser/run.sh
