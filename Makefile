@@ -22,7 +22,7 @@ export SQLX_OFFLINE = true
 	up up-offline proof down test-compose test-deploy
 
 help: ## show the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 demo: ## show a fleet at work for 45 s: two servers, ten-second rotation, one client that hops
 	$(CARGO) run -p stekd -- demo

@@ -58,11 +58,11 @@ impl Haproxy {
 }
 
 impl Drop for Haproxy {
+    #[allow(clippy::print_stdout, reason = "a test that failed shows what HAProxy said")]
     fn drop(&mut self) {
         drop(self.watchdog.stdin.take());
         let _ = self.watchdog.wait();
         if std::thread::panicking() {
-            // What it had to say is of use then alone.
             println!("HAProxy: {}", std::fs::read_to_string(&self.log).unwrap_or_default());
         }
     }
