@@ -1,6 +1,5 @@
 //! The first start, the next ones, and those that must be refused.
 
-use std::error::Error;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
@@ -91,7 +90,7 @@ async fn a_state_file_that_others_may_read_is_refused() {
     std::fs::set_permissions(site.path("ratchet"), mode).unwrap();
     let error = claim(&site, &site.cluster, "ratchet").await.unwrap_err();
     assert!(matches!(error, BootstrapError::State(_)));
-    assert!(error.source().unwrap().to_string().contains("0640"));
+    assert!(error.to_string().contains("0640"), "{error}");
 }
 
 #[tokio::test]
