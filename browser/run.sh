@@ -23,15 +23,10 @@ if [ -z "$chromium" ]; then
     exit 77
 fi
 
-venv=target/venv-page
-if ! cmp -s browser/requirements.txt "$venv/installed"; then
-    rm -rf "$venv"
-    if ! { python3 -m venv "$venv" && "$venv/bin/pip" install -q -r browser/requirements.txt; }; then
-        echo "THE STATUS PAGE WAS NOT TESTED: python3 with venv, and a package index, are needed" >&2
-        exit 77
-    fi
-    cp browser/requirements.txt "$venv/installed"
-fi
+venv=$(.ci/venv page browser/requirements.txt) || {
+    echo "THE STATUS PAGE WAS NOT TESTED: see above" >&2
+    exit 77
+}
 
 if [ -z "${STEK_TEST_STEKD:-}" ]; then
     SQLX_OFFLINE=true "${CARGO:-cargo}" build -q -p stekd

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use reqwest::Method;
 use stek_clock::{Clock, SystemClock};
 use stek_core::audit::ChainLink;
@@ -38,7 +38,7 @@ pub(crate) async fn run(asked: AuditArgs) -> Result<()> {
                 Some(config) => {
                     let config: ManagerConfig = config::read(&config)?;
                     let cluster = read_cluster_secret(&config.custody)?;
-                    let store = database::open(&config.database).await.context("database")?;
+                    let store = database::open(&config.database).await?;
                     verify_offline(store.as_ref(), &cluster, anchor).await?
                 }
                 None => verify(&ManagerClient::new(profile.as_ref())?, anchor).await?,
@@ -95,7 +95,7 @@ async fn read_offline(
     since: Option<Timestamp>,
 ) -> Result<AuditList> {
     let config: ManagerConfig = config::read(config)?;
-    let store = database::open(&config.database).await.context("database")?;
+    let store = database::open(&config.database).await?;
     let mut all = AuditList { events: Vec::new(), unreadable: Vec::new(), next: None };
     let mut query = TrailQuery { after: 0, keyset, since };
     loop {

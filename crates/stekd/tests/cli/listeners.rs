@@ -95,8 +95,8 @@ fn a_client_without_any_proof_is_refused_at_start() {
     let upstream = "[upstream]\nurls = [\"http://127.0.0.1:1\"]\n";
     let config = folder.path("distribution.toml");
     for (proof, expected) in [
-        ("", "upstream: token_file, or certificate_file and private_key_file"),
-        ("certificate_file = \"edge.pem\"\n", "upstream: certificate_file and private_key_file go"),
+        ("", "upstream.token_file is absent"),
+        ("certificate_file = \"edge.pem\"\n", "upstream.certificate_file and private_key_file go"),
         (
             "certificate_file = \"edge.pem\"\nprivate_key_file = \"edge.key\"\n",
             "edge.pem cannot be read",

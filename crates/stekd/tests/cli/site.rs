@@ -157,6 +157,15 @@ impl Site {
     }
 }
 
+impl Site {
+    /// Begins a command of the operator, and waits neither for its end nor for a word of it.
+    pub(crate) fn begin(&self, command: &[&str]) -> Child {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_stekd"));
+        program.args(command).arg("--profile").arg(self.path("operator.toml"));
+        program.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+}
+
 /// The listeners of a role, on free ports.
 pub(crate) const LISTEN: &str = "[listen]\naddress = \"127.0.0.1:0\"\ncertificate_file = \"tls/server.pem\"\n\
                       private_key_file = \"tls/server.key\"\n[metrics]\naddress = \"127.0.0.1:0\"\n";
