@@ -14,8 +14,8 @@ GRANT INSERT, UPDATE, DELETE ON keysets TO stekd_manager;
 -- Of a key it may move the schedule, wrap the material anew, erase it and note that it is beyond
 -- recovery; not what the key is, nor its latest end.
 GRANT INSERT, DELETE ON ticket_keys TO stekd_manager;
-GRANT UPDATE (activate_at, retire_at, destroy_at, seed_id, epoch, wrap_nonce, wrap_ciphertext, ended_at,
-        end_cause, proven_at)
+GRANT UPDATE (activate_at, retire_at, destroy_at, postponed_seconds, seed_id, epoch, wrap_nonce,
+        wrap_ciphertext, ended_at, end_cause, proven_at)
     ON ticket_keys TO stekd_manager;
 -- Tokens and grants come and go; of one that is there only the seal is exchanged.
 GRANT INSERT, DELETE, UPDATE (seal) ON tokens TO stekd_manager;
@@ -34,6 +34,6 @@ GRANT SELECT ON schema_info, cluster, keysets, grants, ratchet_seeds, ratchet_re
     audit_checkpoint
     TO stekd_auditor;
 GRANT SELECT (id, keyset_id, format, kcv, published_at, activate_at, retire_at, destroy_at,
-        destroy_by, seed_id, epoch, ended_at, end_cause, proven_at)
+        destroy_by, postponed_seconds, seed_id, epoch, ended_at, end_cause, proven_at)
     ON ticket_keys TO stekd_auditor;
 GRANT SELECT (id, principal, expires_at) ON tokens TO stekd_auditor;

@@ -120,6 +120,7 @@ CREATE TABLE ticket_keys (
     retire_at timestamptz NOT NULL,
     destroy_at timestamptz NOT NULL,
     destroy_by timestamptz NOT NULL,
+    postponed_seconds bigint NOT NULL,
     seed_id uuid NOT NULL,
     epoch bigint NOT NULL,
     wrap_nonce bytea,
@@ -133,6 +134,7 @@ CREATE TABLE ticket_keys (
     CONSTRAINT ticket_keys_schedule_order
         CHECK (published_at <= activate_at AND activate_at < retire_at
                AND retire_at < destroy_at AND destroy_at <= destroy_by),
+    CONSTRAINT ticket_keys_postponed CHECK (0 <= postponed_seconds),
     CONSTRAINT ticket_keys_whole_seconds
         CHECK (published_at = date_trunc('second', published_at)
                AND activate_at = date_trunc('second', activate_at)
@@ -173,6 +175,8 @@ COMMENT ON COLUMN ticket_keys.activate_at IS 'When it begins to seal.';
 COMMENT ON COLUMN ticket_keys.retire_at IS 'When it ceases to seal.';
 COMMENT ON COLUMN ticket_keys.destroy_at IS 'When it ceases to open and is erased.';
 COMMENT ON COLUMN ticket_keys.destroy_by IS 'The last instant to which destroy_at may be moved.';
+COMMENT ON COLUMN ticket_keys.postponed_seconds IS
+    'By how much destroy_at has been postponed since it was minted.';
 COMMENT ON COLUMN ticket_keys.seed_id IS
     'The seed of the ratchet it is wrapped under. No reference: it outlives the row of a seed.';
 COMMENT ON COLUMN ticket_keys.epoch IS 'The last epoch of the ratchet in which it can be unwrapped.';

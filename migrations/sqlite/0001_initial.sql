@@ -124,6 +124,8 @@ CREATE TABLE ticket_keys (
     destroy_at INTEGER NOT NULL,
     -- The last instant to which destroy_at may be moved.
     destroy_by INTEGER NOT NULL,
+    -- By how much destroy_at has been postponed since it was minted.
+    postponed_seconds INTEGER NOT NULL,
     -- The seed of the ratchet it is wrapped under. No reference: it outlives the row of a seed.
     seed_id BLOB NOT NULL,
     -- The last epoch of the ratchet in which it can be unwrapped.
@@ -145,6 +147,7 @@ CREATE TABLE ticket_keys (
     CONSTRAINT ticket_keys_schedule_order
         CHECK (published_at <= activate_at AND activate_at < retire_at
                AND retire_at < destroy_at AND destroy_at <= destroy_by),
+    CONSTRAINT ticket_keys_postponed CHECK (0 <= postponed_seconds),
     CONSTRAINT ticket_keys_seed_id_length CHECK (length(seed_id) = 16),
     CONSTRAINT ticket_keys_epoch CHECK (0 <= epoch),
     CONSTRAINT ticket_keys_wrap_nonce_length CHECK (length(wrap_nonce) = 12),

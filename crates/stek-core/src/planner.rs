@@ -256,9 +256,9 @@ fn doubt<'a>(keyset: &'a Keyset, convergence: &Convergence, now: Timestamp) -> O
     if !waits || convergence.is_ready(next.id) || now + margin < boundary {
         return None;
     }
-    // The envelope is one lead longer than what was planned; what is gone of it was postponed.
+    // Reckoned from what the key was minted with; the policy may have changed since.
     let left = |key: &KeyRecord| key.schedule.destroy_by().since(key.schedule.destroy_at());
-    let gone = Seconds::new(policy.lead().as_secs().saturating_sub(left(next).as_secs()));
+    let gone = next.schedule.postponed();
     let deadline = policy.activation_deadline().as_secs().saturating_sub(gone.as_secs());
     let later = keyset.keys().iter().filter(|key| key.schedule.activate_at() >= boundary);
     let room = later.map(left).fold(left(active), Seconds::min).min(Seconds::new(deadline));

@@ -308,7 +308,7 @@ impl RatchetStore for PostgresStore {
                 r#"SELECT id, keyset_id, format, kcv, published_at AS "published_at: SqlTime",
                        activate_at AS "activate_at: SqlTime", retire_at AS "retire_at: SqlTime",
                        destroy_at AS "destroy_at: SqlTime", destroy_by AS "destroy_by: SqlTime",
-                       seed_id, epoch, wrap_nonce AS "wrap_nonce!",
+                       postponed_seconds, seed_id, epoch, wrap_nonce AS "wrap_nonce!",
                        wrap_ciphertext AS "wrap_ciphertext!"
                    FROM ticket_keys WHERE ended_at IS NULL AND seed_id <> $1 ORDER BY id LIMIT $2"#,
                 uuid(seed),

@@ -207,7 +207,7 @@ async fn keys_of(
         r#"SELECT id, keyset_id, format, kcv, published_at AS "published_at: SqlTime",
                activate_at AS "activate_at: SqlTime", retire_at AS "retire_at: SqlTime",
                destroy_at AS "destroy_at: SqlTime", destroy_by AS "destroy_by: SqlTime",
-               seed_id, epoch, wrap_nonce, wrap_ciphertext
+               postponed_seconds, seed_id, epoch, wrap_nonce, wrap_ciphertext
            FROM ticket_keys WHERE keyset_id = ANY($1) AND ended_at IS NULL"#,
         &ids,
     )

@@ -138,6 +138,7 @@ pub(crate) struct LiveKeyRecord {
     pub(crate) retire_at: SqlTime,
     pub(crate) destroy_at: SqlTime,
     pub(crate) destroy_by: SqlTime,
+    pub(crate) postponed_seconds: i64,
     pub(crate) seed_id: Uuid,
     pub(crate) epoch: i64,
     pub(crate) wrap_nonce: Option<Vec<u8>>,
@@ -156,6 +157,8 @@ impl TryFrom<LiveKeyRecord> for StoredKey {
             row.destroy_at.read(TABLE, "destroy_at")?,
             row.destroy_by.read(TABLE, "destroy_by")?,
         );
+        let postponed = as_unsigned(TABLE, "postponed_seconds", row.postponed_seconds)?;
+        let schedule = schedule.map(|it| it.having_postponed(Seconds::new(postponed)));
         let format = u16::try_from(row.format).ok().and_then(TicketFormat::from_u16);
         Ok(Self {
             record: KeyRecord {

@@ -271,7 +271,7 @@ impl RatchetStore for SqliteStore {
         bounded(self.time_out, async {
             let rows = sqlx::query_as::<_, NamedKeyRecord>(
                 "SELECT name, ticket_keys.id, keyset_id, format, kcv, published_at, activate_at,
-                     retire_at, destroy_at, destroy_by, seed_id, epoch, wrap_nonce, wrap_ciphertext
+                     retire_at, destroy_at, destroy_by, postponed_seconds, seed_id, epoch, wrap_nonce, wrap_ciphertext
                  FROM ticket_keys JOIN keysets ON keysets.id = keyset_id
                  WHERE ended_at IS NULL AND seed_id <> ? ORDER BY ticket_keys.id LIMIT ?",
             )

@@ -201,7 +201,7 @@ async fn keys_of(
     let ids = list(rows.iter().map(|row| row.id));
     let live = sqlx::query_as::<_, LiveKeyRecord>(
         "SELECT id, keyset_id, format, kcv, published_at, activate_at, retire_at, destroy_at,
-             destroy_by, seed_id, epoch, wrap_nonce, wrap_ciphertext
+             destroy_by, postponed_seconds, seed_id, epoch, wrap_nonce, wrap_ciphertext
          FROM ticket_keys
          WHERE keyset_id IN (SELECT value FROM json_each(?)) AND ended_at IS NULL",
     )

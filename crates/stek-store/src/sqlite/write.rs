@@ -101,8 +101,9 @@ pub(super) async fn insert_keys(
         let schedule = &key.record.schedule;
         sqlx::query(
             "INSERT INTO ticket_keys (id, keyset_id, format, kcv, published_at, activate_at,
-                 retire_at, destroy_at, destroy_by, seed_id, epoch, wrap_nonce, wrap_ciphertext)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                 retire_at, destroy_at, destroy_by, postponed_seconds, seed_id, epoch, wrap_nonce,
+                 wrap_ciphertext)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(to_uuid(key.record.id))
         .bind(keyset_id)
@@ -113,6 +114,7 @@ pub(super) async fn insert_keys(
         .bind(SqlTime::of(schedule.retire_at()))
         .bind(SqlTime::of(schedule.destroy_at()))
         .bind(SqlTime::of(schedule.destroy_by()))
+        .bind(seconds(schedule.postponed()))
         .bind(Uuid::from_bytes(*key.wrapped.seed.as_bytes()))
         .bind(as_signed(key.wrapped.epoch.as_u64()))
         .bind(key.wrapped.nonce.as_slice())
@@ -133,12 +135,14 @@ pub(super) async fn move_key(
     schedule: &Schedule,
 ) -> Result<(), Failure> {
     sqlx::query(
-        "UPDATE ticket_keys SET activate_at = ?, retire_at = ?, destroy_at = ?
+        "UPDATE ticket_keys SET activate_at = ?, retire_at = ?, destroy_at = ?,
+             postponed_seconds = ?
          WHERE id = ? AND ended_at IS NULL",
     )
     .bind(SqlTime::of(schedule.activate_at()))
     .bind(SqlTime::of(schedule.retire_at()))
     .bind(SqlTime::of(schedule.destroy_at()))
+    .bind(seconds(schedule.postponed()))
     .bind(to_uuid(id))
     .execute(connection)
     .await?;
