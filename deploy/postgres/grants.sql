@@ -5,7 +5,7 @@ REVOKE ALL ON ALL TABLES IN SCHEMA public FROM PUBLIC, stekd_manager, stekd_audi
 
 -- A manager reads all but the list of migrations, which is not its business.
 GRANT SELECT ON schema_info, cluster, keysets, ticket_keys, tokens, grants, ratchet_seeds,
-    ratchet_replicas, audit, audit_checkpoint
+    ratchet_replicas, audit, audit_checkpoint, audit_hand_overs
     TO stekd_manager;
 -- It counts up; the lineage changes when a restored database is accepted.
 GRANT UPDATE (incarnation, revision, access_revision, audit_sequence, audit_head) ON cluster
@@ -28,10 +28,11 @@ GRANT INSERT, DELETE, UPDATE (seed_id, next_seed_id, epoch, seen_at) ON ratchet_
 -- a sealed checkpoint are found by `stekd audit verify`.
 GRANT INSERT, DELETE ON audit TO stekd_manager;
 GRANT INSERT, UPDATE (sequence, link, seal) ON audit_checkpoint TO stekd_manager;
+GRANT INSERT, DELETE, UPDATE (seal) ON audit_hand_overs TO stekd_manager;
 
 -- An auditor sees schedules, principals and the trail; no wrapped key and no hash of a token.
 GRANT SELECT ON schema_info, cluster, keysets, grants, ratchet_seeds, ratchet_replicas, audit,
-    audit_checkpoint
+    audit_checkpoint, audit_hand_overs
     TO stekd_auditor;
 GRANT SELECT (id, keyset_id, format, kcv, published_at, activate_at, retire_at, destroy_at,
         destroy_by, postponed_seconds, seed_id, epoch, ended_at, end_cause, proven_at)

@@ -312,3 +312,23 @@ COMMENT ON COLUMN audit_checkpoint.sequence IS 'The last line that was removed.'
 COMMENT ON COLUMN audit_checkpoint.link IS 'Its link, from which the rest of the chain is verified.';
 COMMENT ON COLUMN audit_checkpoint.seal IS
     'MAC over the other columns under a key outside the database.';
+
+CREATE TABLE audit_hand_overs (
+    sequence bigint PRIMARY KEY,
+    link bytea NOT NULL,
+    "before" bytea NOT NULL,
+    seal bytea NOT NULL,
+    CONSTRAINT audit_hand_overs_sequence CHECK (1 <= sequence),
+    CONSTRAINT audit_hand_overs_link_length CHECK (octet_length(link) = 32),
+    CONSTRAINT audit_hand_overs_before_length CHECK (octet_length("before") = 32),
+    CONSTRAINT audit_hand_overs_seal_length CHECK (octet_length(seal) = 32)
+);
+COMMENT ON TABLE audit_hand_overs IS
+    'Where the audit trail went over from one cluster secret to the next.';
+COMMENT ON COLUMN audit_hand_overs.sequence IS
+    'The line up to which there may be links under the secret before.';
+COMMENT ON COLUMN audit_hand_overs.link IS
+    'Its link, from which the next secret alone verifies the rest of the chain.';
+COMMENT ON COLUMN audit_hand_overs."before" IS 'Tells which secret was the one before.';
+COMMENT ON COLUMN audit_hand_overs.seal IS
+    'MAC over the other columns under a key outside the database.';

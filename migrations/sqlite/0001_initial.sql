@@ -286,3 +286,19 @@ CREATE TABLE audit_checkpoint (
     CONSTRAINT audit_checkpoint_link_length CHECK (length(link) = 32),
     CONSTRAINT audit_checkpoint_seal_length CHECK (length(seal) = 32)
 ) STRICT;
+
+-- Where the audit trail went over from one cluster secret to the next.
+CREATE TABLE audit_hand_overs (
+    -- The line up to which there may be links under the secret before.
+    sequence INTEGER PRIMARY KEY NOT NULL,
+    -- Its link, from which the next secret alone verifies the rest of the chain.
+    link BLOB NOT NULL,
+    -- Tells which secret was the one before.
+    "before" BLOB NOT NULL,
+    -- MAC over the other columns under a key outside the database.
+    seal BLOB NOT NULL,
+    CONSTRAINT audit_hand_overs_sequence CHECK (1 <= sequence),
+    CONSTRAINT audit_hand_overs_link_length CHECK (length(link) = 32),
+    CONSTRAINT audit_hand_overs_before_length CHECK (length("before") = 32),
+    CONSTRAINT audit_hand_overs_seal_length CHECK (length(seal) = 32)
+) STRICT;

@@ -9,9 +9,9 @@ pub(crate) use failure::{
     Failure, bounded, migration_error, not_a_commit, reading, refused, writing,
 };
 pub(crate) use record::{
-    AuditRecord, CheckpointRecord, ClusterRecord, EndedKeyRecord, GrantRecord, KeysetRecord,
-    KnownKeyRecord, LiveKeyRecord, ReplicaRecord, SeedPhaseRecord, SeedRecord, TokenRecord,
-    TombstoneRecord, assemble, collect, named_keys, sift,
+    AuditRecord, CheckpointRecord, ClusterRecord, EndedKeyRecord, GrantRecord, HandOverRecord,
+    KeysetRecord, KnownKeyRecord, LiveKeyRecord, ReplicaRecord, SeedPhaseRecord, SeedRecord,
+    TokenRecord, TombstoneRecord, assemble, collect, named_keys, sift,
 };
 
 use crate::{MAX_PAGE, SCHEMA_VERSION, StoreError};

@@ -7,13 +7,13 @@ use stek_core::name::KeysetName;
 use stek_core::time::Timestamp;
 
 use crate::sql::{
-    AuditRecord, CheckpointRecord, ClusterRecord, EndedKeyRecord, GrantRecord, KeysetRecord,
-    LiveKeyRecord, SqlTime, TokenRecord, TombstoneRecord, as_signed, assemble, collect, page,
-    reading, sift,
+    AuditRecord, CheckpointRecord, ClusterRecord, EndedKeyRecord, GrantRecord, HandOverRecord,
+    KeysetRecord, LiveKeyRecord, SqlTime, TokenRecord, TombstoneRecord, as_signed, assemble,
+    collect, page, reading, sift,
 };
 use crate::{
-    AuditCheckpoint, AuditRow, Changes, ClusterState, Keysets, StoreError, StoredAccess,
-    StoredKeyset, Unsound,
+    AuditCheckpoint, AuditHandOver, AuditRow, Changes, ClusterState, Keysets, StoreError,
+    StoredAccess, StoredKeyset, Unsound,
 };
 
 async fn snapshot(pool: &PgPool) -> Result<Transaction<'static, Postgres>, StoreError> {
@@ -282,4 +282,15 @@ pub(super) async fn audit_checkpoint(pool: &PgPool) -> Result<Option<AuditCheckp
             .await
             .map_err(reading("audit_checkpoint"))?;
     row.map(AuditCheckpoint::try_from).transpose()
+}
+
+pub(super) async fn audit_hand_overs(pool: &PgPool) -> Result<Vec<AuditHandOver>, StoreError> {
+    let rows = sqlx::query_as!(
+        HandOverRecord,
+        r#"SELECT sequence, link, "before", seal FROM audit_hand_overs ORDER BY sequence"#,
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(reading("audit_hand_overs"))?;
+    collect(rows)
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::changeset::{AccessChange, Creation, broken, rule};
 use crate::sql::{Failure, SqlTime, as_signed, to_uuid};
-use crate::{AuditCheckpoint, AuditRow, CommitError, StoredKey};
+use crate::{AuditCheckpoint, AuditHandOver, AuditRow, CommitError, StoredKey};
 
 fn seconds(span: Seconds) -> i64 {
     as_signed(span.as_secs())
@@ -373,6 +373,30 @@ pub(super) async fn prune(
     if moved == 0 {
         return Err(CommitError::Pruned(checkpoint.sequence).into());
     }
-    sqlx::query!("DELETE FROM audit WHERE sequence <= $1", sequence).execute(connection).await?;
+    sqlx::query!("DELETE FROM audit WHERE sequence <= $1", sequence)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query!("DELETE FROM audit_hand_overs WHERE sequence <= $1", sequence)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Notes where the trail goes over to another cluster secret.
+pub(super) async fn hand_over(
+    connection: &mut PgConnection,
+    row: Option<&AuditHandOver>,
+) -> Result<(), Failure> {
+    let Some(AuditHandOver { hand_over, seal }) = row else { return Ok(()) };
+    sqlx::query!(
+        r#"INSERT INTO audit_hand_overs (sequence, link, "before", seal) VALUES ($1, $2, $3, $4)
+           ON CONFLICT (sequence) DO NOTHING"#,
+        as_signed(hand_over.sequence),
+        hand_over.link.as_bytes(),
+        hand_over.before.as_bytes(),
+        seal,
+    )
+    .execute(connection)
+    .await?;
     Ok(())
 }

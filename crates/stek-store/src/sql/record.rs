@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use sqlx::FromRow;
 use stek_core::access::{Grant, KeysetSelector, Role, Token, TokenHash};
-use stek_core::audit::{AuditAction, AuditEvent, ChainLink};
+use stek_core::audit::{AuditAction, AuditEvent, ChainLink, HandOver};
 use stek_core::bundle::{EndCause, EndedKey};
 use stek_core::id::{ContentDigest, Incarnation, Kcv, Revision};
 use stek_core::keyset::{History, KeyRecord, Keyset, TicketFormat};
@@ -20,8 +20,8 @@ use uuid::Uuid;
 use super::column::{SqlTime, array, as_unsigned, key_id};
 use crate::changeset::KnownKey;
 use crate::{
-    AuditCheckpoint, AuditRow, ClusterState, Keysets, Replica, SealedGrant, SealedToken, Seed,
-    SeedPhase, SeedRow, StoreError, StoredKey, StoredKeyset, Tombstone, Unsound,
+    AuditCheckpoint, AuditHandOver, AuditRow, ClusterState, Keysets, Replica, SealedGrant,
+    SealedToken, Seed, SeedPhase, SeedRow, StoreError, StoredKey, StoredKeyset, Tombstone, Unsound,
 };
 
 fn corrupt(table: &'static str, what: &(impl ToString + ?Sized)) -> StoreError {
@@ -285,6 +285,30 @@ impl TryFrom<CheckpointRecord> for AuditCheckpoint {
         Ok(Self {
             sequence: as_unsigned(TABLE, "sequence", row.sequence)?,
             link: ChainLink::from_bytes(array(TABLE, "link", &row.link)?),
+            seal: array(TABLE, "seal", &row.seal)?,
+        })
+    }
+}
+
+#[derive(FromRow)]
+pub(crate) struct HandOverRecord {
+    pub(crate) sequence: i64,
+    pub(crate) link: Vec<u8>,
+    pub(crate) before: Vec<u8>,
+    pub(crate) seal: Vec<u8>,
+}
+
+impl TryFrom<HandOverRecord> for AuditHandOver {
+    type Error = StoreError;
+
+    fn try_from(row: HandOverRecord) -> Result<Self, StoreError> {
+        const TABLE: &str = "audit_hand_overs";
+        Ok(Self {
+            hand_over: HandOver {
+                sequence: as_unsigned(TABLE, "sequence", row.sequence)?,
+                link: ChainLink::from_bytes(array(TABLE, "link", &row.link)?),
+                before: ChainLink::from_bytes(array(TABLE, "before", &row.before)?),
+            },
             seal: array(TABLE, "seal", &row.seal)?,
         })
     }

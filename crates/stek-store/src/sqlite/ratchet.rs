@@ -162,6 +162,18 @@ impl SqliteStore {
                 .bind(grant.keysets.to_string())
                 .bind(grant.role.as_str())
                 .bind(old.as_slice()),
+                SealedRow::Checkpoint(sequence) => sqlx::query(
+                    "UPDATE audit_checkpoint SET seal = ? WHERE sequence = ? AND seal = ?",
+                )
+                .bind(new.as_slice())
+                .bind(as_signed(*sequence))
+                .bind(old.as_slice()),
+                SealedRow::HandOver(sequence) => sqlx::query(
+                    "UPDATE audit_hand_overs SET seal = ? WHERE sequence = ? AND seal = ?",
+                )
+                .bind(new.as_slice())
+                .bind(as_signed(*sequence))
+                .bind(old.as_slice()),
             };
             changed += query.execute(&mut *transaction).await?.rows_affected();
         }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::read::list;
 use crate::changeset::{AccessChange, Creation, broken, rule};
 use crate::sql::{Failure, SqlTime, as_signed, to_uuid};
-use crate::{AuditCheckpoint, AuditRow, CommitError, StoredKey};
+use crate::{AuditCheckpoint, AuditHandOver, AuditRow, CommitError, StoredKey};
 
 fn seconds(span: Seconds) -> i64 {
     as_signed(span.as_secs())
@@ -338,6 +338,30 @@ pub(super) async fn prune(
     if moved == 0 {
         return Err(CommitError::Pruned(checkpoint.sequence).into());
     }
-    sqlx::query("DELETE FROM audit WHERE sequence <= ?").bind(sequence).execute(connection).await?;
+    for statement in [
+        "DELETE FROM audit WHERE sequence <= ?",
+        "DELETE FROM audit_hand_overs WHERE sequence <= ?",
+    ] {
+        sqlx::query(statement).bind(sequence).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Notes where the trail goes over to another cluster secret.
+pub(super) async fn hand_over(
+    connection: &mut SqliteConnection,
+    row: Option<&AuditHandOver>,
+) -> Result<(), Failure> {
+    let Some(AuditHandOver { hand_over, seal }) = row else { return Ok(()) };
+    sqlx::query(
+        r#"INSERT INTO audit_hand_overs (sequence, link, "before", seal) VALUES (?, ?, ?, ?)
+           ON CONFLICT (sequence) DO NOTHING"#,
+    )
+    .bind(as_signed(hand_over.sequence))
+    .bind(hand_over.link.as_bytes().as_slice())
+    .bind(hand_over.before.as_bytes().as_slice())
+    .bind(seal.as_slice())
+    .execute(connection)
+    .await?;
     Ok(())
 }
