@@ -246,6 +246,11 @@ impl ClusterSecret {
         check_value(self.expose(), seed)
     }
 
+    /// The same with the one that seals and links now, as for a seed of the same time as rows.
+    pub fn check_value_in_use(&self, seed: &SeedId) -> [u8; CHECK_LEN] {
+        check_value(self.expose_one(self.in_use()).unwrap_or_else(|| self.expose()), seed)
+    }
+
     pub(crate) fn expose(&self) -> &[u8; SECRET_LEN] {
         self.current.expose()
     }
