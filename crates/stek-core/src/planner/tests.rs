@@ -117,7 +117,8 @@ fn an_outage_longer_than_the_lead_leaves_a_gap_and_no_overlap() {
     world.pass(at(1000));
     let ops = world.pass(at(1195));
     assert_eq!(world.periods()[2], (1207, 1307));
-    let expected = MintReason::AfterGap { from: at(1200), until: at(1207) };
+    let cause = GapCause::Late;
+    let expected = MintReason::AfterGap { cause, from: at(1200), until: at(1207) };
     assert!(matches!(ops[0], Op::Mint { reason, .. } if reason == expected), "{ops:?}");
     let mut late = super::tests::world();
     late.pass(at(1000));
