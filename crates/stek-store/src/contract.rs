@@ -4,7 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a suite of tests: a broken rule is a panic")]
 
-mod access;
+pub mod access;
 mod commits;
 mod feed;
 pub mod fixture;

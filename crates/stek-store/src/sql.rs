@@ -4,7 +4,7 @@ mod column;
 mod failure;
 mod record;
 
-pub(crate) use column::{SqlTime, as_signed, as_unsigned, key_id, to_uuid};
+pub(crate) use column::{Column, SqlTime, as_signed, as_unsigned, key_id, to_uuid};
 pub(crate) use failure::{
     Failure, bounded, migration_error, not_a_commit, reading, refused, writing,
 };

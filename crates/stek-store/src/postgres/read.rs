@@ -5,11 +5,12 @@ use stek_core::bundle::MAX_ENDED_KEYS;
 use stek_core::id::Revision;
 use stek_core::name::KeysetName;
 use stek_core::time::Timestamp;
+use uuid::Uuid;
 
 use crate::sql::{
-    AuditRecord, CheckpointRecord, ClusterRecord, EndedKeyRecord, GrantRecord, HandOverRecord,
-    KeysetRecord, LiveKeyRecord, SqlTime, TokenRecord, TombstoneRecord, as_signed, assemble,
-    collect, page, reading, sift,
+    AuditRecord, CheckpointRecord, ClusterRecord, Column, EndedKeyRecord, GrantRecord,
+    HandOverRecord, KeysetRecord, LiveKeyRecord, SqlTime, TokenRecord, TombstoneRecord, as_signed,
+    assemble, collect, page, reading, sift,
 };
 use crate::{
     AuditCheckpoint, AuditHandOver, AuditRow, Changes, ClusterState, Keysets, StoreError,
@@ -238,15 +239,19 @@ pub(super) async fn access(pool: &PgPool) -> Result<StoredAccess, StoreError> {
     let mut snapshot = snapshot(pool).await?;
     let tokens = sqlx::query_as!(
         TokenRecord,
-        r#"SELECT id, principal, hash, expires_at AS "expires_at: SqlTime", seal FROM tokens
-           ORDER BY id"#,
+        r#"SELECT id AS "id: Column<Uuid>", principal AS "principal: Column<String>",
+               hash AS "hash: Column<Vec<u8>>", expires_at AS "expires_at: Column<SqlTime>",
+               seal AS "seal: Column<Vec<u8>>"
+           FROM tokens ORDER BY id"#,
     )
     .fetch_all(&mut *snapshot)
     .await
     .map_err(reading("tokens"))?;
     let grants = sqlx::query_as!(
         GrantRecord,
-        "SELECT principal, keysets, role, seal FROM grants ORDER BY principal, keysets, role",
+        r#"SELECT principal AS "principal: Column<String>", keysets AS "keysets: Column<String>",
+               role AS "role: Column<String>", seal AS "seal: Column<Vec<u8>>"
+           FROM grants ORDER BY principal, keysets, role"#,
     )
     .fetch_all(&mut *snapshot)
     .await

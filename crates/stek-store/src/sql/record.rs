@@ -17,7 +17,7 @@ use stek_core::time::Seconds;
 use stek_core::wrapped::{Epoch, ReplicaId, SeedId, WrappedKey};
 use uuid::Uuid;
 
-use super::column::{SqlTime, array, as_unsigned, key_id};
+use super::column::{Column, SqlTime, array, as_unsigned, key_id};
 use crate::changeset::KnownKey;
 use crate::{
     AuditCheckpoint, AuditHandOver, AuditRow, ClusterState, Keysets, Replica, SealedGrant,
@@ -355,50 +355,56 @@ impl TryFrom<TombstoneRecord> for Tombstone {
 
 #[derive(FromRow)]
 pub(crate) struct TokenRecord {
-    pub(crate) id: Uuid,
-    pub(crate) principal: String,
-    pub(crate) hash: Vec<u8>,
-    pub(crate) expires_at: SqlTime,
-    pub(crate) seal: Vec<u8>,
+    pub(crate) id: Column<Uuid>,
+    pub(crate) principal: Column<String>,
+    pub(crate) hash: Column<Vec<u8>>,
+    pub(crate) expires_at: Column<SqlTime>,
+    pub(crate) seal: Column<Vec<u8>>,
 }
 
 impl TryFrom<TokenRecord> for SealedToken {
     type Error = StoreError;
 
     fn try_from(row: TokenRecord) -> Result<Self, StoreError> {
+        const TABLE: &str = "tokens";
+        let expires_at = row.expires_at.read(TABLE, "expires_at")?;
         Ok(Self {
             token: Token {
-                id: key_id(row.id),
-                principal: PrincipalName::try_new(&row.principal)
-                    .map_err(|error| corrupt("tokens", &error))?,
-                hash: TokenHash::from_bytes(array("tokens", "hash", &row.hash)?),
-                expires_at: row.expires_at.read("tokens", "expires_at")?,
+                id: key_id(row.id.read(TABLE, "id")?),
+                principal: PrincipalName::try_new(&row.principal.read(TABLE, "principal")?)
+                    .map_err(|error| corrupt(TABLE, &error))?,
+                hash: TokenHash::from_bytes(array(TABLE, "hash", &row.hash.read(TABLE, "hash")?)?),
+                expires_at: expires_at.read(TABLE, "expires_at")?,
             },
-            seal: array("tokens", "seal", &row.seal)?,
+            seal: array(TABLE, "seal", &row.seal.read(TABLE, "seal")?)?,
         })
     }
 }
 
 #[derive(FromRow)]
 pub(crate) struct GrantRecord {
-    pub(crate) principal: String,
-    pub(crate) keysets: String,
-    pub(crate) role: String,
-    pub(crate) seal: Vec<u8>,
+    pub(crate) principal: Column<String>,
+    pub(crate) keysets: Column<String>,
+    pub(crate) role: Column<String>,
+    pub(crate) seal: Column<Vec<u8>>,
 }
 
 impl TryFrom<GrantRecord> for SealedGrant {
     type Error = StoreError;
 
     fn try_from(row: GrantRecord) -> Result<Self, StoreError> {
-        let name_error = |error| corrupt("grants", &error);
+        const TABLE: &str = "grants";
+        let name_error = |error| corrupt(TABLE, &error);
+        let (principal, keysets) =
+            (row.principal.read(TABLE, "principal")?, row.keysets.read(TABLE, "keysets")?);
+        let role = Role::parse(&row.role.read(TABLE, "role")?);
         Ok(Self {
             grant: Grant {
-                principal: PrincipalPattern::try_new(&row.principal).map_err(name_error)?,
-                keysets: KeysetSelector::parse(&row.keysets).map_err(name_error)?,
-                role: Role::parse(&row.role).ok_or_else(|| corrupt("grants", "unknown role"))?,
+                principal: PrincipalPattern::try_new(&principal).map_err(name_error)?,
+                keysets: KeysetSelector::parse(&keysets).map_err(name_error)?,
+                role: role.ok_or_else(|| corrupt(TABLE, "unknown role"))?,
             },
-            seal: array("grants", "seal", &row.seal)?,
+            seal: array(TABLE, "seal", &row.seal.read(TABLE, "seal")?)?,
         })
     }
 }
