@@ -68,16 +68,12 @@ impl Site {
         }
     }
 
-    /// Gives managers that begin from now on another cluster secret: with the one before it, and
-    /// without.
-    pub(super) fn new_secret(&mut self, before: &str) -> (String, ClusterSecret) {
+    /// Gives managers that begin from now on another cluster secret, with the one before it.
+    pub(super) fn new_secret(&mut self, before: &str) -> String {
         let text = ClusterSecret::generate_text(&SystemRandom).unwrap().to_string();
-        let both = || {
-            let previous = ClusterSecret::parse(before).unwrap();
-            ClusterSecret::parse(&text).unwrap().with_previous(previous)
-        };
-        self.cluster = Arc::new(both());
-        (text.clone(), both())
+        let previous = ClusterSecret::parse(before).unwrap();
+        self.cluster = Arc::new(ClusterSecret::parse(&text).unwrap().with_previous(previous));
+        text
     }
 
     pub(super) fn now(&self) -> Timestamp {

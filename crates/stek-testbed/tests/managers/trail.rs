@@ -133,7 +133,7 @@ async fn until(site: &Site, condition: impl AsyncFn() -> bool) {
 
 /// Exchanges the cluster secret of the one manager that there is, whose state and database stay.
 async fn exchange(site: &mut Site, before: &str) -> String {
-    let (text, _) = site.new_secret(before);
+    let text = site.new_secret(before);
     let running = site.start(site.custody().await).await;
     until(site, async || running.metric("stek_manager_previous_cluster_secret_needed") == 0).await;
     running.stop().await;
