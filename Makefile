@@ -1,6 +1,8 @@
 # Every target works in a fresh clone; `make help` lists them.
 
 CARGO ?= cargo
+# Further options of `make test`.
+TEST_FLAGS ?=
 # How long `make fuzz` stays at each target.
 FUZZ_SECONDS ?= 10
 FUZZ_TARGETS = ticket_open payload_parse bundle_decode feed_decode
@@ -22,7 +24,7 @@ export SQLX_OFFLINE = true
 	up up-offline proof down test-compose test-deploy
 
 help: ## show the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 demo: ## show a fleet at work for 45 s: two servers, ten-second rotation, one client that hops
 	$(CARGO) run -p stekd -- demo
@@ -34,8 +36,9 @@ dev: ## run all roles on loopback in ./stekd-dev until Ctrl-C
 	$(CARGO) run -p stekd -- dev
 
 test: ## run every test; brings its own PostgreSQL
-	$(WITH_POSTGRES) $(CARGO) test --workspace --exclude stek-bench $(TESTED_FEATURES)
+	$(WITH_POSTGRES) $(CARGO) test $(TEST_FLAGS) --workspace --exclude stek-bench $(TESTED_FEATURES)
 	$(CARGO) test -p stek-core --lib # the ticket format once more, without AWS-LC
+	$(CARGO) test -p stekd --test cli without_the_exporter # the program as it is built by default
 
 test-page: ## test the status page in Chromium; installs what it needs in target/, Chromium by apt-get as root
 	browser/run.sh

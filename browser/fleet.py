@@ -1,5 +1,6 @@
 """`stekd dev` in a directory of its own, and the commands that speak to it."""
 
+import os
 import pathlib
 import re
 import shutil
@@ -12,10 +13,13 @@ import time
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-STEKD = ROOT / "target/debug/stekd"
+STEKD = pathlib.Path(os.environ.get("STEK_TEST_STEKD") or ROOT / "target/debug/stekd")
 
 # How long anything may take before the test fails, in seconds.
 PATIENCE = 60
+
+# How many of the last lines of its log are shown when a test has failed.
+LINES = 200
 
 
 class Fleet:
@@ -36,7 +40,7 @@ class Fleet:
         while "keyset rotate" not in self.welcome:
             line = self.process.stdout.readline()
             if not line:
-                raise RuntimeError(f"stekd dev has ended; see {self.log.name}")
+                raise RuntimeError(f"stekd dev has ended\n{self.told()}")
             self.welcome += line
         guard.cancel()
         self.site = pathlib.Path(self.folder) / "site"
@@ -81,6 +85,11 @@ class Fleet:
         request.add_header("Stek-Instance", instance)
         with urllib.request.urlopen(request, timeout=PATIENCE, context=context) as answer:
             return answer.status == 200
+
+    def told(self):
+        """The end of its log."""
+        lines = pathlib.Path(self.log.name).read_text(encoding="utf-8").splitlines()
+        return "\n".join([f"the end of the log of {self.folder}:", *lines[-LINES:]])
 
     def database(self, statement):
         with sqlite3.connect(self.site / "stekd.db", timeout=PATIENCE) as database:

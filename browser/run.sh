@@ -1,6 +1,7 @@
 #!/bin/sh
 # The status page in a real browser. Brings what it needs: a virtual environment in target/, and
-# Chromium by apt-get as root on Debian. Exits with 77 if there is no Chromium and none can be had.
+# Chromium by apt-get as root on Debian, and the program from cargo unless STEK_TEST_STEKD names one.
+# Exits with 77 if there is no Chromium and none can be had.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -22,15 +23,20 @@ if [ -z "$chromium" ]; then
     exit 77
 fi
 
-venv=target/venv-page
-if ! cmp -s browser/requirements.txt "$venv/installed"; then
-    rm -rf "$venv"
-    if ! { python3 -m venv "$venv" && "$venv/bin/pip" install -q -r browser/requirements.txt; }; then
-        echo "THE STATUS PAGE WAS NOT TESTED: python3 with venv, and a package index, are needed" >&2
-        exit 77
-    fi
-    cp browser/requirements.txt "$venv/installed"
-fi
+venv=$(.ci/venv page browser/requirements.txt) || {
+    echo "THE STATUS PAGE WAS NOT TESTED: see above" >&2
+    exit 77
+}
 
-SQLX_OFFLINE=true "${CARGO:-cargo}" build -q -p stekd
-STEK_TEST_CHROMIUM=$chromium exec "$venv/bin/python" browser/test_page.py "$@"
+if [ -z "${STEK_TEST_STEKD:-}" ]; then
+    SQLX_OFFLINE=true "${CARGO:-cargo}" build -q -p stekd
+fi
+# Alone on a network with nothing but loopback, where that is allowed: Chromium gives requests up
+# whenever an interface of the machine comes, changes or goes.
+alone='ip link set lo up && exec "$@"'
+if unshare --net sh -c "$alone" sh true 2> /dev/null; then
+    set -- unshare --net sh -c "$alone" sh "$venv/bin/python" browser/test_page.py "$@"
+else
+    set -- "$venv/bin/python" browser/test_page.py "$@"
+fi
+STEK_TEST_CHROMIUM=$chromium exec "$@"

@@ -2,17 +2,21 @@
 
 import os
 import re
+import sys
 import threading
 import unittest
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import Error, expect, sync_playwright
 
 from fleet import PATIENCE, ROOT, Fleet
 
 SCREENSHOTS = ROOT / "target/screenshots"
 WIDE = {"width": 1280, "height": 900}
 NARROW = {"width": 360, "height": 740}
+
+# What Chromium says of requests that it gives up because an interface of the machine came or went.
+NETWORK_CHANGED = "net::ERR_NETWORK_CHANGED"
 
 # Remembers what the content security policy refused.
 WATCH = """
@@ -49,6 +53,7 @@ class Browser:
         cls.chromium.close()
         cls.playwright.stop()
         cls.fleet.stop()
+        cls.told = cls.fleet.told()
         cls.fleet.remove()
 
 
@@ -75,14 +80,28 @@ class Page(unittest.TestCase):
         context.set_default_timeout(PATIENCE * 1000)
         context.add_init_script(WATCH)
         page = context.new_page()
-        page.on("console", lambda line: self.said.append(f"{line.type}: {line.text}"))
+        page.on("console", self.hear)
         page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
-        page.goto(self.fleet.url)
+        self.go(page, self.fleet.url)
         if sign_in:
             self.sign_in(page, self.fleet.token)
             # What is pressed before the page is there goes to the one that it takes the place of.
             page.wait_for_url(self.fleet.url)
         return page
+
+    def hear(self, line):
+        # That is of this machine, where an interface came or went; the page asks again.
+        if NETWORK_CHANGED not in line.text:
+            self.said.append(f"{line.type}: {line.text}")
+
+    def go(self, page, url):
+        for _ in range(10):
+            try:
+                return page.goto(url)
+            except Error as error:
+                if NETWORK_CHANGED not in str(error):
+                    raise
+        return page.goto(url)
 
     def sign_in(self, page, token):
         page.get_by_label("Token of an operator").fill(token)
@@ -129,11 +148,11 @@ class Page(unittest.TestCase):
         self.assertEqual(page.evaluate("document.cookie"), "")
         page.get_by_role("button", name="Sign out").click()
         page.wait_for_url("**/status/login")
-        page.goto(self.fleet.url)
+        self.go(page, self.fleet.url)
         self.assertTrue(page.url.endswith("/status/login"))
         # Whoever kept the cookie has nothing.
         page.context.add_cookies(cookies)
-        page.goto(self.fleet.url)
+        self.go(page, self.fleet.url)
         self.assertTrue(page.url.endswith("/status/login"))
         self.is_quiet(page)
 
@@ -191,7 +210,7 @@ class Page(unittest.TestCase):
             self.fits(page)
             self.is_accessible(page)
             self.shoot(page, f"telephone-{scheme}")
-            page.goto(f"{self.fleet.url}/keysets/mail")
+            self.go(page, f"{self.fleet.url}/keysets/mail")
             self.fits(page)
             self.shoot(page, f"telephone-keyset-{scheme}")
         page = self.open(NARROW, sign_in=False)
@@ -287,7 +306,7 @@ class Page(unittest.TestCase):
         expect(page.locator("#keyset-main .spread")).to_have_text("2 of 2 instances confirmed")
         self.is_accessible(page)
         self.shoot(page, "laggard-dark")
-        page.goto(f"{self.fleet.url}/keysets/canary")
+        self.go(page, f"{self.fleet.url}/keysets/canary")
         expect(page.locator("#instances tbody th")).to_have_text(name)
         self.shoot(page, "laggard-keyset-dark")
         page.set_viewport_size(NARROW)
@@ -299,7 +318,7 @@ class Page(unittest.TestCase):
         page = self.open(sign_in=False)
         self.sign_in(page, token)
         expect(page.locator("article.keyset")).to_have_count(1)
-        page.goto(f"{self.fleet.url}/keysets/main")
+        self.go(page, f"{self.fleet.url}/keysets/main")
         expect(page.get_by_role("heading", level=1)).to_have_text("No such keyset")
 
     def test_it_says_when_the_manager_is_gone(self):
@@ -314,4 +333,5 @@ class Page(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    unittest.main(verbosity=2)
+    if not unittest.main(verbosity=2, exit=False).result.wasSuccessful():
+        sys.exit(getattr(Browser, "told", "the fleet did not start"))

@@ -120,6 +120,7 @@ CREATE TABLE ticket_keys (
     retire_at timestamptz NOT NULL,
     destroy_at timestamptz NOT NULL,
     destroy_by timestamptz NOT NULL,
+    postponed_seconds bigint NOT NULL,
     seed_id uuid NOT NULL,
     epoch bigint NOT NULL,
     wrap_nonce bytea,
@@ -133,6 +134,7 @@ CREATE TABLE ticket_keys (
     CONSTRAINT ticket_keys_schedule_order
         CHECK (published_at <= activate_at AND activate_at < retire_at
                AND retire_at < destroy_at AND destroy_at <= destroy_by),
+    CONSTRAINT ticket_keys_postponed CHECK (0 <= postponed_seconds),
     CONSTRAINT ticket_keys_whole_seconds
         CHECK (published_at = date_trunc('second', published_at)
                AND activate_at = date_trunc('second', activate_at)
@@ -173,6 +175,8 @@ COMMENT ON COLUMN ticket_keys.activate_at IS 'When it begins to seal.';
 COMMENT ON COLUMN ticket_keys.retire_at IS 'When it ceases to seal.';
 COMMENT ON COLUMN ticket_keys.destroy_at IS 'When it ceases to open and is erased.';
 COMMENT ON COLUMN ticket_keys.destroy_by IS 'The last instant to which destroy_at may be moved.';
+COMMENT ON COLUMN ticket_keys.postponed_seconds IS
+    'By how much destroy_at has been postponed since it was minted.';
 COMMENT ON COLUMN ticket_keys.seed_id IS
     'The seed of the ratchet it is wrapped under. No reference: it outlives the row of a seed.';
 COMMENT ON COLUMN ticket_keys.epoch IS 'The last epoch of the ratchet in which it can be unwrapped.';
@@ -307,4 +311,24 @@ COMMENT ON COLUMN audit_checkpoint.only_row IS 'Always true: keeps the table at 
 COMMENT ON COLUMN audit_checkpoint.sequence IS 'The last line that was removed.';
 COMMENT ON COLUMN audit_checkpoint.link IS 'Its link, from which the rest of the chain is verified.';
 COMMENT ON COLUMN audit_checkpoint.seal IS
+    'MAC over the other columns under a key outside the database.';
+
+CREATE TABLE audit_hand_overs (
+    sequence bigint PRIMARY KEY,
+    link bytea NOT NULL,
+    "before" bytea NOT NULL,
+    seal bytea NOT NULL,
+    CONSTRAINT audit_hand_overs_sequence CHECK (1 <= sequence),
+    CONSTRAINT audit_hand_overs_link_length CHECK (octet_length(link) = 32),
+    CONSTRAINT audit_hand_overs_before_length CHECK (octet_length("before") = 32),
+    CONSTRAINT audit_hand_overs_seal_length CHECK (octet_length(seal) = 32)
+);
+COMMENT ON TABLE audit_hand_overs IS
+    'Where the audit trail went over from one cluster secret to the next.';
+COMMENT ON COLUMN audit_hand_overs.sequence IS
+    'The line up to which there may be links under the secret before.';
+COMMENT ON COLUMN audit_hand_overs.link IS
+    'Its link, from which the next secret alone verifies the rest of the chain.';
+COMMENT ON COLUMN audit_hand_overs."before" IS 'Tells which secret was the one before.';
+COMMENT ON COLUMN audit_hand_overs.seal IS
     'MAC over the other columns under a key outside the database.';

@@ -124,6 +124,8 @@ CREATE TABLE ticket_keys (
     destroy_at INTEGER NOT NULL,
     -- The last instant to which destroy_at may be moved.
     destroy_by INTEGER NOT NULL,
+    -- By how much destroy_at has been postponed since it was minted.
+    postponed_seconds INTEGER NOT NULL,
     -- The seed of the ratchet it is wrapped under. No reference: it outlives the row of a seed.
     seed_id BLOB NOT NULL,
     -- The last epoch of the ratchet in which it can be unwrapped.
@@ -145,6 +147,7 @@ CREATE TABLE ticket_keys (
     CONSTRAINT ticket_keys_schedule_order
         CHECK (published_at <= activate_at AND activate_at < retire_at
                AND retire_at < destroy_at AND destroy_at <= destroy_by),
+    CONSTRAINT ticket_keys_postponed CHECK (0 <= postponed_seconds),
     CONSTRAINT ticket_keys_seed_id_length CHECK (length(seed_id) = 16),
     CONSTRAINT ticket_keys_epoch CHECK (0 <= epoch),
     CONSTRAINT ticket_keys_wrap_nonce_length CHECK (length(wrap_nonce) = 12),
@@ -282,4 +285,20 @@ CREATE TABLE audit_checkpoint (
     CONSTRAINT audit_checkpoint_sequence CHECK (1 <= sequence),
     CONSTRAINT audit_checkpoint_link_length CHECK (length(link) = 32),
     CONSTRAINT audit_checkpoint_seal_length CHECK (length(seal) = 32)
+) STRICT;
+
+-- Where the audit trail went over from one cluster secret to the next.
+CREATE TABLE audit_hand_overs (
+    -- The line up to which there may be links under the secret before.
+    sequence INTEGER PRIMARY KEY NOT NULL,
+    -- Its link, from which the next secret alone verifies the rest of the chain.
+    link BLOB NOT NULL,
+    -- Tells which secret was the one before.
+    "before" BLOB NOT NULL,
+    -- MAC over the other columns under a key outside the database.
+    seal BLOB NOT NULL,
+    CONSTRAINT audit_hand_overs_sequence CHECK (1 <= sequence),
+    CONSTRAINT audit_hand_overs_link_length CHECK (length(link) = 32),
+    CONSTRAINT audit_hand_overs_before_length CHECK (length("before") = 32),
+    CONSTRAINT audit_hand_overs_seal_length CHECK (length(seal) = 32)
 ) STRICT;

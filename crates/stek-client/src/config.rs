@@ -151,7 +151,11 @@ impl ClientConfig {
     pub fn try_new(asked: &ClientOptions) -> Result<Self, ConfigError> {
         let count = asked.upstreams.len();
         if !(1..=MAX_UPSTREAMS).contains(&count) {
-            return Err(ConfigError::value("upstreams", format!("{count} of them"), "1 to 16"));
+            return Err(ConfigError::value(
+                "upstreams",
+                format!("a list of {count}"),
+                "1 to 16 of them",
+            ));
         }
         let upstreams: Vec<_> =
             asked.upstreams.iter().map(|text| Upstream::try_new(text)).collect::<Result<_, _>>()?;
@@ -283,9 +287,9 @@ mod tests {
     #[test]
     fn limits_are_named_with_the_value() {
         let asked = ClientOptions { upstreams: vec![], ..options() };
-        assert_eq!(error(&asked), "upstreams is 0 of them, allowed is 1 to 16");
+        assert_eq!(error(&asked), "upstreams is a list of 0, allowed is 1 to 16 of them");
         let asked = ClientOptions { upstreams: vec!["http://[::1]:1".into(); 17], ..options() };
-        assert_eq!(error(&asked), "upstreams is 17 of them, allowed is 1 to 16");
+        assert_eq!(error(&asked), "upstreams is a list of 17, allowed is 1 to 16 of them");
         let asked = ClientOptions { wait: Some(Seconds::new(301)), ..options() };
         assert_eq!(error(&asked), "wait is 301s, allowed is 0s to 300s");
         let asked = ClientOptions { max_body_bytes: Some(1023), ..options() };

@@ -105,14 +105,6 @@ fn issue(ca: &Authority, files: &CertificateFiles) {
     std::fs::write(&files.private_key, key.serialize_pem()).unwrap();
 }
 
-/// Files of a client certificate in a folder of their own.
-fn files() -> (tempfile::TempDir, CertificateFiles) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name| folder.path().join(name);
-    let files = CertificateFiles { certificate: path("edge.pem"), private_key: path("edge.key") };
-    (folder, files)
-}
-
 /// A server that wants a certificate of `clients`.
 async fn bench_for(servers: &Authority, clients: &Authority) -> Bench {
     let mut of_clients = RootCertStore::empty();
@@ -125,18 +117,35 @@ async fn bench_for(servers: &Authority, clients: &Authority) -> Bench {
     Bench::with_tls(config).await
 }
 
-#[tokio::test]
-async fn a_client_certificate_stands_in_for_a_token_and_is_read_again_when_it_changes() {
-    let (servers, clients, strangers) = (ca(), ca(), ca());
+/// A client whose certificate is not of the authority of clients, and the server that wants one of it.
+struct Stranger {
+    bench: Bench,
+    clients: Authority,
+    /// Where its certificate is, to be replaced.
+    files: CertificateFiles,
+    options: ClientOptions,
+    _kept: (tempfile::TempDir, NamedTempFile),
+}
+
+async fn stranger() -> Stranger {
+    let (servers, clients) = (ca(), ca());
     let roots = file(&servers.pem());
-    let mut bench = bench_for(&servers, &clients).await;
-    let (_folder, files) = files();
-    issue(&strangers, &files);
+    let bench = bench_for(&servers, &clients).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name| folder.path().join(name);
+    let files = CertificateFiles { certificate: path("edge.pem"), private_key: path("edge.key") };
+    issue(&ca(), &files);
     let options = ClientOptions {
         roots: vec![roots.path().into()],
         certificate: Some(files.clone()),
         ..bench.options()
     };
+    Stranger { bench, clients, files, options, _kept: (folder, roots) }
+}
+
+#[tokio::test]
+async fn a_client_certificate_stands_in_for_a_token_and_is_read_again_when_it_changes() {
+    let Stranger { mut bench, clients, files, options, _kept } = stranger().await;
     let follower = bench.follow(&options);
     bench.metric_is("stek_client_polls_total", "unreachable", 1.0).await;
     assert!(!bench.has_request());
@@ -150,16 +159,7 @@ async fn a_client_certificate_stands_in_for_a_token_and_is_read_again_when_it_ch
 
 #[tokio::test]
 async fn reports_too_are_sent_with_the_certificate_that_is_there_by_now() {
-    let (servers, clients, strangers) = (ca(), ca(), ca());
-    let roots = file(&servers.pem());
-    let mut bench = bench_for(&servers, &clients).await;
-    let (_folder, files) = files();
-    issue(&strangers, &files);
-    let options = ClientOptions {
-        roots: vec![roots.path().into()],
-        certificate: Some(files.clone()),
-        ..bench.options()
-    };
+    let Stranger { mut bench, clients, files, options, _kept } = stranger().await;
     let config = ClientConfig::try_new(&options).unwrap();
     let clock = Arc::clone(&bench.clock) as Arc<dyn Clock>;
     let replica = ReplicaTally {

@@ -11,7 +11,7 @@ use crate::id::{KeyId, Revision};
 use crate::name::KeysetName;
 use crate::time::Timestamp;
 
-pub use verify::{BrokenChain, Verifier, checkpoint_canonical};
+pub use verify::{BrokenChain, HandOver, KEY_IDENTITY, Verifier, checkpoint_canonical};
 
 /// Longest actor and reason in bytes; a longer text is cut.
 pub const AUDIT_TEXT_MAX: usize = 512;
@@ -73,12 +73,14 @@ pub enum AuditAction {
     RestoreAccepted,
     /// An operator vouched for a clock that had jumped.
     ClockConfirmed,
-    /// Tokens and grants were sealed under a new cluster secret.
+    /// Tokens, grants and anchors of this trail were sealed under a new cluster secret.
     AccessResealed,
+    /// From here on this trail is linked under a new cluster secret alone.
+    TrailHandedOver,
 }
 
 impl AuditAction {
-    const ALL: [Self; 28] = [
+    const ALL: [Self; 29] = [
         Self::KeysetCreated,
         Self::PolicyChanged,
         Self::KeysetDeleted,
@@ -107,6 +109,7 @@ impl AuditAction {
         Self::RestoreAccepted,
         Self::ClockConfirmed,
         Self::AccessResealed,
+        Self::TrailHandedOver,
     ];
 
     /// The action as it is stored.
@@ -140,6 +143,7 @@ impl AuditAction {
             Self::RestoreAccepted => "restore-accepted",
             Self::ClockConfirmed => "clock-confirmed",
             Self::AccessResealed => "access-resealed",
+            Self::TrailHandedOver => "trail-handed-over",
         }
     }
 

@@ -50,8 +50,10 @@ pub enum MintReason {
     First,
     /// It follows the key before it without a break.
     Scheduled,
-    /// There was no time to deliver it before the key before it retired.
+    /// There was no time to deliver it before the key before it ceased to seal.
     AfterGap {
+        /// Why there was none.
+        cause: GapCause,
         /// From when on nothing seals.
         from: Timestamp,
         /// Until when.
@@ -59,6 +61,15 @@ pub enum MintReason {
     },
     /// Somebody asked for a rotation and no key was pending.
     RotateNow,
+}
+
+/// Why nothing seals for a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GapCause {
+    /// No pass has come in time, as in an outage.
+    Late,
+    /// The key that sealed, or was to, has been revoked.
+    Revoked,
 }
 
 /// Why a key's schedule moves.
@@ -80,8 +91,12 @@ impl std::fmt::Display for MintReason {
         match self {
             Self::First => f.write_str("first key"),
             Self::Scheduled => f.write_str("scheduled rotation"),
-            Self::AfterGap { from, until } => {
-                write!(f, "minted too late: nothing seals from {from} to {until}")
+            Self::AfterGap { cause, from, until } => {
+                let why = match cause {
+                    GapCause::Late => "minted too late",
+                    GapCause::Revoked => "what sealed was revoked",
+                };
+                write!(f, "{why}: nothing seals from {from} to {until}")
             }
             Self::RotateNow => f.write_str("rotation asked for, no key was pending"),
         }
@@ -129,7 +144,7 @@ pub fn plan(keyset: &Keyset, convergence: &Convergence, now: Timestamp) -> Vec<O
     let mut draft = Draft::of(keyset);
     draft.end_expired(now);
     postpone(keyset, convergence, now, &mut draft);
-    cover(keyset, now, &mut draft);
+    cover(keyset, now, GapCause::Late, &mut draft);
     draft.into_ops()
 }
 
@@ -181,7 +196,7 @@ pub fn rotate_now(keyset: &Keyset, now: Timestamp) -> Result<Vec<Op>, RotateErro
         (Some(active), None) => rotate_urgently(keyset, active, now, &mut draft)?,
         (None, None) => return Err(RotateError::Gap),
     }
-    cover(keyset, now, &mut draft);
+    cover(keyset, now, GapCause::Late, &mut draft);
     if draft.live() > MAX_LIVE_KEYS {
         return Err(RotateError::TooManyKeys);
     }
@@ -256,9 +271,9 @@ fn doubt<'a>(keyset: &'a Keyset, convergence: &Convergence, now: Timestamp) -> O
     if !waits || convergence.is_ready(next.id) || now + margin < boundary {
         return None;
     }
-    // The envelope is one lead longer than what was planned; what is gone of it was postponed.
+    // Reckoned from what the key was minted with; the policy may have changed since.
     let left = |key: &KeyRecord| key.schedule.destroy_by().since(key.schedule.destroy_at());
-    let gone = Seconds::new(policy.lead().as_secs().saturating_sub(left(next).as_secs()));
+    let gone = next.schedule.postponed();
     let deadline = policy.activation_deadline().as_secs().saturating_sub(gone.as_secs());
     let later = keyset.keys().iter().filter(|key| key.schedule.activate_at() >= boundary);
     let room = later.map(left).fold(left(active), Seconds::min).min(Seconds::new(deadline));
@@ -300,8 +315,9 @@ pub fn forced(
 }
 
 /// Mints whatever is missing for some key to seal at every instant up to `now + lead`. A hole that
-/// begins too soon to deliver a key for it stays, from its start until the urgent lead has passed.
-fn cover(keyset: &Keyset, now: Timestamp, draft: &mut Draft) {
+/// begins too soon to deliver a key for it stays, from its start until the urgent lead has passed,
+/// and `cause` is why.
+fn cover(keyset: &Keyset, now: Timestamp, cause: GapCause, draft: &mut Draft) {
     let policy = keyset.policy();
     let fresh = keyset.history() == History::Fresh;
     let deliverable = if fresh { now } else { now + policy.urgent_lead() };
@@ -315,7 +331,7 @@ fn cover(keyset: &Keyset, now: Timestamp, draft: &mut Draft) {
         let Ok(schedule) = Schedule::planned(policy, now, hole.start, retire_at) else { return };
         let reason = match (fresh && hole.start == now, hole.start > hole.from) {
             (true, _) => MintReason::First,
-            (_, true) => MintReason::AfterGap { from: hole.from, until: hole.start },
+            (_, true) => MintReason::AfterGap { cause, from: hole.from, until: hole.start },
             _ => MintReason::Scheduled,
         };
         draft.mint(schedule, reason);

@@ -292,8 +292,9 @@ impl Policy {
         self.activation_quorum
     }
 
-    /// How much later than planned a key may activate because instances lack it. A deadline of one
-    /// lead is all that the envelope of a key allows.
+    /// How much later than planned a key may activate because instances lack it. Applies at once, as
+    /// the quorum does, also to keys that are published; but the envelope of a key allows no more
+    /// than the lead under which it was minted.
     pub fn activation_deadline(&self) -> Seconds {
         self.activation_deadline
     }

@@ -1,9 +1,10 @@
 //! When one key seals and opens. States are derived from the schedule and an instant, never stored.
 
 use crate::policy::Policy;
-use crate::time::Timestamp;
+use crate::time::{Seconds, Timestamp};
 
-/// The four instants of a key and the last one to which they may ever be moved.
+/// The four instants of a key, the last one to which they may ever be moved, and by how much they
+/// have been postponed, which is no part of what is published.
 ///
 /// `published_at ≤ activate_at < retire_at < destroy_at ≤ destroy_by`. Half-open: it seals in
 /// `[activate_at, retire_at)` and opens in `[published_at, destroy_at)`.
@@ -14,6 +15,7 @@ pub struct Schedule {
     retire_at: Timestamp,
     destroy_at: Timestamp,
     destroy_by: Timestamp,
+    postponed: Seconds,
 }
 
 /// What a key may be used for at an instant, in the words of NIST SP 800-57, part 1, section 7.
@@ -54,7 +56,7 @@ pub struct ScheduleError {
 }
 
 impl Schedule {
-    /// Checks the order of the five instants.
+    /// Checks the order of the five instants, of a key that was not postponed.
     ///
     /// # Errors
     /// [`ScheduleError`] with the first pair out of order.
@@ -78,7 +80,8 @@ impl Schedule {
         if destroy_at > destroy_by {
             return error("destroy_at", "not after", "destroy_by");
         }
-        Ok(Self { published_at, activate_at, retire_at, destroy_at, destroy_by })
+        let postponed = Seconds::ZERO;
+        Ok(Self { published_at, activate_at, retire_at, destroy_at, destroy_by, postponed })
     }
 
     /// The schedule of a new key that seals in `[activate_at, retire_at)`:
@@ -94,6 +97,12 @@ impl Schedule {
     ) -> Result<Self, ScheduleError> {
         let destroy_at = retire_at + policy.ticket_lifetime() + policy.clock_skew();
         Self::try_new(published_at, activate_at, retire_at, destroy_at, destroy_at + policy.lead())
+    }
+
+    /// The same, of a key that has been postponed by so much already.
+    #[must_use]
+    pub fn having_postponed(self, postponed: Seconds) -> Self {
+        Self { postponed, ..self }
     }
 
     /// What the key may be used for at `now`. Before its publication it counts as pending.
@@ -121,7 +130,8 @@ impl Schedule {
     }
 
     /// The same schedule with its encrypt period begun and ended elsewhere; `destroy_at` keeps its
-    /// distance from `retire_at` unless `destroy` says otherwise.
+    /// distance from `retire_at` unless `destroy` says otherwise, and if that makes it later, the
+    /// key has been postponed by as much.
     ///
     /// # Errors
     /// [`ScheduleError`] if that breaks the order or leaves the envelope that ends at `destroy_by`.
@@ -135,7 +145,9 @@ impl Schedule {
             MoveDestroy::WithRetire => retire_at + self.destroy_at.since(self.retire_at),
             MoveDestroy::Keep => self.destroy_at,
         };
+        let postponed = self.postponed + destroy_at.since(self.destroy_at);
         Self::try_new(self.published_at, activate_at, retire_at, destroy_at, self.destroy_by)
+            .map(|schedule| schedule.having_postponed(postponed))
     }
 
     /// When the key was given out.
@@ -161,6 +173,12 @@ impl Schedule {
     /// The last instant to which `destroy_at` may be moved; fixed when the key is minted.
     pub fn destroy_by(&self) -> Timestamp {
         self.destroy_by
+    }
+
+    /// By how much `destroy_at` has been postponed since the key was minted; of a pending key its
+    /// activation as well. Known to whoever plans; zero in what was read from a bundle.
+    pub fn postponed(&self) -> Seconds {
+        self.postponed
     }
 }
 
@@ -220,10 +238,10 @@ mod tests {
     #[test]
     fn a_move_stays_inside_the_envelope() {
         let moved = schedule().moved(at(25), at(40), MoveDestroy::WithRetire).unwrap();
-        assert_eq!(moved.destroy_at(), at(50));
+        assert_eq!((moved.destroy_at(), moved.postponed()), (at(50), Seconds::new(10)));
         let error = schedule().moved(at(25), at(41), MoveDestroy::WithRetire).unwrap_err();
         assert_eq!(error.to_string(), "destroy_at must be not after destroy_by");
         let kept = schedule().moved(at(20), at(25), MoveDestroy::Keep).unwrap();
-        assert_eq!(kept.destroy_at(), at(40));
+        assert_eq!((kept.destroy_at(), kept.postponed()), (at(40), Seconds::ZERO));
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{FileType, Mode, OFlags, fstat, open};
-use stek_core::audit::{AuditChain, ChainLink};
+use stek_core::audit::{AuditChain, ChainLink, KEY_IDENTITY};
 use stek_core::health::WeakKey;
 use stek_core::wrapped::SeedId;
 use subtle::ConstantTimeEq;
@@ -246,6 +246,11 @@ impl ClusterSecret {
         check_value(self.expose(), seed)
     }
 
+    /// The same with the one that seals and links now, as for a seed of the same time as rows.
+    pub fn check_value_in_use(&self, seed: &SeedId) -> [u8; CHECK_LEN] {
+        check_value(self.expose_one(self.in_use()).unwrap_or_else(|| self.expose()), seed)
+    }
+
     pub(crate) fn expose(&self) -> &[u8; SECRET_LEN] {
         self.current.expose()
     }
@@ -330,6 +335,14 @@ fn sealed(key: &Secret, canonical: &[u8]) -> [u8; 32] {
 /// Links the audit trail: `link = HMAC-SHA256(key, previous link ‖ event)`.
 #[derive(Debug)]
 pub struct AuditKey(Derived);
+
+impl AuditKey {
+    /// What shows which key was that of the previous cluster secret; `None` if there is none.
+    pub fn previous_identity(&self) -> Option<ChainLink> {
+        let previous = self.0.previous.as_ref()?;
+        Some(linked(previous, &ChainLink::ORIGIN, KEY_IDENTITY))
+    }
+}
 
 fn linked(key: &Secret, previous: &ChainLink, event: &[u8]) -> ChainLink {
     let mut link = [0; 32];

@@ -135,7 +135,7 @@ mod tests {
         }
     }
 
-    const TWENTY_SECONDS: std::time::Duration = std::time::Duration::from_secs(20);
+    const MINUTE: std::time::Duration = std::time::Duration::from_secs(60);
     const CHILD: &str = "STEK_HTTP_SIGNAL_CHILD";
 
     /// Not a test of its own: the process to which `real_signals_arrive` sends signals.
@@ -154,7 +154,7 @@ mod tests {
             task.await.unwrap();
         };
         // Bounded, so that a signal that does not arrive fails the test instead of hanging it.
-        let _ = runtime.block_on(async { tokio::time::timeout(TWENTY_SECONDS, reaction).await });
+        let _ = runtime.block_on(async { tokio::time::timeout(MINUTE, reaction).await });
     }
 
     fn wait_for(lines: &mut Lines<BufReader<ChildStdout>>, expected: &str) {

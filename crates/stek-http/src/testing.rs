@@ -20,12 +20,14 @@ use crate::{Drained, Limits, Plaintext, Server, TlsFiles, TlsPaths, Transport};
 
 /// A limit that a test waits for.
 pub(crate) const BRIEF: Duration = Duration::from_millis(50);
+/// A limit that a test waits for, and before which something has to be done on a busy machine.
+pub(crate) const AMPLE: Duration = Duration::from_secs(1);
 /// A limit that must not be the one that a test sees.
 pub(crate) const FAR: Duration = Duration::from_secs(3600);
 
-/// Everything that a test awaits is bounded; 20 s is far beyond what a loaded machine needs.
+/// Everything that a test awaits is bounded; a minute is far beyond what a loaded machine needs.
 pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
-    timeout(Duration::from_secs(20), future).await.expect("it should not have taken that long")
+    timeout(Duration::from_secs(60), future).await.expect("it should not have taken that long")
 }
 
 /// A self-signed certificate for `localhost` with its key, in files.
@@ -150,12 +152,17 @@ pub(crate) async fn rest<I: AsyncRead + Unpin>(io: &mut I) -> String {
 
 /// One HTTP/1.1 answer whose body has a length: its head and its body.
 pub(crate) async fn response<I: AsyncRead + Unpin>(io: &mut I) -> (String, String) {
+    whole_response(io).await.expect("the connection ended")
+}
+
+/// The same, or nothing if the connection ends before.
+async fn whole_response<I: AsyncRead + Unpin>(io: &mut I) -> Option<(String, String)> {
     let mut bytes = Vec::new();
     let head = loop {
         if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
             break bytes.drain(..end + 4).collect::<Vec<_>>();
         }
-        assert_ne!(soon(io.read_buf(&mut bytes)).await.unwrap(), 0, "the connection ended");
+        soon(io.read_buf(&mut bytes)).await.ok().filter(|count| *count > 0)?;
     };
     let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
     let length = head
@@ -163,10 +170,10 @@ pub(crate) async fn response<I: AsyncRead + Unpin>(io: &mut I) -> (String, Strin
         .find_map(|line| line.strip_prefix("content-length: "))
         .map_or(0, |length| length.parse().unwrap());
     while bytes.len() < length {
-        assert_ne!(soon(io.read_buf(&mut bytes)).await.unwrap(), 0, "the connection ended");
+        soon(io.read_buf(&mut bytes)).await.ok().filter(|count| *count > 0)?;
     }
     assert_eq!(bytes.len(), length, "more than one answer came");
-    (head, String::from_utf8(bytes).unwrap())
+    Some((head, String::from_utf8(bytes).unwrap()))
 }
 
 /// `GET path` over HTTP/1.1, on a connection that stays.
@@ -176,4 +183,21 @@ pub(crate) async fn get<I: AsyncRead + AsyncWrite + Unpin>(
 ) -> (String, String) {
     send(io, format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")).await;
     response(io).await
+}
+
+/// A connection on which `GET path` was answered, and the answer. A server with a brief limit may
+/// end some before that, where the machine is busy.
+pub(crate) async fn answered(server: &Running, path: &str) -> (TcpStream, (String, String)) {
+    let attempts = async {
+        loop {
+            let mut stream = server.connect().await;
+            let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+            if stream.write_all(request.as_bytes()).await.is_ok()
+                && let Some(answer) = whole_response(&mut stream).await
+            {
+                return (stream, answer);
+            }
+        }
+    };
+    soon(attempts).await
 }

@@ -30,23 +30,11 @@ pub enum BootstrapError {
     #[error(transparent)]
     Clock(#[from] ClockDisagreement),
     /// The state file cannot be used.
-    #[error("ratchet state {}", path.display())]
-    State {
-        /// Its path.
-        path: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: StateFileError,
-    },
+    #[error(transparent)]
+    State(StateFileError),
     /// The state file cannot be made.
-    #[error("ratchet state {} cannot be made", path.display())]
-    Create {
-        /// Its path.
-        path: PathBuf,
-        /// What went wrong.
-        #[source]
-        source: CreateError,
-    },
+    #[error("the ratchet cannot be begun")]
+    Create(#[source] CreateError),
     /// The database's keys are wrapped under a seed that this manager does not have.
     #[error(
         "the database's keys are wrapped under seed {seed}, of which there is no state at {}, and \
@@ -71,14 +59,8 @@ pub enum BootstrapError {
     Hold(#[from] HoldError),
     /// Another manager began the ratchet at the same time, and the one begun here, which nothing was
     /// wrapped under, could not be removed.
-    #[error("ratchet state {} is of no use and cannot be removed: remove it", path.display())]
-    Lost {
-        /// Its path.
-        path: PathBuf,
-        /// What went wrong.
-        #[source]
-        source: StateFileError,
-    },
+    #[error("another manager began the ratchet; the state made here is of no use and has to go")]
+    Lost(#[source] StateFileError),
     /// State file, cluster secret and database do not belong together.
     #[error(transparent)]
     Mismatch(#[from] SeedMismatch),
@@ -135,8 +117,7 @@ pub async fn join_ratchet(newcomer: &Newcomer<'_>) -> Result<Custody, BootstrapE
     let now = time(newcomer).await?;
     let named = store.seed().await?;
     if path.try_exists().unwrap_or(true) {
-        let custody = Custody::open(path, Arc::clone(cluster))
-            .map_err(|source| BootstrapError::State { path: path.to_owned(), source })?;
+        let custody = Custody::open(path, Arc::clone(cluster)).map_err(BootstrapError::State)?;
         let row = match named {
             Some(row) => row,
             None => claim(store, cluster, &custody, now).await?,
@@ -149,15 +130,14 @@ pub async fn join_ratchet(newcomer: &Newcomer<'_>) -> Result<Custody, BootstrapE
         None => {
             let seed = ratchet::new_seed_id(random)?;
             let begun = Custody::create(path, Arc::clone(cluster), seed, random, Epoch::of(now));
-            let custody = begun.map_err(|source| create_failed(path, source))?;
+            let custody = begun.map_err(BootstrapError::Create)?;
             let row = claim(store, cluster, &custody, now).await?;
             if row.seed == seed {
                 custody.verify_seed(row.seed, &row.check)?;
                 return Ok(custody);
             }
             tracing::info!(seed = %row.seed, "another manager began the ratchet first; joining it");
-            let path = path.to_owned();
-            custody.erase().map_err(|source| BootstrapError::Lost { path, source })?;
+            custody.erase().map_err(BootstrapError::Lost)?;
             row
         }
     };
@@ -166,7 +146,7 @@ pub async fn join_ratchet(newcomer: &Newcomer<'_>) -> Result<Custody, BootstrapE
     match join(newcomer, replica, row.seed).await {
         Ok(state) => {
             let joined = Custody::join(path, Arc::clone(cluster), state, replica);
-            let custody = joined.map_err(|source| create_failed(path, source.into()))?;
+            let custody = joined.map_err(|error| BootstrapError::Create(error.into()))?;
             custody.verify_seed(row.seed, &row.check)?;
             Ok(custody)
         }
@@ -180,8 +160,7 @@ pub async fn join_ratchet(newcomer: &Newcomer<'_>) -> Result<Custody, BootstrapE
             tracing::error!(seed = %row.seed, "nobody who holds the ratchet has shown life for a \
                             lead: new seed, new keys, and every session needs a full handshake");
             replace_lost_seed(store, cluster, path, random, clock).await?;
-            Ok(Custody::open(path, Arc::clone(cluster))
-                .map_err(|source| BootstrapError::State { path: path.to_owned(), source })?)
+            Ok(Custody::open(path, Arc::clone(cluster)).map_err(BootstrapError::State)?)
         }
     }
 }
@@ -190,10 +169,6 @@ async fn time(newcomer: &Newcomer<'_>) -> Result<Timestamp, BootstrapError> {
     let millis = newcomer.store.now_millis().await?;
     clock_rules::agree(millis, newcomer.clock.wall_millis())?;
     Ok(Timestamp::from_unix(millis / 1000))
-}
-
-fn create_failed(path: &Path, source: CreateError) -> BootstrapError {
-    BootstrapError::Create { path: path.to_owned(), source }
 }
 
 /// Makes what seals rows be the cluster secret that the live seed was claimed with.
@@ -241,8 +216,7 @@ async fn make_room(newcomer: &Newcomer<'_>, custody: &Custody) -> Result<(), Boo
         return Ok(());
     }
     let rows = newcomer.store.ratchet().await?;
-    let path = newcomer.path.to_owned();
-    drop_ended(custody, &rows).map_err(|source| BootstrapError::State { path, source })
+    drop_ended(custody, &rows).map_err(BootstrapError::State)
 }
 
 /// Asks the peers until one gives the state, for a bounded time: they may be starting too.

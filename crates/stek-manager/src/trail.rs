@@ -2,7 +2,7 @@
 //! Needs the cluster secret, and no manager: a command may do the same with the database alone.
 
 use stek_core::audit::{
-    AuditAction, AuditChain, AuditEvent, ChainLink, Verifier, checkpoint_canonical,
+    AuditAction, AuditChain, AuditEvent, ChainLink, HandOver, Verifier, checkpoint_canonical,
 };
 use stek_core::name::KeysetName;
 use stek_core::time::{Seconds, Timestamp};
@@ -93,20 +93,21 @@ async fn verify_from(
     let mut verdict = VerdictDocument {
         broken: None,
         first: 1,
+        handed_over_at: None,
         verified_to: after,
         link: ChainLink::ORIGIN.to_string(),
         anchored_at: None,
         more: false,
     };
-    let (sequence, link) = match begin(store, secrets, after, checkpoint).await? {
-        Ok(start) => start,
+    let mut verifier = match begin(store, secrets, after, checkpoint).await? {
+        Ok(verifier) => verifier,
         Err(broken) => return Ok(VerdictDocument { broken: Some(broken), ..verdict }),
     };
     verdict.first = checkpoint.map_or(1, |checkpoint| checkpoint.sequence + 1);
-    if anchor == Some(link) {
-        verdict.anchored_at = Some(sequence);
+    verdict.handed_over_at = verifier.unverified_to();
+    if anchor == Some(verifier.link()) {
+        verdict.anchored_at = Some(verifier.sequence());
     }
-    let mut verifier = Verifier::after(secrets.chain, sequence, link);
     verdict.more = true;
     for _ in 0..PAGES {
         let page = Page::read(store, verifier.sequence()).await?;
@@ -135,13 +136,14 @@ pub async fn verify_offline(
 ) -> Result<VerdictDocument, StoreError> {
     let (chain, sealer) = (cluster.audit_key(), cluster.row_sealer());
     let secrets = Secrets { chain: &chain, sealer: &sealer };
-    let mut anchored_at = None;
+    let (mut anchored_at, mut handed_over_at) = (None, None);
     let mut after = 0;
     loop {
         let mut verdict = verify(store, secrets, after, anchor).await?;
         anchored_at = anchored_at.or(verdict.anchored_at);
+        handed_over_at = handed_over_at.or(verdict.handed_over_at);
         if verdict.broken.is_some() || !verdict.more {
-            verdict.anchored_at = anchored_at;
+            (verdict.anchored_at, verdict.handed_over_at) = (anchored_at, handed_over_at);
             return Ok(verdict);
         }
         after = verdict.verified_to;
@@ -175,13 +177,13 @@ pub(crate) async fn prune(
     for _ in 0..PRUNED_PAGES {
         let checkpoint = store.audit_checkpoint().await?;
         let start = checkpoint.map_or(0, |checkpoint| checkpoint.sequence);
-        let (sequence, link) = begin(store, secrets, start, checkpoint).await??;
+        let mut verifier = begin(store, secrets, start, checkpoint).await??;
+        let sequence = verifier.sequence();
         let mut page = Page::read(store, sequence).await?;
         let old = page.rows.iter().take_while(|row| row.event.at < before).count();
         let all_old = old == page.rows.len();
         page.rows.truncate(old);
         page.unreadable = page.unreadable.filter(|_| all_old);
-        let mut verifier = Verifier::after(secrets.chain, sequence, link);
         if let Some(broken) = walk(&mut verifier, &page, None, &mut None) {
             return Err(broken.into());
         }
@@ -230,8 +232,45 @@ impl From<BrokenLink> for PruneError {
     }
 }
 
+/// What verifies the lines after line `after`.
+async fn begin<'a>(
+    store: &dyn KeyStore,
+    secrets: Secrets<'a>,
+    after: u64,
+    checkpoint: Option<AuditCheckpoint>,
+) -> Result<Result<Verifier<'a>, BrokenLink>, StoreError> {
+    let start = match start(store, secrets, after, checkpoint).await? {
+        Ok(start) => start,
+        Err(broken) => return Ok(Err(broken)),
+    };
+    let hand_over = unheld(store, secrets, start.0).await?;
+    let verifier =
+        |hand_over| Verifier::after(secrets.chain, start.0, start.1).handed_over(hand_over);
+    Ok(hand_over.map(verifier))
+}
+
+/// The last hand-over after line `after` from a key that is not held.
+async fn unheld(
+    store: &dyn KeyStore,
+    secrets: Secrets<'_>,
+    after: u64,
+) -> Result<Result<Option<HandOver>, BrokenLink>, StoreError> {
+    let mut last = None;
+    for row in store.audit_hand_overs().await? {
+        let sequence = row.hand_over.sequence;
+        if !secrets.sealer.verify(&row.hand_over.canonical(), &row.seal) {
+            let why = "the hand-over after this line is forged".to_owned();
+            return Ok(Err(BrokenLink { sequence, why }));
+        }
+        if sequence > after && !row.hand_over.is_held(secrets.chain) {
+            last = Some(row.hand_over);
+        }
+    }
+    Ok(Ok(last))
+}
+
 /// Line `after` and its link, from which the rest is verified.
-async fn begin(
+async fn start(
     store: &dyn KeyStore,
     secrets: Secrets<'_>,
     after: u64,

@@ -162,7 +162,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap();
     }
 
     fn revision(keys: &TicketKeys) -> Option<u64> {

@@ -7,6 +7,7 @@ mod distribution;
 mod fixture;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use distribution::Distribution;
 use fixture::{Pki, TLS13, at, bundle, bundle_of, count, keyset, kind, planned_key, policy, scope};
@@ -15,9 +16,13 @@ use rustls::HandshakeKind::{Full, Resumed};
 use rustls::ServerConfig;
 use stek_client::{ClientConfig, ClientOptions};
 use stek_core::bundle::{EndCause, EndedKey};
+use stek_core::derive;
+use stek_core::id::ContentTag;
 use stek_core::name::InstanceName;
 use stek_core::scope::{ChainRule, Scope};
+use stek_core::secret::KeyMaterial;
 use stek_rustls::{Fleet, FleetError, UnfitScope};
+use stek_wire::bundle::encode_bundle;
 
 fn connect(distribution: &Distribution, registry: &Registry) -> Result<Fleet, FleetError> {
     let options = ClientOptions {
@@ -69,6 +74,61 @@ async fn servers_of_a_fleet_resume_each_others_sessions() {
     assert_eq!(kind(&server_a, &client), Resumed);
     drop(a);
     assert_eq!(kind(&server_a, &client), Full);
+}
+
+/// What broken random sources give: one byte, a counter, few different bytes.
+const BROKEN: [(fn(u8) -> u8, &str); 3] = [
+    (|_| 0, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+    (|i| i, "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="),
+    (|i| i % 3, "AAECAAECAAECAAECAAECAAECAAECAAECAAECAAECAAE="),
+];
+
+/// The next bundle, whose one key is of a broken random source and has the check value that fits.
+fn of_a_broken_source(revision: u64, byte: fn(u8) -> u8, text: &str) -> (ContentTag, Vec<u8>) {
+    let next = bundle(revision, &[planned_key(0)]);
+    let mut bytes = std::array::from_fn(|i| byte(u8::try_from(i).unwrap()));
+    let fitting = derive::kcv(&KeyMaterial::take_from(&mut bytes)).to_string();
+    let document = String::from_utf8(encode_bundle(&next).as_slice().to_vec()).unwrap();
+    let mark = "\"secret\":\"";
+    let begin = document.find(mark).unwrap() + mark.len();
+    let end = begin + text.len();
+    let document = format!("{}{text}{}", &document[..begin], &document[end..]);
+    let kcv = next.keys()[0].record.kcv.to_string();
+    (next.tag(), document.replace(&kcv, &fitting).into_bytes())
+}
+
+/// It is not installed in the servers of a fleet, which go on with the keys that they have.
+#[tokio::test]
+async fn no_server_installs_a_key_of_a_broken_random_source() {
+    for (revision, (byte, text)) in (2..).zip(BROKEN) {
+        let mut distribution = Distribution::start().await;
+        let registry = Registry::new();
+        let fleet = connect(&distribution, &registry).unwrap();
+        let (pki, good) = (Pki::new(), planned_key(0));
+        let (server, client) = (server(&fleet, &pki), pki.client(TLS13));
+        distribution.publish(bundle(1, std::slice::from_ref(&good))).await;
+        fleet.ready().await.unwrap();
+        assert_eq!((kind(&server, &client), kind(&server, &client)), (Full, Resumed));
+        let (tag, document) = of_a_broken_source(revision, byte, text);
+        distribution.offer_document(tag, document);
+        let refused = || {
+            let families = registry.gather();
+            let name = "stek_client_refused_bundles_total";
+            let family = families.iter().find(|family| family.name() == name).unwrap();
+            let weak = family.get_metric().iter().filter(|metric| {
+                metric.get_label().iter().any(|label| label.value() == "weak-key")
+            });
+            weak.map(|metric| metric.get_counter().get_value()).sum::<f64>()
+        };
+        let mut looks = tokio::time::interval(Duration::from_millis(5));
+        let happens = async {
+            while refused() == 0.0 {
+                looks.tick().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), happens).await.unwrap();
+        assert_eq!((kind(&server, &client), kind(&server, &client)), (Resumed, Resumed), "{text}");
+    }
 }
 
 #[tokio::test]

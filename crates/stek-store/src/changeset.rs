@@ -12,7 +12,9 @@ use stek_core::schedule::Schedule;
 use stek_core::time::Timestamp;
 use stek_core::wrapped::SeedId;
 
-use crate::{AuditCheckpoint, Change, Commit, CommitError, KeyStep, KeysetUpdate, MAX_BATCH};
+use crate::{
+    AuditCheckpoint, AuditHandOver, Change, Commit, CommitError, KeyStep, KeysetUpdate, MAX_BATCH,
+};
 use crate::{SealedGrant, SealedToken, StoredKey};
 
 /// Names of the rules that the stores themselves hold; the others are those of the migrations.
@@ -87,6 +89,7 @@ pub(crate) struct Changeset<'a> {
     pub(crate) deletes: Vec<(&'a KeysetName, Revision)>,
     pub(crate) access: Vec<AccessChange<'a>>,
     pub(crate) prune: Option<&'a AuditCheckpoint>,
+    pub(crate) hand_over: Option<&'a AuditHandOver>,
 }
 
 impl<'a> Changeset<'a> {
@@ -98,6 +101,7 @@ impl<'a> Changeset<'a> {
             deletes: vec![],
             access: vec![],
             prune: None,
+            hand_over: None,
         };
         for change in &commit.changes {
             this.push(change);
@@ -129,6 +133,7 @@ impl<'a> Changeset<'a> {
             Change::AddGrant(grant) => self.access.push(AccessChange::AddGrant(grant)),
             Change::RemoveGrant(grant) => self.access.push(AccessChange::RemoveGrant(grant)),
             Change::PruneAudit(checkpoint) => self.prune = Some(checkpoint),
+            Change::HandOverAudit(hand_over) => self.hand_over = Some(hand_over),
         }
     }
 

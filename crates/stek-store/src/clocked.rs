@@ -12,9 +12,9 @@ use stek_core::time::Timestamp;
 use stek_core::wrapped::{Epoch, SeedId};
 
 use crate::{
-    Acceptance, AuditCheckpoint, AuditRow, Changes, ClusterState, Commit, CommitError, Committed,
-    KeyStore, Keysets, Ratchet, RatchetStore, Replica, Resealed, Rewrapped, SeedChange, SeedRow,
-    StoreError, StoredAccess, StoredKey, StoredKeyset,
+    Acceptance, AuditCheckpoint, AuditHandOver, AuditRow, Changes, ClusterState, Commit,
+    CommitError, Committed, KeyStore, Keysets, Ratchet, RatchetStore, Replica, Resealed, Rewrapped,
+    SeedChange, SeedRow, StoreError, StoredAccess, StoredKey, StoredKeyset,
 };
 
 /// A clock: milliseconds since the Unix epoch.
@@ -175,6 +175,10 @@ impl<S: KeyStore> KeyStore for WithClock<S> {
 
     async fn audit_checkpoint(&self) -> Result<Option<AuditCheckpoint>, StoreError> {
         self.store.audit_checkpoint().await
+    }
+
+    async fn audit_hand_overs(&self) -> Result<Vec<AuditHandOver>, StoreError> {
+        self.store.audit_hand_overs().await
     }
 
     async fn purge(&self, before: Timestamp) -> Result<u64, StoreError> {

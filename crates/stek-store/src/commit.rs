@@ -8,7 +8,7 @@ use stek_core::policy::Policy;
 use stek_core::schedule::Schedule;
 use stek_core::time::Timestamp;
 
-use crate::row::{AuditCheckpoint, SealedGrant, SealedToken, StoredKey};
+use crate::row::{AuditCheckpoint, AuditHandOver, SealedGrant, SealedToken, StoredKey};
 
 /// Everything that one transaction does.
 #[derive(Debug, Clone)]
@@ -56,6 +56,8 @@ pub enum Change {
     RemoveGrant(stek_core::access::Grant),
     /// Removes the audit trail up to and with the checkpoint's line, unless it is gone already.
     PruneAudit(AuditCheckpoint),
+    /// Notes where the audit trail goes over to another cluster secret; once for each line.
+    HandOverAudit(AuditHandOver),
 }
 
 /// Changes to one keyset.

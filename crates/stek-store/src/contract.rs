@@ -4,7 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a suite of tests: a broken rule is a panic")]
 
-mod access;
+pub mod access;
 mod commits;
 mod feed;
 pub mod fixture;
@@ -34,8 +34,9 @@ pub use races::{
     opposite_batches_do_not_block_each_other,
 };
 pub use ratchet::{
-    a_restore_is_accepted_once, destruction_is_proven_once, keys_begin_under_the_live_seed,
-    one_seed_is_offered, replicas_come_and_go, seals_are_exchanged, seeds_follow_each_other,
+    a_restore_is_accepted_once, anchors_of_the_trail_are_sealed_anew, destruction_is_proven_once,
+    keys_begin_under_the_live_seed, one_seed_is_offered, replicas_come_and_go, seals_are_exchanged,
+    seeds_follow_each_other,
 };
 pub use trail::{
     audit_texts_are_cut, purging_forgets_what_ended, the_audit_trail_is_one_chain,
@@ -64,7 +65,7 @@ macro_rules! contract_tests {
             opposite_batches_do_not_block_each_other
             seeds_follow_each_other one_seed_is_offered keys_begin_under_the_live_seed
             replicas_come_and_go destruction_is_proven_once seals_are_exchanged
-            a_restore_is_accepted_once
+            anchors_of_the_trail_are_sealed_anew a_restore_is_accepted_once
         }
     };
     ($new_store:path; $($rule:ident)*) => {$(

@@ -26,8 +26,8 @@ pub use ratchet::{
     SeedPhase,
 };
 pub use row::{
-    AuditCheckpoint, AuditRow, Changes, ClusterState, Keysets, SealedGrant, SealedToken, SeedRow,
-    StoredAccess, StoredKey, StoredKeyset, Tombstone, Unsound,
+    AuditCheckpoint, AuditHandOver, AuditRow, Changes, ClusterState, Keysets, SealedGrant,
+    SealedToken, SeedRow, StoredAccess, StoredKey, StoredKeyset, Tombstone, Unsound,
 };
 pub use sqlite::SqliteStore;
 
@@ -120,6 +120,9 @@ pub trait KeyStore: RatchetStore {
 
     /// Up to where the audit trail was removed, if it ever was.
     async fn audit_checkpoint(&self) -> Result<Option<AuditCheckpoint>, StoreError>;
+
+    /// Where the audit trail that is left went over from one cluster secret to the next, in order.
+    async fn audit_hand_overs(&self) -> Result<Vec<AuditHandOver>, StoreError>;
 
     /// Forgets ended keys and tombstones that ended before `before`; returns how many.
     async fn purge(&self, before: Timestamp) -> Result<u64, StoreError>;

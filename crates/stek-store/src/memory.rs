@@ -17,9 +17,9 @@ use stek_core::time::Timestamp;
 
 use self::state::{Entry, State};
 use crate::{
-    AuditCheckpoint, AuditRow, Changes, ClockFn, ClusterState, Commit, CommitError, Committed,
-    KeyStore, Keysets, MAX_PAGE, SealedGrant, Seed, SeedPhase, SeedRow, StoreError, StoredAccess,
-    StoredKeyset, Tombstone,
+    AuditCheckpoint, AuditHandOver, AuditRow, Changes, ClockFn, ClusterState, Commit, CommitError,
+    Committed, KeyStore, Keysets, MAX_PAGE, SealedGrant, Seed, SeedPhase, SeedRow, StoreError,
+    StoredAccess, StoredKeyset, Tombstone,
 };
 
 /// A [`KeyStore`] in memory. Clones share what they hold.
@@ -150,6 +150,10 @@ impl KeyStore for MemoryStore {
         let state = self.state();
         let later = state.audit.iter().filter(|row| row.sequence > after);
         Ok(later.take(limit.min(MAX_PAGE)).cloned().collect())
+    }
+
+    async fn audit_hand_overs(&self) -> Result<Vec<AuditHandOver>, StoreError> {
+        Ok(self.state().hand_overs.values().copied().collect())
     }
 
     async fn audit_checkpoint(&self) -> Result<Option<AuditCheckpoint>, StoreError> {

@@ -27,8 +27,8 @@ pub use options::PostgresOptions;
 
 use crate::sql::{as_unsigned, bounded, check_schema, migration_error, reading, writing};
 use crate::{
-    AuditCheckpoint, AuditRow, Changes, ClusterState, Commit, CommitError, Committed, KeyStore,
-    Keysets, SCHEMA_VERSION, SeedRow, StoreError, StoredAccess, StoredKeyset,
+    AuditCheckpoint, AuditHandOver, AuditRow, Changes, ClusterState, Commit, CommitError,
+    Committed, KeyStore, Keysets, SCHEMA_VERSION, SeedRow, StoreError, StoredAccess, StoredKeyset,
 };
 
 /// The channel on which every commit notifies its revision.
@@ -225,6 +225,10 @@ impl KeyStore for PostgresStore {
 
     async fn notified(&self) -> Result<Option<Revision>, StoreError> {
         self.listener.notified(&self.pool, self.time_out).await
+    }
+
+    async fn audit_hand_overs(&self) -> Result<Vec<AuditHandOver>, StoreError> {
+        bounded(self.time_out, read::audit_hand_overs(&self.pool)).await
     }
 
     async fn audit_checkpoint(&self) -> Result<Option<AuditCheckpoint>, StoreError> {

@@ -186,13 +186,17 @@ pub struct Rewrapped {
     pub new: WrappedKey,
 }
 
-/// A row that says who may do what.
+/// A row that says who may do what, or from where the audit trail is verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SealedRow {
     /// The token of this identity.
     Token(KeyId),
     /// This grant.
     Grant(Grant),
+    /// The checkpoint of the audit trail, at this line.
+    Checkpoint(u64),
+    /// The hand-over of the audit trail at this line.
+    HandOver(u64),
 }
 
 /// A row's new seal.

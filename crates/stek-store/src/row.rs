@@ -1,7 +1,7 @@
 //! What the stores give back: domain values with what only the database knows of them.
 
 use stek_core::access::{Grant, Token};
-use stek_core::audit::{AuditEvent, ChainLink};
+use stek_core::audit::{AuditEvent, ChainLink, HandOver};
 use stek_core::bundle::EndedKey;
 use stek_core::id::{ContentDigest, ContentTag, Incarnation, Revision};
 use stek_core::keyset::{KeyRecord, Keyset};
@@ -165,6 +165,15 @@ pub struct AuditCheckpoint {
     /// Its link, from which the rest of the chain is verified.
     pub link: ChainLink,
     /// The seal over [`stek_core::audit::checkpoint_canonical`].
+    pub seal: [u8; 32],
+}
+
+/// Where the audit trail went over from one cluster secret to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuditHandOver {
+    /// Where, and from which key.
+    pub hand_over: HandOver,
+    /// The seal over [`HandOver::canonical`].
     pub seal: [u8; 32],
 }
 

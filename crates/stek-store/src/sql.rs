@@ -4,14 +4,14 @@ mod column;
 mod failure;
 mod record;
 
-pub(crate) use column::{SqlTime, as_signed, as_unsigned, key_id, to_uuid};
+pub(crate) use column::{Column, SqlTime, as_signed, as_unsigned, key_id, to_uuid};
 pub(crate) use failure::{
     Failure, bounded, migration_error, not_a_commit, reading, refused, writing,
 };
 pub(crate) use record::{
-    AuditRecord, CheckpointRecord, ClusterRecord, EndedKeyRecord, GrantRecord, KeysetRecord,
-    KnownKeyRecord, LiveKeyRecord, ReplicaRecord, SeedPhaseRecord, SeedRecord, TokenRecord,
-    TombstoneRecord, assemble, collect, named_keys, sift,
+    AuditRecord, CheckpointRecord, ClusterRecord, EndedKeyRecord, GrantRecord, HandOverRecord,
+    KeysetRecord, KnownKeyRecord, LiveKeyRecord, ReplicaRecord, SeedPhaseRecord, SeedRecord,
+    TokenRecord, TombstoneRecord, assemble, collect, named_keys, sift,
 };
 
 use crate::{MAX_PAGE, SCHEMA_VERSION, StoreError};

@@ -23,9 +23,9 @@ use uuid::Uuid;
 
 use crate::sql::{as_unsigned, bounded, check_schema, migration_error, reading, writing};
 use crate::{
-    AuditCheckpoint, AuditRow, Changes, ClusterState, Commit, CommitError, Committed,
-    DEFAULT_TIME_OUT, KeyStore, Keysets, SCHEMA_VERSION, SeedRow, StoreError, StoredAccess,
-    StoredKeyset,
+    AuditCheckpoint, AuditHandOver, AuditRow, Changes, ClusterState, Commit, CommitError,
+    Committed, DEFAULT_TIME_OUT, KeyStore, Keysets, SCHEMA_VERSION, SeedRow, StoreError,
+    StoredAccess, StoredKeyset,
 };
 
 /// Readers see the last commit while the one writer works on the next.
@@ -261,6 +261,10 @@ impl KeyStore for SqliteStore {
 
     async fn audit(&self, after: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
         bounded(self.time_out, read::audit(&self.readers, after, limit)).await
+    }
+
+    async fn audit_hand_overs(&self) -> Result<Vec<AuditHandOver>, StoreError> {
+        bounded(self.time_out, read::audit_hand_overs(&self.readers)).await
     }
 
     async fn audit_checkpoint(&self) -> Result<Option<AuditCheckpoint>, StoreError> {

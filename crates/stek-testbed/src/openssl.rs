@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 /// How long one connection may take.
-const TIME_OUT: Duration = Duration::from_secs(20);
+const TIME_OUT: Duration = Duration::from_secs(60);
 
 /// A client that trusts one authority and keeps its session in a file.
 pub struct OpenSsl {

@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 const HOUR: u64 = 3600;
 
 /// How long anything that is awaited may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn name(text: &str) -> KeysetName {
     KeysetName::try_new(text).unwrap()
@@ -105,6 +105,7 @@ impl Fleet {
         let looking = async {
             // A look, not a guess at how long it takes.
             let mut looks = tokio::time::interval(Duration::from_millis(5));
+            looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             while !condition().await {
                 looks.tick().await;
                 self.clock.advance(Duration::from_millis(50));

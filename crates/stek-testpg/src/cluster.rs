@@ -1,7 +1,9 @@
 //! A throwaway cluster of server programs that lie on this machine.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -12,6 +14,9 @@ use crate::watchdog::Watchdog;
 
 /// How many ports are tried. Another process may take a port between our look and the server's.
 const PORTS_TRIED: u32 = 8;
+
+/// Which ports are chosen from.
+const PORTS: Range<u16> = 20_000..32_000;
 
 /// How many of the last lines of a log an error repeats.
 const LOG_LINES: usize = 12;
@@ -161,10 +166,21 @@ impl Cluster {
     }
 }
 
-/// A port of 127.0.0.1 that is free at this moment.
-fn free_port() -> anyhow::Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
-    Ok(listener.local_addr()?.port())
+/// A port of 127.0.0.1 that is free at this moment, below those that the system gives to whoever
+/// asks for any, so that a server which stops for a while finds it again.
+///
+/// # Errors
+/// None of those that were tried is free.
+pub fn free_port() -> anyhow::Result<u16> {
+    for _ in 0..PORTS_TRIED {
+        // As random as the keys of hash maps.
+        let random = RandomState::new().build_hasher().finish();
+        let port = PORTS.start + u16::try_from(random % PORTS.len() as u64)?;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("none of {PORTS_TRIED} ports is free")
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ programs=$1
 directory=$2
 
 control() {
-    "$programs/pg_ctl" --pgdata="$directory/data" --wait --timeout=60 "$@" \
+    "$programs/pg_ctl" --pgdata="$directory/data" --wait --timeout=300 "$@" \
         </dev/null >>"$directory/control.log" 2>&1
 }
 

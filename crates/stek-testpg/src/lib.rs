@@ -15,6 +15,7 @@ mod machine;
 mod server;
 mod watchdog;
 
+pub use cluster::free_port;
 #[cfg(feature = "databases")]
 pub use database::{Session, TestDatabase, create_database, create_database_on};
 pub use ladder::DATABASE_URL_VARIABLE;

@@ -24,11 +24,15 @@ use crate::logging::LogFormat;
 pub struct Cli {
     /// How log lines look; they go to standard error.
     #[arg(long, global = true, value_enum, default_value = "human", env = "STEKD_LOG_FORMAT")]
+    #[arg(help_heading = SHARED)]
     pub log_format: LogFormat,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
+
+/// Where help lists the options that commands have in common, behind those of each.
+const SHARED: &str = "Common options";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -128,10 +132,10 @@ pub struct DemoArgs {
 pub struct Reach {
     /// Profile with the manager's address, certificate authority and token file. Without it
     /// `stekd-dev/operator.toml`, as `stekd dev` writes it.
-    #[arg(long, global = true, value_name = "FILE", env = "STEKD_PROFILE")]
+    #[arg(long, global = true, value_name = "FILE", env = "STEKD_PROFILE", help_heading = SHARED)]
     pub profile: Option<PathBuf>,
     /// How to print what comes back.
-    #[arg(long, global = true, value_enum, default_value = "table")]
+    #[arg(long, global = true, value_enum, default_value = "table", help_heading = SHARED)]
     pub output: Output,
 }
 
@@ -285,30 +289,34 @@ pub struct ChangeArgs {
 /// A policy; what is left out takes its default, or stays as it is.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct PolicyArgs {
-    /// How long one key seals: 10s to 24h.
+    /// How long one key seals: 10s to 24h; 6h for a new keyset.
     #[arg(long, value_name = "SPAN", value_parser = Seconds::parse)]
     pub rotation_period: Option<Seconds>,
-    /// How long a ticket opens: 10s to 7d.
+    /// How long a ticket opens: 10s to 7d; 6h for a new keyset.
     #[arg(long, value_name = "SPAN", value_parser = Seconds::parse)]
     pub ticket_lifetime: Option<Seconds>,
-    /// How often a terminator asks, and the longest it backs off: 1s to 5m.
+    /// How often a terminator asks, and the longest it backs off: 1s to 5m; a tenth of the rotation
+    /// period for a new keyset, at most 60s.
     #[arg(long, value_name = "SPAN", value_parser = Seconds::parse)]
     pub poll_interval: Option<Seconds>,
-    /// How far apart clocks may be: 1s to 10m.
+    /// How far apart clocks may be: 1s to 10m; a tenth of the rotation period for a new keyset, at
+    /// most 60s.
     #[arg(long, value_name = "SPAN", value_parser = Seconds::parse)]
     pub clock_skew: Option<Seconds>,
     /// How long before activation a key is published: at least 4 × poll interval + 2 × clock skew,
-    /// at most 3 × rotation period.
+    /// at most 3 × rotation period; the rotation period for a new keyset.
     #[arg(long, value_name = "SPAN", value_parser = Seconds::parse)]
     pub lead: Option<Seconds>,
-    /// The longest that any chain of resumptions may last: the ticket lifetime to 7d.
+    /// The longest that any chain of resumptions may last: the ticket lifetime to 7d; 24h for a new
+    /// keyset, or the ticket lifetime if that is longer.
     #[arg(long, value_name = "SPAN", value_parser = Seconds::parse)]
     pub session_lifetime: Option<Seconds>,
-    /// Whom the activation of a key waits for: all instances that are known to lack it, or nobody.
+    /// Whom the activation of a key waits for: all instances that are known to lack it, as for a new
+    /// keyset, or nobody.
     #[arg(long, value_name = "all|off", value_parser = activation_quorum)]
     pub activation_quorum: Option<ActivationQuorum>,
     /// How much later than planned a key may activate because instances lack it: poll interval +
-    /// clock skew + 2s to the lead.
+    /// clock skew + 2s to the lead, which a new keyset has.
     #[arg(long, value_name = "SPAN", value_parser = Seconds::parse)]
     pub activation_deadline: Option<Seconds>,
 }
@@ -343,7 +351,7 @@ pub enum AuditCommand {
         #[arg(long, value_name = "FILE")]
         offline: Option<PathBuf>,
     },
-    /// Verify that nothing was changed, removed or put in between. Ends with status 1 if it was.
+    /// Verify that nothing was changed, removed or put in between. Ends with status 2 if it was.
     Verify {
         /// A link that the chain must have, as the manager's log and metrics told it: without one,
         /// a trail that was cut at its end together with its head is not seen.

@@ -38,6 +38,16 @@ pub const CODES: [(u8, &str); 6] = [
     (UNCONFIRMED, "a change was made, and not every instance has confirmed it in time"),
 ];
 
+/// Why it failed, from cause to cause. Where a library has the cause in its own words already, it
+/// is not said again.
+pub fn said(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |said, cause| match cause.to_string() {
+        words if said.is_empty() => words,
+        words if said.ends_with(&words) => said,
+        words => format!("{said}: {words}"),
+    })
+}
+
 /// The exit status for `error`, one of [`CODES`].
 pub fn exit_code(error: &anyhow::Error) -> u8 {
     if error.chain().any(|cause| cause.is::<Unconfirmed>()) {
@@ -74,6 +84,13 @@ mod tests {
             Some((status.parse().ok()?, meaning))
         });
         assert_eq!(rows.collect::<Vec<(u8, &str)>>(), CODES);
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let chain = anyhow::anyhow!("refused").context("no answer: refused").context("database");
+        assert_eq!(said(&chain), "database: no answer: refused");
+        assert_eq!(format!("{chain:#}"), "database: no answer: refused: refused");
     }
 
     #[test]

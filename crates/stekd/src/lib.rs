@@ -12,7 +12,7 @@ pub mod probe;
 pub mod roles;
 mod traces;
 
-pub use exit::{CODES, Refused, USAGE, exit_code};
+pub use exit::{CODES, Refused, USAGE, exit_code, said};
 pub use logging::{LogFormat, init as init_logging};
 pub use traces::Traces;
 

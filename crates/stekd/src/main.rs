@@ -40,7 +40,7 @@ fn show(shown: &clap::Error) -> ExitCode {
 
 #[allow(clippy::print_stderr, reason = "this is how a command says why it failed")]
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("stekd: {error:#}");
+    eprintln!("stekd: {}", stekd::said(error));
     ExitCode::from(stekd::exit_code(error))
 }
 

@@ -10,4 +10,5 @@ pub(crate) mod interface;
 pub(crate) mod listener;
 pub(crate) mod manager;
 mod peers;
+pub(crate) mod reach;
 pub mod terminator;

@@ -21,7 +21,7 @@ use self::clock::TestClock;
 use self::server::{Asked, Reply, Server};
 
 /// Longest that a test waits for something that must happen.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A clock, servers and a registry.
 pub struct Bench {

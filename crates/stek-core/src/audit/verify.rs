@@ -32,9 +32,41 @@ impl BrokenChain {
     }
 }
 
+/// What a key of the chain links to [`ChainLink::ORIGIN`] to show which key it is. No event reads
+/// so.
+pub const KEY_IDENTITY: &[u8] = b"stek/audit-key/1";
+
+/// Where the chain went over from one key to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HandOver {
+    /// The line up to which there may be links of the key before.
+    pub sequence: u64,
+    /// Its link, from which the next key alone verifies the rest.
+    pub link: ChainLink,
+    /// What the key before makes of [`KEY_IDENTITY`].
+    pub before: ChainLink,
+}
+
+impl HandOver {
+    /// Whether `chain` holds the key before.
+    pub fn is_held(&self, chain: &dyn AuditChain) -> bool {
+        chain.holds(&ChainLink::ORIGIN, KEY_IDENTITY, &self.before)
+    }
+
+    /// The bytes that its seal covers.
+    pub fn canonical(&self) -> Vec<u8> {
+        let mut bytes = b"stek/audit-hand-over/1".to_vec();
+        bytes.extend_from_slice(&self.sequence.to_be_bytes());
+        bytes.extend_from_slice(self.link.as_bytes());
+        bytes.extend_from_slice(self.before.as_bytes());
+        bytes
+    }
+}
+
 /// Verifies a chain from one link on.
 pub struct Verifier<'a> {
     chain: &'a dyn AuditChain,
+    handed_over: Option<HandOver>,
     sequence: u64,
     link: ChainLink,
 }
@@ -43,7 +75,14 @@ impl<'a> Verifier<'a> {
     /// Begins after link number `sequence`, which is taken to be `link`: [`ChainLink::ORIGIN`]
     /// at 0, or one that was verified before.
     pub fn after(chain: &'a dyn AuditChain, sequence: u64, link: ChainLink) -> Self {
-        Self { chain, sequence, link }
+        Self { chain, handed_over: None, sequence, link }
+    }
+
+    /// The same where the key that linked the lines up to `hand_over` is not held: of those it sees
+    /// whether they are there, and that they end in the link that was handed over.
+    #[must_use]
+    pub fn handed_over(self, hand_over: Option<HandOver>) -> Self {
+        Self { handed_over: hand_over, ..self }
     }
 
     /// Looks at the next line.
@@ -61,11 +100,21 @@ impl<'a> Verifier<'a> {
         if sequence != expected {
             return Err(BrokenChain::Missing { expected, found: sequence });
         }
-        if !self.chain.holds(&self.link, &event.canonical(sequence, revision), link) {
+        let holds = match self.handed_over {
+            Some(at) if sequence < at.sequence => true,
+            Some(at) if sequence == at.sequence => *link == at.link,
+            _ => self.chain.holds(&self.link, &event.canonical(sequence, revision), link),
+        };
+        if !holds {
             return Err(BrokenChain::Changed { sequence });
         }
         (self.sequence, self.link) = (sequence, *link);
         Ok(())
+    }
+
+    /// The line up to which it cannot verify what lines say.
+    pub fn unverified_to(&self) -> Option<u64> {
+        self.handed_over.map(|at| at.sequence)
     }
 
     /// The last line that holds, 0 before the first.
@@ -155,5 +204,32 @@ mod tests {
         let mut swapped = chain();
         swapped.swap(0, 1);
         assert_eq!(verify(&swapped).unwrap_err().sequence(), 1);
+    }
+
+    /// A chain that was linked under a key that is lost up to line 2, and the rest under another.
+    #[test]
+    fn what_was_handed_over_is_only_looked_for_and_the_rest_verified() {
+        let verify = |rows: &[(u64, AuditEvent, ChainLink)]| {
+            let (sequence, link) = (2, chain()[1].2);
+            let hand_over = HandOver { sequence, link, before: ChainLink::ORIGIN };
+            let mut verifier =
+                Verifier::after(&Plain, 0, ChainLink::ORIGIN).handed_over(Some(hand_over));
+            for (sequence, event, link) in rows {
+                verifier.next(*sequence, Revision::new(1), event, link)?;
+            }
+            Ok(verifier.sequence())
+        };
+        let mut unknown = chain();
+        unknown[0].2 = ChainLink::from_bytes([7; 32]);
+        unknown[1].1.reason.push('?');
+        assert_eq!(verify(&unknown), Ok(4));
+        let mut removed = unknown.clone();
+        removed.remove(0);
+        assert_eq!(verify(&removed), Err(BrokenChain::Missing { expected: 1, found: 2 }));
+        let mut other_head = unknown.clone();
+        other_head[1].2 = ChainLink::from_bytes([7; 32]);
+        assert_eq!(verify(&other_head), Err(BrokenChain::Changed { sequence: 2 }));
+        unknown[2].1.reason.push('!');
+        assert_eq!(verify(&unknown), Err(BrokenChain::Changed { sequence: 3 }));
     }
 }

@@ -136,7 +136,7 @@ proptest! {
         let mut was_covered_until = at(START);
         run(&asked, &events, |keyset, ops, now| {
             audited.extend(ops.iter().filter_map(|op| match op {
-                Op::Mint { reason: MintReason::AfterGap { from, until }, .. } => Some((*from, *until)),
+                Op::Mint { reason: MintReason::AfterGap { from, until, .. }, .. } => Some((*from, *until)),
                 _ => None,
             }));
             let gap_began = (now > was_covered_until).then_some(was_covered_until);

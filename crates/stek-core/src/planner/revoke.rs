@@ -1,7 +1,7 @@
 //! Decides what is left of a keyset when keys of it are forbidden at once, and what seals after
 //! them. The one way in which a key ends before its `destroy_at`.
 
-use super::{MoveReason, Op, cover};
+use super::{GapCause, MoveReason, Op, cover};
 use crate::bundle::EndCause;
 use crate::id::KeyId;
 use crate::keyset::{KeyRecord, Keyset};
@@ -63,7 +63,7 @@ pub fn revoke(
     if ended.iter().any(|key| key.schedule.seals(now)) {
         succeed(&left, now, &mut draft);
     }
-    cover(keyset, now, &mut draft);
+    cover(keyset, now, GapCause::Revoked, &mut draft);
     Ok(draft.into_ops())
 }
 
@@ -122,7 +122,14 @@ mod tests {
         assert_eq!(schedules[0].activate_at(), at(1262));
         assert_eq!(schedules[0].published_at(), at(1250));
         assert!(ops.iter().any(|op| matches!(op, Op::Mint {
-            reason: MintReason::AfterGap { from, until }, .. } if (*from, *until) == (at(1250), at(1262)))));
+            reason: MintReason::AfterGap { from, until, .. }, .. } if (*from, *until) == (at(1250), at(1262)))));
+        let said = ops.iter().filter_map(|op| match op {
+            Op::Mint { reason, .. } => Some(reason.to_string()),
+            _ => None,
+        });
+        let gap = "1970-01-01T00:20:50Z to 1970-01-01T00:21:02Z";
+        let expected = [format!("what sealed was revoked: nothing seals from {gap}")];
+        assert_eq!(said.collect::<Vec<_>>(), expected, "nobody was late");
         assert_eq!(plan(&world.keyset, &Convergence::confirmed(), at(1250)), []);
     }
 

@@ -117,7 +117,8 @@ fn an_outage_longer_than_the_lead_leaves_a_gap_and_no_overlap() {
     world.pass(at(1000));
     let ops = world.pass(at(1195));
     assert_eq!(world.periods()[2], (1207, 1307));
-    let expected = MintReason::AfterGap { from: at(1200), until: at(1207) };
+    let cause = GapCause::Late;
+    let expected = MintReason::AfterGap { cause, from: at(1200), until: at(1207) };
     assert!(matches!(ops[0], Op::Mint { reason, .. } if reason == expected), "{ops:?}");
     let mut late = super::tests::world();
     late.pass(at(1000));
@@ -250,6 +251,68 @@ fn postponing_ends_with_the_deadline_and_says_so_once() {
     assert!(
         said.iter().all(|(key, since, now)| (*key, *since) == (pending, at(1109)) && *now < 1118)
     );
+}
+
+/// The world's keys under another lead, for a policy changes nothing of what was minted.
+fn with_lead(world: &mut World, lead: u64, deadline: Option<u64>) {
+    let policy = world.keyset.policy();
+    let asked = PolicyRequest {
+        rotation_period: Some(policy.rotation_period()),
+        ticket_lifetime: Some(policy.ticket_lifetime()),
+        poll_interval: Some(policy.poll_interval()),
+        clock_skew: Some(policy.clock_skew()),
+        lead: Some(Seconds::new(lead)),
+        activation_deadline: deadline.map(Seconds::new),
+        ..PolicyRequest::default()
+    };
+    let policy = Policy::try_new(&asked).unwrap();
+    let (name, keys) = (world.keyset.name().clone(), world.keyset.keys().to_vec());
+    world.keyset = Keyset::try_new(name, policy, History::Used, keys).unwrap();
+}
+
+/// The activations that a key, planned for 1100, is moved to while instances lack it.
+fn postponements(world: &mut World, pending: KeyId) -> Vec<u64> {
+    let lacking = Convergence::lacking(vec![pending]);
+    let mut moved_to = Vec::new();
+    for now in 1000..1400 {
+        let ops = plan(&world.keyset, &lacking, at(now));
+        moved_to.extend(ops.iter().filter_map(|op| match op {
+            Op::Move { id, schedule, .. } if *id == pending => Some(schedule.activate_at()),
+            _ => None,
+        }));
+        world.apply(&ops);
+    }
+    moved_to.into_iter().map(Timestamp::as_unix).collect()
+}
+
+#[test]
+fn what_was_postponed_is_no_matter_of_the_present_lead() {
+    let as_ever = [1109, 1118, 1136, 1172];
+    for (lead, deadline, expected) in [
+        (100, None, &[&as_ever[..], &[1200]].concat()[..]),
+        // A longer lead: as long as the envelope that the key was minted with, step by step.
+        (300, None, &[&as_ever[..], &[1200]].concat()),
+        (300, Some(50), &[1109, 1118, 1136, 1150]),
+        // A shorter one: no longer than it allows, though the envelope would.
+        (30, None, &[1109, 1118, 1130]),
+    ] {
+        let mut world = world();
+        world.pass(at(1000));
+        let pending = world.keyset.keys()[1].id;
+        with_lead(&mut world, lead, deadline);
+        assert_eq!(postponements(&mut world, pending), expected, "{lead} {deadline:?}");
+    }
+}
+
+#[test]
+fn a_rotation_asked_for_is_no_postponement() {
+    let mut world = world();
+    world.pass(at(1000));
+    let pending = world.keyset.keys()[1].id;
+    world.apply(&plan(&world.keyset, &Convergence::lacking(vec![pending]), at(1091)));
+    world.apply(&rotate_now(&world.keyset, at(1095)).unwrap());
+    let active = world.keyset.active(at(1095)).unwrap();
+    assert_eq!((active.id, active.schedule.postponed()), (pending, Seconds::new(9)));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use hyper_util::rt::TokioExecutor;
 use rustls::version::{TLS12, TLS13};
 
 use super::*;
-use crate::testing::{self, BRIEF, FAR, Identity, Running, rest, send, soon};
+use crate::testing::{self, AMPLE, BRIEF, FAR, Identity, Running, rest, send, soon};
 use crate::{Plaintext, TlsFiles};
 
 /// Limits of which none is reached in a test.
@@ -184,11 +184,11 @@ async fn a_client_that_sends_no_whole_request_is_shed() {
 async fn a_connection_at_rest_is_closed() {
     let limits = Limits { header_read_timeout: BRIEF, ..unreached() };
     let server = Running::plain(limits, router()).await;
-    let mut stream = server.connect().await;
-    assert_eq!(testing::get(&mut stream, "/").await.1, "hello");
+    let (mut stream, (_, body)) = testing::answered(&server, "/").await;
+    assert_eq!(body, "hello");
     assert_eq!(rest(&mut stream).await, "");
 
-    let limits = Limits { idle_timeout: BRIEF, ..unreached() };
+    let limits = Limits { idle_timeout: AMPLE, ..unreached() };
     let server = Running::plain(limits, router()).await;
     let (mut client, connection) = http2_over(server.connect().await).await;
     assert_eq!(get_http2(&mut client, "/").await.1, "hello");
@@ -214,7 +214,7 @@ async fn a_connection_that_does_not_finish_when_told_is_dropped() {
 
 #[tokio::test]
 async fn a_response_that_is_not_read_ends_its_connection_whatever_else_goes_on_there() {
-    let limits = Limits { idle_timeout: BRIEF, ..unreached() };
+    let limits = Limits { idle_timeout: AMPLE, ..unreached() };
     let server = Running::plain(limits, router()).await;
     let (mut client, connection) = http2_over(server.connect().await).await;
     let request = |path: &str| {
@@ -242,7 +242,7 @@ async fn a_long_response_arrives_whole() {
 
 #[tokio::test]
 async fn a_stranger_who_is_refused_loses_the_connection_and_others_do_not() {
-    let limits = Limits { handshake_timeout: BRIEF, ..unreached() };
+    let limits = Limits { handshake_timeout: AMPLE, ..unreached() };
     let server = Running::plain(limits, crate::problem::with_fallbacks(router())).await;
     let mut stream = server.connect().await;
     let (head, _) = testing::get(&mut stream, "/nowhere").await;
@@ -272,11 +272,11 @@ async fn a_stranger_who_is_refused_loses_the_connection_and_others_do_not() {
 
 #[tokio::test]
 async fn a_request_in_flight_is_not_idle() {
-    let limits = Limits { idle_timeout: BRIEF, header_read_timeout: BRIEF, ..unreached() };
+    let limits = Limits { idle_timeout: AMPLE, header_read_timeout: AMPLE, ..unreached() };
     let router = Router::new().route(
         "/",
         get(|| async {
-            tokio::time::sleep(BRIEF * 4).await;
+            tokio::time::sleep(AMPLE * 2).await;
             "hello"
         }),
     );

@@ -128,8 +128,8 @@ async fn those_who_say_nothing_do_not_keep_others_from_being_told() {
     for mut stream in silent {
         assert_eq!(rest(&mut stream).await, "", "let go soon");
     }
-    let mut last = server.connect().await;
-    assert!(testing::get(&mut last, "/").await.0.starts_with("http/1.1 503 "));
+    let (_, (head, _)) = testing::answered(&server, "/").await;
+    assert!(head.starts_with("http/1.1 503 "), "{head}");
 }
 
 #[test]
@@ -210,9 +210,7 @@ async fn a_hanging_request_is_dropped_at_the_end_of_the_drain() {
     soon(requests.recv()).await.unwrap();
 
     assert!(!dropped.is_cancelled());
-    let started = tokio::time::Instant::now();
     assert_eq!(server.drain().await, Drained { dropped: 1 });
-    assert!(started.elapsed() < ABORT_GRACE, "the handler was left to itself");
     assert!(dropped.is_cancelled(), "the handler is still at work");
     assert_eq!(rest(&mut stream).await, "");
     assert!(TcpStream::connect(addr).await.is_err(), "the port is still open");

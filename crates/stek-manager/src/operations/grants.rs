@@ -70,7 +70,7 @@ pub async fn add_grant_offline(
     clock: &dyn Clock,
     grant: Grant,
 ) -> Result<bool, OperationError> {
-    let time = offline_time(store, clock).await?;
+    let time = offline_time(store, cluster, clock).await?;
     let stored = store.access().await?;
     let added = addition(&stored, grant, &cluster.row_sealer(), time, OFFLINE_ACTOR)?;
     let Some((changes, event)) = added else { return Ok(false) };

@@ -10,11 +10,13 @@ use stek_core::time::Timestamp;
 use stek_core::wrapped::{Epoch, SeedId};
 use stek_custody::clock_rules::{self, ClockDisagreement};
 use stek_custody::cluster_secret::ClusterSecret;
-use stek_custody::custody::{CreateError, Custody};
+use stek_custody::custody::{CreateError, Custody, SeedMismatch};
 use stek_custody::random::{RandomError, RandomSource};
 use stek_custody::ratchet::new_seed_id;
 use stek_custody::state_file::StateFileError;
-use stek_store::{Acceptance, KeyStore, SeedChange, SeedRow, StoreError};
+use stek_store::{Acceptance, KeyStore, SeedChange, SeedPhase, SeedRow, StoreError};
+
+use crate::bootstrap::choose_secret;
 
 /// Why nothing was accepted or given up.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +45,10 @@ pub enum AcceptError {
     /// Somebody else was faster.
     #[error("the database changed meanwhile: look again")]
     Changed,
+    /// Its live seed is of a cluster secret that is not given: of the one before an exchange that
+    /// came after the backup.
+    #[error("the cluster secret from when the backup was made is needed as the previous one")]
+    Mismatch(#[from] SeedMismatch),
     /// The seed was never claimed.
     #[error("the database names no seed: nothing is lost")]
     NoSeed,
@@ -59,7 +65,7 @@ fn event(at: Timestamp, action: AuditAction, reason: String) -> AuditEvent {
 }
 
 /// Accepts the database as a later lineage than any that `custody` knows, and makes it name the seed
-/// that is held. Returns the lineage.
+/// that is held, unless it does. Returns the lineage.
 ///
 /// # Errors
 /// [`AcceptError`]; [`AcceptError::NotBehind`] if the database was not restored.
@@ -78,13 +84,7 @@ pub async fn accept_restore(
     if !custody.is_behind(found.incarnation, found.revision) {
         return Err(AcceptError::NotBehind(found.revision.as_u64()));
     }
-    let live = store.seed().await?;
-    let held = custody.seed_id();
-    let seed = live.is_none_or(|live| live.seed != held).then(|| SeedRow {
-        seed: held,
-        check: cluster.check_value(&held),
-        claimed_at: at,
-    });
+    let seed = seed_to_name(store, cluster, custody, at).await?;
     let mut bytes = [0; 10];
     random.fill(&mut bytes)?;
     // Later than the mark too, should the clock have gone back since.
@@ -100,6 +100,35 @@ pub async fn accept_restore(
         return Err(AcceptError::Changed);
     }
     Ok(to)
+}
+
+/// The seed that the database is to name in place of its live one: none if that one is held. One
+/// that it knows keeps the cluster secret that it was claimed with; nothing in it is wrapped under
+/// any other, which is claimed with the one that its rows are sealed under.
+async fn seed_to_name(
+    store: &dyn KeyStore,
+    cluster: &ClusterSecret,
+    custody: &Custody,
+    at: Timestamp,
+) -> Result<Option<SeedRow>, AcceptError> {
+    let rows = store.ratchet().await?;
+    let live = rows.in_phase(SeedPhase::Live);
+    if let Some(live) = live {
+        choose_secret(cluster, live)?;
+    }
+    if live.is_some_and(|live| custody.holds(live.seed)) {
+        return Ok(None);
+    }
+    let known = rows.seeds.iter().find(|known| custody.holds(known.row.seed));
+    let named = known.map_or_else(
+        || {
+            let seed = custody.seed_id();
+            SeedRow { seed, check: cluster.check_value_in_use(&seed), claimed_at: at }
+        },
+        |known| SeedRow { claimed_at: at, ..known.row },
+    );
+    choose_secret(cluster, &named)?;
+    Ok(Some(named))
 }
 
 /// Gives up the live seed, of which no state is left anywhere, for a new one that is begun at

@@ -150,11 +150,8 @@ pub async fn add_token_offline(
     clock: &dyn Clock,
     new: NewToken,
 ) -> Result<Token, OperationError> {
-    let time = offline_time(store, clock).await?;
+    let time = offline_time(store, cluster, clock).await?;
     check_new(&store.access().await?, &new)?;
-    if let Some(row) = store.seed().await? {
-        choose_secret(cluster, &row).map_err(|error| OperationError::Failed(Box::new(error)))?;
-    }
     let id = new_id(random, time)?;
     let (token, changes, events) = creation(new, id, &cluster.row_sealer(), time, OFFLINE_ACTOR);
     let commit = Commit { at: time.now, changes, events };
@@ -162,11 +159,16 @@ pub async fn add_token_offline(
     Ok(token)
 }
 
-/// The database's time, if ours agrees.
+/// The database's time, if ours agrees. What is sealed and linked from then on is so under the
+/// cluster secret that managers use.
 pub(super) async fn offline_time(
     store: &dyn KeyStore,
+    cluster: &ClusterSecret,
     clock: &dyn Clock,
 ) -> Result<PassTime, OperationError> {
+    if let Some(row) = store.seed().await? {
+        choose_secret(cluster, &row).map_err(|error| OperationError::Failed(Box::new(error)))?;
+    }
     let millis = store.now_millis().await?;
     let ours = clock.wall_millis();
     clock_rules::agree(millis, ours).map_err(ClockError::from)?;

@@ -3,18 +3,18 @@
 
 use std::collections::BTreeSet;
 
-use stek_core::audit::AuditAction;
+use stek_core::audit::{AuditAction, HandOver, checkpoint_canonical};
 use stek_core::bundle::EndCause;
 use stek_core::id::Incarnation;
 use stek_core::name::KeysetName;
 use stek_core::planner::{self, Convergence, Op};
 use stek_custody::custody::{RewrapError, UnwrapError};
 use stek_store::{
-    Change, Commit, CommitError, Ratchet, Resealed, Rewrapped, SealedRow, SeedPhase, SeedRow,
-    StoreError,
+    AuditHandOver, Change, Commit, CommitError, Ratchet, Replica, Resealed, Rewrapped, SealedRow,
+    SeedPhase, SeedRow, StoreError,
 };
 
-use super::{RatchetError, State, event};
+use super::{ALIVE, RatchetError, State, event};
 use crate::draft::Draft;
 use crate::engine::{Engine, PassTime};
 
@@ -143,6 +143,9 @@ pub(super) async fn reseal(
     }
     let old = outdated(engine).await?;
     if old.is_empty() {
+        if !hand_over(engine, rows, live, time).await? {
+            return Ok(());
+        }
         state.resealed = Some(live.seed);
         tracing::info!(
             "nothing is under the previous cluster secret: it may be removed from the \
@@ -151,11 +154,51 @@ pub(super) async fn reseal(
         return Ok(());
     }
     let done = engine.store.reseal(&old).await?;
-    let event = event(time, AuditAction::AccessResealed, format!("{done} tokens and grants"));
+    let reason = format!("{done} tokens, grants and anchors of this trail");
+    let event = event(time, AuditAction::AccessResealed, reason);
     let commit = Commit { at: time.now, changes: Vec::new(), events: vec![event] };
     match engine.store.commit(&commit, &engine.audit).await {
         Err(CommitError::Store(error)) => Err(error.into()),
         _ => Ok(()),
+    }
+}
+
+/// Whether the audit trail has been handed over from the previous cluster secret to the current
+/// one. It is once every manager that runs has seen the seed of the current one alone live, for
+/// from then on nobody links under the previous one.
+async fn hand_over(
+    engine: &Engine,
+    rows: &Ratchet,
+    live: &SeedRow,
+    time: PassTime,
+) -> Result<bool, RatchetError> {
+    let Some(before) = engine.audit.previous_identity() else { return Ok(true) };
+    let last = engine.store.audit_hand_overs().await?.pop();
+    let is_genuine =
+        |row: &AuditHandOver| engine.sealer.is_up_to_date(&row.hand_over.canonical(), &row.seal);
+    if last.filter(is_genuine).is_some_and(|row| row.hand_over.before == before) {
+        return Ok(true);
+    }
+    let moved = |one: &Replica| one.seed == live.seed && one.next_seed.is_none();
+    if rows.replicas.iter().any(|one| time.now < one.seen_at + ALIVE && !moved(one)) {
+        return Ok(false);
+    }
+    let cluster = engine.store.cluster().await?;
+    let (sequence, link) = (cluster.audit_sequence, cluster.audit_head);
+    let hand_over = HandOver { sequence, link, before };
+    let seal = engine.sealer.seal(&hand_over.canonical());
+    let change = Change::HandOverAudit(AuditHandOver { hand_over, seal });
+    let reason = format!("lines after {sequence}, whose link is {link}, are of the new secret");
+    let events = vec![event(time, AuditAction::TrailHandedOver, reason)];
+    let commit = Commit { at: time.now, changes: vec![change], events };
+    match engine.store.commit(&commit, &engine.audit).await {
+        Ok(_) => Ok(true),
+        Err(CommitError::Store(error)) => Err(error.into()),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the audit trail is not handed over yet");
+            Ok(false)
+        }
     }
 }
 
@@ -174,5 +217,13 @@ async fn outdated(engine: &Engine) -> Result<Vec<Resealed>, StoreError> {
     let grants = stored.grants.into_iter().filter_map(|row| {
         exchange(&row.grant.canonical(), row.seal, SealedRow::Grant(row.grant.clone()))
     });
-    Ok(tokens.into_iter().chain(grants).collect())
+    let checkpoint = engine.store.audit_checkpoint().await?.and_then(|row| {
+        let canonical = checkpoint_canonical(row.sequence, &row.link);
+        exchange(&canonical, row.seal, SealedRow::Checkpoint(row.sequence))
+    });
+    let hand_overs = engine.store.audit_hand_overs().await?.into_iter().filter_map(|row| {
+        let at = SealedRow::HandOver(row.hand_over.sequence);
+        exchange(&row.hand_over.canonical(), row.seal, at)
+    });
+    Ok(tokens.into_iter().chain(grants).chain(checkpoint).chain(hand_overs).collect())
 }

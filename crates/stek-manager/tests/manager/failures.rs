@@ -6,10 +6,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use stek_core::audit::AuditAction;
+use stek_core::derive;
 use stek_core::id::KeyId;
 use stek_core::name::KeysetName;
+use stek_core::secret::KeyMaterial;
 use stek_core::wrapped::ReplicaId;
 use stek_custody::custody::Custody;
+use stek_custody::random::SystemRandom;
 use stek_custody::share::JoinRequest;
 use stek_store::{KeyStore, MAX_PAGE};
 use stek_wire::admin::PolicyDocument;
@@ -159,6 +162,40 @@ async fn a_broken_random_source_makes_no_key_and_alarms() {
     let trail = site.store.inner.audit(0, MAX_PAGE).await.unwrap();
     assert_eq!(trail.iter().filter(|row| row.event.action == AuditAction::Gap).count(), 1);
     assert_eq!(running.gauge("stek_manager_unsealed_keysets"), 0.0);
+}
+
+/// What a broken random source gives, wrapped by somebody who holds ratchet and cluster secret and
+/// looks at nothing, stops at the door of unwrapping: it is left out, told, and the others serve.
+#[tokio::test]
+async fn a_key_of_a_broken_random_source_in_the_database_is_not_published() {
+    const BROKEN: [fn(u8) -> u8; 3] = [|_| 0, |i| i, |i| i % 3];
+    for broken in BROKEN {
+        let site = Site::new();
+        let custody = site.claim("ratchet").await;
+        let running = site.start_with(Arc::clone(&custody));
+        running.create("main", PolicyDocument::default()).await;
+        let keyset = running.keyset("main");
+        let [sound, weak] = [keyset.keys()[0].id, keyset.keys()[1].id];
+        site.store.tamper(move |stored| {
+            let mut bytes = std::array::from_fn(|i| broken(u8::try_from(i).unwrap()));
+            let material = KeyMaterial::take_from(&mut bytes);
+            let key = stored.keys.iter_mut().find(|key| key.record.id == weak).unwrap();
+            key.record.kcv = derive::kcv(&material);
+            let name = stored.keyset.name();
+            key.wrapped = custody.wrap(&SystemRandom, name, &key.record, &material).unwrap();
+        });
+        // It is published anew, with another policy.
+        let failures = || running.counter("stek_manager_unwrap_failures_total", None);
+        assert_eq!(failures(), 0);
+        let asked = PolicyDocument { clock_skew_seconds: Some(30), ..PolicyDocument::default() };
+        running.operations().change_policy(&name("main"), asked, "test").await.unwrap();
+        site.tick_until(&running, || failures() > 0).await;
+        let ids = |feed: &stek_core::feed::FeedState| {
+            let bundle = &feed.keysets[&name("main")];
+            bundle.keys().iter().map(|key| key.record.id).collect::<Vec<_>>()
+        };
+        running.until(|feed| ids(feed) == [sound]).await;
+    }
 }
 
 #[tokio::test]

@@ -11,9 +11,9 @@ use stek_core::name::KeysetName;
 use stek_core::time::Timestamp;
 use stek_core::wrapped::{Epoch, SeedId};
 use stek_store::{
-    Acceptance, AuditCheckpoint, AuditRow, Change, Changes, ClusterState, Commit, CommitError,
-    Committed, KeyStore, Keysets, MemoryStore, Ratchet, RatchetStore, Replica, Resealed, Rewrapped,
-    SeedChange, SeedRow, StoreError, StoredAccess, StoredKey, StoredKeyset,
+    Acceptance, AuditCheckpoint, AuditHandOver, AuditRow, Change, Changes, ClusterState, Commit,
+    CommitError, Committed, KeyStore, Keysets, MemoryStore, Ratchet, RatchetStore, Replica,
+    Resealed, Rewrapped, SeedChange, SeedRow, StoreError, StoredAccess, StoredKey, StoredKeyset,
 };
 use tokio::sync::{Barrier, watch};
 
@@ -347,6 +347,10 @@ impl KeyStore for FaultyStore {
 
     async fn audit_checkpoint(&self) -> Result<Option<AuditCheckpoint>, StoreError> {
         self.inner.audit_checkpoint().await
+    }
+
+    async fn audit_hand_overs(&self) -> Result<Vec<AuditHandOver>, StoreError> {
+        self.inner.audit_hand_overs().await
     }
 
     async fn purge(&self, before: Timestamp) -> Result<u64, StoreError> {

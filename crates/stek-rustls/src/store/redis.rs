@@ -97,7 +97,8 @@ impl RedisConfig {
     }
 
     /// The same with another limit on how long a handshake waits for a session, 1 ms to 10 s; 5 ms
-    /// otherwise.
+    /// otherwise. A connection or a write, for which no handshake waits, may take a second, or as
+    /// long as this if that is longer.
     ///
     /// # Errors
     /// [`RedisConfigError::Limit`] if it is not among those.

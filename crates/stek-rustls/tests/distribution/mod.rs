@@ -16,11 +16,17 @@ use tokio::sync::watch;
 
 use crate::fixture::START;
 
+/// What is sent: a document, under the tag that it has.
+struct Offer {
+    tag: ContentTag,
+    body: Vec<u8>,
+}
+
 /// A server of bundles on loopback. Holds every poll until there is something else than what the
 /// asker has installed.
 pub struct Distribution {
     pub url: String,
-    bundles: watch::Sender<Option<Arc<Bundle>>>,
+    bundles: watch::Sender<Option<Arc<Offer>>>,
     installed: watch::Receiver<Option<ContentTag>>,
 }
 
@@ -42,7 +48,12 @@ impl Distribution {
 
     /// Sends `bundle` to whoever asks.
     pub fn offer(&self, bundle: Bundle) {
-        self.bundles.send_replace(Some(Arc::new(bundle)));
+        self.offer_document(bundle.tag(), encode_bundle(&bundle).as_slice().to_vec());
+    }
+
+    /// Sends a document that need not be a bundle.
+    pub fn offer_document(&self, tag: ContentTag, body: Vec<u8>) {
+        self.bundles.send_replace(Some(Arc::new(Offer { tag, body })));
     }
 
     /// Sends `bundle` and returns when a poll has named it as installed.
@@ -50,13 +61,13 @@ impl Distribution {
         let tag = bundle.tag();
         self.offer(bundle);
         let checked_in = self.installed.wait_for(|installed| *installed == Some(tag));
-        tokio::time::timeout(Duration::from_secs(20), checked_in).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(60), checked_in).await.unwrap().unwrap();
     }
 }
 
 async fn answer(
     mut stream: TcpStream,
-    mut bundles: watch::Receiver<Option<Arc<Bundle>>>,
+    mut bundles: watch::Receiver<Option<Arc<Offer>>>,
     checked_in: watch::Sender<Option<ContentTag>>,
 ) {
     let mut head = Vec::new();
@@ -70,16 +81,16 @@ async fn answer(
         .find_map(|line| line.strip_prefix("if-none-match: "))
         .and_then(|value| IfNoneMatch::parse(value)?.installed());
     checked_in.send_replace(installed);
-    let is_other = |bundle: &Option<Arc<Bundle>>| {
-        bundle.as_ref().is_some_and(|bundle| Some(bundle.tag()) != installed)
+    let is_other = |offer: &Option<Arc<Offer>>| {
+        offer.as_ref().is_some_and(|offer| Some(offer.tag) != installed)
     };
-    let Ok(bundle) = bundles.wait_for(is_other).await.map(|bundle| bundle.clone()) else { return };
-    let bundle = bundle.unwrap();
-    let body = encode_bundle(&bundle);
+    let Ok(offer) = bundles.wait_for(is_other).await.map(|offer| offer.clone()) else { return };
+    let offer = offer.unwrap();
+    let body = &offer.body;
     let head = format!(
         "HTTP/1.1 200 OK\r\netag: {}\r\nstek-time: {}\r\ncontent-length: {}\r\n\
          connection: close\r\n\r\n",
-        format_etag(bundle.tag()),
+        format_etag(offer.tag),
         START * 1000,
         body.len(),
     );

@@ -12,7 +12,7 @@ use crate::servers::Counters;
 use crate::sessions::until;
 
 /// Where the machine being busy must not look like Redis being slow.
-const PATIENT: Duration = Duration::from_secs(5);
+const PATIENT: Duration = Duration::from_secs(10);
 
 /// A backend in a real Redis that returns from `put` when the session is written.
 #[derive(Debug)]

@@ -88,7 +88,7 @@ impl TestRedis {
         command.arg("--dir").arg(self.directory.path()).arg("--unixsocket").arg(self.socket());
         let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
         let watchdog = self.watchdog.insert(child);
-        let end = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+        let end = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
         while !answers(&self.directory.path().join("redis.sock")) {
             ensure!(tokio::time::Instant::now() < end, "redis-server does not answer");
             ensure!(watchdog.try_wait()?.is_none(), "redis-server does not start");

@@ -14,7 +14,8 @@ fn principal(text: &str) -> PrincipalName {
     PrincipalName::try_new(text).unwrap()
 }
 
-pub(super) fn token(number: u8) -> SealedToken {
+/// The token with this number, which expires as many seconds after the start.
+pub fn token(number: u8) -> SealedToken {
     SealedToken {
         token: Token {
             id: id(u64::from(number)),
@@ -26,7 +27,8 @@ pub(super) fn token(number: u8) -> SealedToken {
     }
 }
 
-pub(super) fn grant(who: &str, keysets: &str, role: Role) -> SealedGrant {
+/// A grant of `role` on `keysets` to `who`.
+pub fn grant(who: &str, keysets: &str, role: Role) -> SealedGrant {
     let keysets = KeysetSelector::parse(keysets).unwrap();
     let principal = PrincipalPattern::try_new(who).unwrap();
     SealedGrant { grant: Grant { principal, keysets, role }, seal: [9; 32] }

@@ -6,10 +6,11 @@ use stek_core::bundle::{EndCause, EndedKey, MAX_ENDED_KEYS};
 use stek_core::id::{Kcv, Revision};
 use stek_core::keyset::{History, KeyRecord, MAX_LIVE_KEYS};
 use stek_core::schedule::Schedule;
+use stek_core::time::Seconds;
 
 use super::fixture::{
     assert_broken, assert_conflict, at, commit, commit_at, create, end, erase, id, key, name,
-    shift, update,
+    schedule, shift, update,
 };
 use crate::{Change, KeyStep, KeyStore, StoredKey, StoredKeyset};
 
@@ -114,6 +115,10 @@ pub async fn moves_stay_in_their_envelope(store: Arc<dyn KeyStore>) {
     // Up to the end of the envelope.
     step(&store, vec![shift(2, 20, 1000, 1020)]).await.unwrap();
     assert_eq!(main(&store).await.keys[1].record.schedule.destroy_at(), at(1120));
+    // By how much it has been postponed goes with it.
+    let schedule = schedule(10, 20).having_postponed(Seconds::new(7));
+    step(&store, vec![KeyStep::Move { id: id(2), schedule }]).await.unwrap();
+    assert_eq!(main(&store).await.keys[1].record.schedule, schedule);
 
     let erased = erase("main", main(&store).await.revision, &[1]);
     commit(&store, vec![Change::UpdateKeyset(erased)]).await.unwrap();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use stek_core::access::Role;
+use stek_core::audit::HandOver;
 use stek_core::bundle::EndCause;
 use stek_core::id::Incarnation;
 use stek_core::wrapped::{Epoch, ReplicaId, SeedId, WrappedKey};
@@ -13,8 +14,8 @@ use super::fixture::{
     PlainChain, assert_conflict, at, commit, create, end, event, id, key, name, update,
 };
 use crate::{
-    Acceptance, Change, KeyStep, KeyStore, Replica, Resealed, Rewrapped, SealedGrant, SealedRow,
-    SeedChange, SeedPhase, SeedRow, StoredKey,
+    Acceptance, AuditCheckpoint, AuditHandOver, Change, KeyStep, KeyStore, Replica, Resealed,
+    Rewrapped, SealedGrant, SealedRow, SeedChange, SeedPhase, SeedRow, StoredKey,
 };
 
 /// The seed that the keys of the fixture are wrapped under.
@@ -159,6 +160,35 @@ pub async fn destruction_is_proven_once(store: Arc<dyn KeyStore>) {
     let proofs = store.proofs(&name("main")).await.unwrap();
     assert_eq!(proofs, [(id(1), at(3)), (id(2), at(4))].into());
     assert!(store.proofs(&name("other")).await.unwrap().is_empty());
+}
+
+/// The same of what the audit trail is verified from.
+pub async fn anchors_of_the_trail_are_sealed_anew(store: Arc<dyn KeyStore>) {
+    for _ in 0..3 {
+        commit(&store, vec![]).await.unwrap();
+    }
+    let rows = store.audit(0, 100).await.unwrap();
+    let (sequence, link) = (rows[0].sequence, rows[0].link);
+    let checkpoint = AuditCheckpoint { sequence, link, seal: [1; 32] };
+    commit(&store, vec![Change::PruneAudit(checkpoint)]).await.unwrap();
+    let (sequence, link) = (rows[1].sequence, rows[1].link);
+    let hand_over = HandOver { sequence, link, before: link };
+    let handed = AuditHandOver { hand_over, seal: [1; 32] };
+    commit(&store, vec![Change::HandOverAudit(handed)]).await.unwrap();
+    let exchange = |row, old: u8| Resealed { row, old: [old; 32], new: [2; 32] };
+    let others = [
+        exchange(SealedRow::Checkpoint(2), 1),
+        exchange(SealedRow::Checkpoint(1), 9),
+        exchange(SealedRow::HandOver(1), 1),
+        exchange(SealedRow::HandOver(2), 9),
+    ];
+    assert_eq!(store.reseal(&others).await.unwrap(), 0);
+    let both = [exchange(SealedRow::Checkpoint(1), 1), exchange(SealedRow::HandOver(2), 1)];
+    assert_eq!(store.reseal(&both).await.unwrap(), 2);
+    let resealed = AuditCheckpoint { seal: [2; 32], ..checkpoint };
+    assert_eq!(store.audit_checkpoint().await.unwrap(), Some(resealed));
+    let resealed = AuditHandOver { hand_over, seal: [2; 32] };
+    assert_eq!(store.audit_hand_overs().await.unwrap(), [resealed]);
 }
 
 /// Seals are exchanged where they are still the old ones.

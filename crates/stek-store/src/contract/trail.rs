@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use stek_core::audit::{AUDIT_TEXT_MAX, AuditAction, AuditChain, AuditEvent, ChainLink};
+use stek_core::audit::{AUDIT_TEXT_MAX, AuditAction, AuditChain, AuditEvent, ChainLink, HandOver};
 use stek_core::bundle::EndCause;
 use stek_core::id::Revision;
 
 use super::fixture::{
     PlainChain, at, commit, commit_at, create, end, erase, event, id, key, name, update,
 };
-use crate::{AuditCheckpoint, AuditRow, Change, Commit, CommitError, KeyStep, KeyStore, SeedRow};
+use crate::{
+    AuditCheckpoint, AuditHandOver, AuditRow, Change, Commit, CommitError, KeyStep, KeyStore,
+    SeedRow,
+};
 
 fn verify(rows: &[AuditRow]) -> ChainLink {
     let mut head = ChainLink::ORIGIN;
@@ -125,10 +128,24 @@ pub async fn the_trail_is_pruned_from_its_beginning(store: Arc<dyn KeyStore>) {
         link: row.link,
         seal: [row.sequence as u8; 32],
     };
-    for (row, left) in [(&rows[1], 4), (&rows[3], 3)] {
+    let hand_over = |row: &AuditRow, before: u8| AuditHandOver {
+        hand_over: HandOver {
+            sequence: row.sequence,
+            link: row.link,
+            before: ChainLink::from_bytes([before; 32]),
+        },
+        seal: [row.sequence as u8; 32],
+    };
+    let (first, second) = (hand_over(&rows[2], 1), hand_over(&rows[3], 2));
+    for one in [second, first, hand_over(&rows[2], 9)] {
+        commit(&store, vec![Change::HandOverAudit(one)]).await.unwrap();
+    }
+    assert_eq!(store.audit_hand_overs().await.unwrap(), [first, second], "in order, once each");
+    for (row, left) in [(&rows[1], 7), (&rows[3], 6)] {
         commit(&store, vec![Change::PruneAudit(checkpoint(row))]).await.unwrap();
         assert_eq!(store.audit(0, 100).await.unwrap().len(), left, "up to {}", row.sequence);
     }
+    assert_eq!(store.audit_hand_overs().await.unwrap(), []);
     for row in [&rows[0], &rows[3]] {
         let late = commit(&store, vec![Change::PruneAudit(checkpoint(row))]).await;
         assert!(matches!(late, Err(CommitError::Pruned(line)) if line == row.sequence), "{late:?}");

@@ -71,6 +71,9 @@ impl State {
         if let Some(checkpoint) = changes.prune {
             self.prune(checkpoint);
         }
+        if let Some(hand_over) = changes.hand_over {
+            self.hand_overs.entry(hand_over.hand_over.sequence).or_insert(*hand_over);
+        }
         let committed = self.take_revision(done.access_changed, &commit.events, chain);
         for (mut entry, published) in done.entries {
             if published {

@@ -125,6 +125,14 @@ impl RatchetStore for MemoryStore {
             let seal = match row {
                 SealedRow::Token(id) => state.tokens.get_mut(id).map(|token| &mut token.seal),
                 SealedRow::Grant(grant) => state.grants.get_mut(grant),
+                SealedRow::Checkpoint(sequence) => state
+                    .checkpoint
+                    .as_mut()
+                    .filter(|row| row.sequence == *sequence)
+                    .map(|row| &mut row.seal),
+                SealedRow::HandOver(sequence) => {
+                    state.hand_overs.get_mut(sequence).map(|row| &mut row.seal)
+                }
             };
             if let Some(seal) = seal.filter(|seal| **seal == *old) {
                 *seal = *new;

@@ -12,8 +12,8 @@ use stek_core::time::Timestamp;
 use stek_core::wrapped::{Epoch, ReplicaId, SeedId};
 
 use crate::{
-    AuditCheckpoint, AuditRow, ClusterState, Committed, Replica, SealedToken, Seed, SeedPhase,
-    SeedRow, StoredKey, StoredKeyset, Tombstone, trail,
+    AuditCheckpoint, AuditHandOver, AuditRow, ClusterState, Committed, Replica, SealedToken, Seed,
+    SeedPhase, SeedRow, StoredKey, StoredKeyset, Tombstone, trail,
 };
 
 pub(super) struct State {
@@ -33,6 +33,8 @@ pub(super) struct State {
     pub(super) proofs: BTreeMap<KeyId, Timestamp>,
     pub(super) audit: Vec<AuditRow>,
     pub(super) checkpoint: Option<AuditCheckpoint>,
+    /// By line.
+    pub(super) hand_overs: BTreeMap<u64, AuditHandOver>,
 }
 
 /// A keyset with all its ended keys.
@@ -105,6 +107,7 @@ impl State {
             proofs: BTreeMap::new(),
             audit: vec![],
             checkpoint: None,
+            hand_overs: BTreeMap::new(),
         }
     }
 
@@ -139,6 +142,7 @@ impl State {
     /// Removes the trail up to the checkpoint, unless that lies behind the present one.
     pub(super) fn prune(&mut self, checkpoint: &AuditCheckpoint) {
         self.audit.retain(|row| row.sequence > checkpoint.sequence);
+        self.hand_overs.retain(|sequence, _| *sequence > checkpoint.sequence);
         self.checkpoint = Some(*checkpoint);
     }
 

@@ -57,6 +57,7 @@ async fn try_commit(
     let stamps = apply(&mut transaction, changes, &locked).await?;
     let access_changed = write::access(&mut transaction, &changes.access).await?;
     write::prune(&mut transaction, changes.prune).await?;
+    write::hand_over(&mut transaction, changes.hand_over).await?;
     if changes.inserts_keys() {
         changes.check_seeds(seed::held_live(&mut transaction).await?)?;
     }

@@ -133,6 +133,27 @@ async fn reseal_grants(
     Ok(done.rows_affected())
 }
 
+/// The checkpoint or a hand-over of the audit trail.
+async fn reseal_anchor(connection: &mut PgConnection, one: &Resealed) -> Result<u64, Failure> {
+    let (old, new) = seals(one);
+    let query = match &one.row {
+        SealedRow::Checkpoint(sequence) => sqlx::query!(
+            "UPDATE audit_checkpoint SET seal = $3 WHERE sequence = $1 AND seal = $2",
+            as_signed(*sequence),
+            old,
+            new,
+        ),
+        SealedRow::HandOver(sequence) => sqlx::query!(
+            "UPDATE audit_hand_overs SET seal = $3 WHERE sequence = $1 AND seal = $2",
+            as_signed(*sequence),
+            old,
+            new,
+        ),
+        SealedRow::Token(_) | SealedRow::Grant(_) => return Ok(0),
+    };
+    Ok(query.execute(connection).await?.rows_affected())
+}
+
 /// The seal that a row must still have, and the one in its place.
 fn seals(one: &Resealed) -> (Vec<u8>, Vec<u8>) {
     (one.old.to_vec(), one.new.to_vec())
@@ -181,11 +202,12 @@ impl PostgresStore {
     }
 
     async fn try_reseal(&self, rows: &[Resealed]) -> Result<u64, Failure> {
-        let (mut tokens, mut grants) = (Vec::new(), Vec::new());
+        let (mut tokens, mut grants, mut anchors) = (Vec::new(), Vec::new(), Vec::new());
         for one in rows {
             match &one.row {
                 SealedRow::Token(id) => tokens.push((*id, one)),
                 SealedRow::Grant(grant) => grants.push((grant, one)),
+                SealedRow::Checkpoint(_) | SealedRow::HandOver(_) => anchors.push(one),
             }
         }
         let mut transaction = self.pool.begin_with(BEGIN).await?;
@@ -195,6 +217,9 @@ impl PostgresStore {
         }
         for grants in grants.chunks(MAX_PAGE) {
             changed += reseal_grants(&mut transaction, grants).await?;
+        }
+        for anchor in anchors {
+            changed += reseal_anchor(&mut transaction, anchor).await?;
         }
         transaction.commit().await?;
         Ok(changed)
@@ -308,7 +333,7 @@ impl RatchetStore for PostgresStore {
                 r#"SELECT id, keyset_id, format, kcv, published_at AS "published_at: SqlTime",
                        activate_at AS "activate_at: SqlTime", retire_at AS "retire_at: SqlTime",
                        destroy_at AS "destroy_at: SqlTime", destroy_by AS "destroy_by: SqlTime",
-                       seed_id, epoch, wrap_nonce AS "wrap_nonce!",
+                       postponed_seconds, seed_id, epoch, wrap_nonce AS "wrap_nonce!",
                        wrap_ciphertext AS "wrap_ciphertext!"
                    FROM ticket_keys WHERE ended_at IS NULL AND seed_id <> $1 ORDER BY id LIMIT $2"#,
                 uuid(seed),

@@ -5,15 +5,16 @@ use stek_core::bundle::MAX_ENDED_KEYS;
 use stek_core::id::Revision;
 use stek_core::name::KeysetName;
 use stek_core::time::Timestamp;
+use uuid::Uuid;
 
 use crate::sql::{
-    AuditRecord, CheckpointRecord, ClusterRecord, EndedKeyRecord, GrantRecord, KeysetRecord,
-    LiveKeyRecord, SqlTime, TokenRecord, TombstoneRecord, as_signed, assemble, collect, page,
-    reading, sift,
+    AuditRecord, CheckpointRecord, ClusterRecord, Column, EndedKeyRecord, GrantRecord,
+    HandOverRecord, KeysetRecord, LiveKeyRecord, SqlTime, TokenRecord, TombstoneRecord, as_signed,
+    assemble, collect, page, reading, sift,
 };
 use crate::{
-    AuditCheckpoint, AuditRow, Changes, ClusterState, Keysets, StoreError, StoredAccess,
-    StoredKeyset, Unsound,
+    AuditCheckpoint, AuditHandOver, AuditRow, Changes, ClusterState, Keysets, StoreError,
+    StoredAccess, StoredKeyset, Unsound,
 };
 
 async fn snapshot(pool: &PgPool) -> Result<Transaction<'static, Postgres>, StoreError> {
@@ -207,7 +208,7 @@ async fn keys_of(
         r#"SELECT id, keyset_id, format, kcv, published_at AS "published_at: SqlTime",
                activate_at AS "activate_at: SqlTime", retire_at AS "retire_at: SqlTime",
                destroy_at AS "destroy_at: SqlTime", destroy_by AS "destroy_by: SqlTime",
-               seed_id, epoch, wrap_nonce, wrap_ciphertext
+               postponed_seconds, seed_id, epoch, wrap_nonce, wrap_ciphertext
            FROM ticket_keys WHERE keyset_id = ANY($1) AND ended_at IS NULL"#,
         &ids,
     )
@@ -238,15 +239,19 @@ pub(super) async fn access(pool: &PgPool) -> Result<StoredAccess, StoreError> {
     let mut snapshot = snapshot(pool).await?;
     let tokens = sqlx::query_as!(
         TokenRecord,
-        r#"SELECT id, principal, hash, expires_at AS "expires_at: SqlTime", seal FROM tokens
-           ORDER BY id"#,
+        r#"SELECT id AS "id: Column<Uuid>", principal AS "principal: Column<String>",
+               hash AS "hash: Column<Vec<u8>>", expires_at AS "expires_at: Column<SqlTime>",
+               seal AS "seal: Column<Vec<u8>>"
+           FROM tokens ORDER BY id"#,
     )
     .fetch_all(&mut *snapshot)
     .await
     .map_err(reading("tokens"))?;
     let grants = sqlx::query_as!(
         GrantRecord,
-        "SELECT principal, keysets, role, seal FROM grants ORDER BY principal, keysets, role",
+        r#"SELECT principal AS "principal: Column<String>", keysets AS "keysets: Column<String>",
+               role AS "role: Column<String>", seal AS "seal: Column<Vec<u8>>"
+           FROM grants ORDER BY principal, keysets, role"#,
     )
     .fetch_all(&mut *snapshot)
     .await
@@ -282,4 +287,15 @@ pub(super) async fn audit_checkpoint(pool: &PgPool) -> Result<Option<AuditCheckp
             .await
             .map_err(reading("audit_checkpoint"))?;
     row.map(AuditCheckpoint::try_from).transpose()
+}
+
+pub(super) async fn audit_hand_overs(pool: &PgPool) -> Result<Vec<AuditHandOver>, StoreError> {
+    let rows = sqlx::query_as!(
+        HandOverRecord,
+        r#"SELECT sequence, link, "before", seal FROM audit_hand_overs ORDER BY sequence"#,
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(reading("audit_hand_overs"))?;
+    collect(rows)
 }

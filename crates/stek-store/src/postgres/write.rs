@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::changeset::{AccessChange, Creation, broken, rule};
 use crate::sql::{Failure, SqlTime, as_signed, to_uuid};
-use crate::{AuditCheckpoint, AuditRow, CommitError, StoredKey};
+use crate::{AuditCheckpoint, AuditHandOver, AuditRow, CommitError, StoredKey};
 
 fn seconds(span: Seconds) -> i64 {
     as_signed(span.as_secs())
@@ -112,6 +112,7 @@ pub(super) struct KeyColumns {
     retire_at: Vec<OffsetDateTime>,
     destroy_at: Vec<OffsetDateTime>,
     destroy_by: Vec<OffsetDateTime>,
+    postponed: Vec<i64>,
     seed_id: Vec<Uuid>,
     epoch: Vec<i64>,
     wrap_nonce: Vec<Vec<u8>>,
@@ -131,6 +132,7 @@ impl KeyColumns {
         self.retire_at.push(SqlTime::to_postgres(schedule.retire_at()));
         self.destroy_at.push(SqlTime::to_postgres(schedule.destroy_at()));
         self.destroy_by.push(SqlTime::to_postgres(schedule.destroy_by()));
+        self.postponed.push(seconds(schedule.postponed()));
         self.seed_id.push(Uuid::from_bytes(*wrapped.seed.as_bytes()));
         self.epoch.push(as_signed(wrapped.epoch.as_u64()));
         self.wrap_nonce.push(wrapped.nonce.to_vec());
@@ -147,10 +149,11 @@ pub(super) async fn insert_keys(
     }
     sqlx::query!(
         "INSERT INTO ticket_keys (id, keyset_id, format, kcv, published_at, activate_at, retire_at,
-             destroy_at, destroy_by, seed_id, epoch, wrap_nonce, wrap_ciphertext)
+             destroy_at, destroy_by, postponed_seconds, seed_id, epoch, wrap_nonce, wrap_ciphertext)
          SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::integer[], $4::bytea[],
              $5::timestamptz[], $6::timestamptz[], $7::timestamptz[], $8::timestamptz[],
-             $9::timestamptz[], $10::uuid[], $11::bigint[], $12::bytea[], $13::bytea[])",
+             $9::timestamptz[], $10::bigint[], $11::uuid[], $12::bigint[], $13::bytea[],
+             $14::bytea[])",
         &keys.id,
         &keys.keyset_id,
         &keys.format,
@@ -160,6 +163,7 @@ pub(super) async fn insert_keys(
         &keys.retire_at,
         &keys.destroy_at,
         &keys.destroy_by,
+        &keys.postponed,
         &keys.seed_id,
         &keys.epoch,
         &keys.wrap_nonce,
@@ -180,26 +184,29 @@ pub(super) async fn move_keys(
     connection: &mut PgConnection,
     moves: impl Iterator<Item = (&KeyId, &Schedule)>,
 ) -> Result<(), Failure> {
-    let mut columns = (vec![], vec![], vec![], vec![]);
+    let mut columns = (vec![], vec![], vec![], vec![], vec![]);
     for (id, schedule) in moves {
         columns.0.push(to_uuid(*id));
         columns.1.push(SqlTime::to_postgres(schedule.activate_at()));
         columns.2.push(SqlTime::to_postgres(schedule.retire_at()));
         columns.3.push(SqlTime::to_postgres(schedule.destroy_at()));
+        columns.4.push(seconds(schedule.postponed()));
     }
     if columns.0.is_empty() {
         return Ok(());
     }
     sqlx::query!(
         "UPDATE ticket_keys SET activate_at = new.activate_at, retire_at = new.retire_at,
-             destroy_at = new.destroy_at
-         FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::timestamptz[])
-             AS new (id, activate_at, retire_at, destroy_at)
+             destroy_at = new.destroy_at, postponed_seconds = new.postponed_seconds
+         FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::timestamptz[],
+                 $5::bigint[])
+             AS new (id, activate_at, retire_at, destroy_at, postponed_seconds)
          WHERE ticket_keys.id = new.id AND ended_at IS NULL",
         &columns.0,
         &columns.1,
         &columns.2,
         &columns.3,
+        &columns.4,
     )
     .execute(connection)
     .await?;
@@ -366,6 +373,30 @@ pub(super) async fn prune(
     if moved == 0 {
         return Err(CommitError::Pruned(checkpoint.sequence).into());
     }
-    sqlx::query!("DELETE FROM audit WHERE sequence <= $1", sequence).execute(connection).await?;
+    sqlx::query!("DELETE FROM audit WHERE sequence <= $1", sequence)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query!("DELETE FROM audit_hand_overs WHERE sequence <= $1", sequence)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Notes where the trail goes over to another cluster secret.
+pub(super) async fn hand_over(
+    connection: &mut PgConnection,
+    row: Option<&AuditHandOver>,
+) -> Result<(), Failure> {
+    let Some(AuditHandOver { hand_over, seal }) = row else { return Ok(()) };
+    sqlx::query!(
+        r#"INSERT INTO audit_hand_overs (sequence, link, "before", seal) VALUES ($1, $2, $3, $4)
+           ON CONFLICT (sequence) DO NOTHING"#,
+        as_signed(hand_over.sequence),
+        hand_over.link.as_bytes(),
+        hand_over.before.as_bytes(),
+        seal,
+    )
+    .execute(connection)
+    .await?;
     Ok(())
 }

@@ -4,7 +4,7 @@ use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgTypeInfo, PgValueRef};
 use sqlx::sqlite::{SqliteArgumentsBuffer, SqliteTypeInfo, SqliteValueRef};
-use sqlx::{Decode, Encode, Postgres, Sqlite, Type};
+use sqlx::{Database, Decode, Encode, Postgres, Sqlite, Type};
 use stek_core::id::KeyId;
 use stek_core::time::Timestamp;
 use time::OffsetDateTime;
@@ -83,6 +83,35 @@ impl Encode<'_, Sqlite> for SqlTime {
     fn encode_by_ref(&self, buffer: &mut SqliteArgumentsBuffer) -> Result<IsNull, BoxDynError> {
         let instant = self.0?;
         <i64 as Encode<Sqlite>>::encode(as_signed(instant.as_unix()), buffer)
+    }
+}
+
+/// A column of which nothing is believed before its row is read: one that is null, or that does not
+/// decode, is kept as what is wrong with it, so that it makes its own row unsound and not all that
+/// are read with it.
+#[derive(Debug)]
+pub(crate) struct Column<T>(Result<T, String>);
+
+impl<T> Column<T> {
+    /// The value, or the row is corrupt.
+    pub(crate) fn read(self, table: &'static str, column: &str) -> Result<T, StoreError> {
+        self.0.map_err(|why| StoreError::Corrupt { table, what: format!("column {column}: {why}") })
+    }
+}
+
+impl<DB: Database, T: Type<DB>> Type<DB> for Column<T> {
+    fn type_info() -> DB::TypeInfo {
+        T::type_info()
+    }
+
+    fn compatible(ty: &DB::TypeInfo) -> bool {
+        T::compatible(ty)
+    }
+}
+
+impl<'r, DB: Database, T: Decode<'r, DB>> Decode<'r, DB> for Column<T> {
+    fn decode(value: DB::ValueRef<'r>) -> Result<Self, BoxDynError> {
+        Ok(Self(T::decode(value).map_err(|error| error.to_string())))
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use sqlx::FromRow;
 use stek_core::access::{Grant, KeysetSelector, Role, Token, TokenHash};
-use stek_core::audit::{AuditAction, AuditEvent, ChainLink};
+use stek_core::audit::{AuditAction, AuditEvent, ChainLink, HandOver};
 use stek_core::bundle::{EndCause, EndedKey};
 use stek_core::id::{ContentDigest, Incarnation, Kcv, Revision};
 use stek_core::keyset::{History, KeyRecord, Keyset, TicketFormat};
@@ -17,11 +17,11 @@ use stek_core::time::Seconds;
 use stek_core::wrapped::{Epoch, ReplicaId, SeedId, WrappedKey};
 use uuid::Uuid;
 
-use super::column::{SqlTime, array, as_unsigned, key_id};
+use super::column::{Column, SqlTime, array, as_unsigned, key_id};
 use crate::changeset::KnownKey;
 use crate::{
-    AuditCheckpoint, AuditRow, ClusterState, Keysets, Replica, SealedGrant, SealedToken, Seed,
-    SeedPhase, SeedRow, StoreError, StoredKey, StoredKeyset, Tombstone, Unsound,
+    AuditCheckpoint, AuditHandOver, AuditRow, ClusterState, Keysets, Replica, SealedGrant,
+    SealedToken, Seed, SeedPhase, SeedRow, StoreError, StoredKey, StoredKeyset, Tombstone, Unsound,
 };
 
 fn corrupt(table: &'static str, what: &(impl ToString + ?Sized)) -> StoreError {
@@ -138,6 +138,7 @@ pub(crate) struct LiveKeyRecord {
     pub(crate) retire_at: SqlTime,
     pub(crate) destroy_at: SqlTime,
     pub(crate) destroy_by: SqlTime,
+    pub(crate) postponed_seconds: i64,
     pub(crate) seed_id: Uuid,
     pub(crate) epoch: i64,
     pub(crate) wrap_nonce: Option<Vec<u8>>,
@@ -156,6 +157,8 @@ impl TryFrom<LiveKeyRecord> for StoredKey {
             row.destroy_at.read(TABLE, "destroy_at")?,
             row.destroy_by.read(TABLE, "destroy_by")?,
         );
+        let postponed = as_unsigned(TABLE, "postponed_seconds", row.postponed_seconds)?;
+        let schedule = schedule.map(|it| it.having_postponed(Seconds::new(postponed)));
         let format = u16::try_from(row.format).ok().and_then(TicketFormat::from_u16);
         Ok(Self {
             record: KeyRecord {
@@ -288,6 +291,30 @@ impl TryFrom<CheckpointRecord> for AuditCheckpoint {
 }
 
 #[derive(FromRow)]
+pub(crate) struct HandOverRecord {
+    pub(crate) sequence: i64,
+    pub(crate) link: Vec<u8>,
+    pub(crate) before: Vec<u8>,
+    pub(crate) seal: Vec<u8>,
+}
+
+impl TryFrom<HandOverRecord> for AuditHandOver {
+    type Error = StoreError;
+
+    fn try_from(row: HandOverRecord) -> Result<Self, StoreError> {
+        const TABLE: &str = "audit_hand_overs";
+        Ok(Self {
+            hand_over: HandOver {
+                sequence: as_unsigned(TABLE, "sequence", row.sequence)?,
+                link: ChainLink::from_bytes(array(TABLE, "link", &row.link)?),
+                before: ChainLink::from_bytes(array(TABLE, "before", &row.before)?),
+            },
+            seal: array(TABLE, "seal", &row.seal)?,
+        })
+    }
+}
+
+#[derive(FromRow)]
 pub(crate) struct KnownKeyRecord {
     pub(crate) id: Uuid,
     pub(crate) keyset_id: i64,
@@ -328,50 +355,56 @@ impl TryFrom<TombstoneRecord> for Tombstone {
 
 #[derive(FromRow)]
 pub(crate) struct TokenRecord {
-    pub(crate) id: Uuid,
-    pub(crate) principal: String,
-    pub(crate) hash: Vec<u8>,
-    pub(crate) expires_at: SqlTime,
-    pub(crate) seal: Vec<u8>,
+    pub(crate) id: Column<Uuid>,
+    pub(crate) principal: Column<String>,
+    pub(crate) hash: Column<Vec<u8>>,
+    pub(crate) expires_at: Column<SqlTime>,
+    pub(crate) seal: Column<Vec<u8>>,
 }
 
 impl TryFrom<TokenRecord> for SealedToken {
     type Error = StoreError;
 
     fn try_from(row: TokenRecord) -> Result<Self, StoreError> {
+        const TABLE: &str = "tokens";
+        let expires_at = row.expires_at.read(TABLE, "expires_at")?;
         Ok(Self {
             token: Token {
-                id: key_id(row.id),
-                principal: PrincipalName::try_new(&row.principal)
-                    .map_err(|error| corrupt("tokens", &error))?,
-                hash: TokenHash::from_bytes(array("tokens", "hash", &row.hash)?),
-                expires_at: row.expires_at.read("tokens", "expires_at")?,
+                id: key_id(row.id.read(TABLE, "id")?),
+                principal: PrincipalName::try_new(&row.principal.read(TABLE, "principal")?)
+                    .map_err(|error| corrupt(TABLE, &error))?,
+                hash: TokenHash::from_bytes(array(TABLE, "hash", &row.hash.read(TABLE, "hash")?)?),
+                expires_at: expires_at.read(TABLE, "expires_at")?,
             },
-            seal: array("tokens", "seal", &row.seal)?,
+            seal: array(TABLE, "seal", &row.seal.read(TABLE, "seal")?)?,
         })
     }
 }
 
 #[derive(FromRow)]
 pub(crate) struct GrantRecord {
-    pub(crate) principal: String,
-    pub(crate) keysets: String,
-    pub(crate) role: String,
-    pub(crate) seal: Vec<u8>,
+    pub(crate) principal: Column<String>,
+    pub(crate) keysets: Column<String>,
+    pub(crate) role: Column<String>,
+    pub(crate) seal: Column<Vec<u8>>,
 }
 
 impl TryFrom<GrantRecord> for SealedGrant {
     type Error = StoreError;
 
     fn try_from(row: GrantRecord) -> Result<Self, StoreError> {
-        let name_error = |error| corrupt("grants", &error);
+        const TABLE: &str = "grants";
+        let name_error = |error| corrupt(TABLE, &error);
+        let (principal, keysets) =
+            (row.principal.read(TABLE, "principal")?, row.keysets.read(TABLE, "keysets")?);
+        let role = Role::parse(&row.role.read(TABLE, "role")?);
         Ok(Self {
             grant: Grant {
-                principal: PrincipalPattern::try_new(&row.principal).map_err(name_error)?,
-                keysets: KeysetSelector::parse(&row.keysets).map_err(name_error)?,
-                role: Role::parse(&row.role).ok_or_else(|| corrupt("grants", "unknown role"))?,
+                principal: PrincipalPattern::try_new(&principal).map_err(name_error)?,
+                keysets: KeysetSelector::parse(&keysets).map_err(name_error)?,
+                role: role.ok_or_else(|| corrupt(TABLE, "unknown role"))?,
             },
-            seal: array("grants", "seal", &row.seal)?,
+            seal: array(TABLE, "seal", &row.seal.read(TABLE, "seal")?)?,
         })
     }
 }

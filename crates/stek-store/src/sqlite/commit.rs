@@ -48,6 +48,7 @@ async fn try_commit(
     let created = apply(&mut transaction, changes, &ids).await?;
     let access_changed = write::access(&mut transaction, &changes.access).await?;
     write::prune(&mut transaction, changes.prune).await?;
+    write::hand_over(&mut transaction, changes.hand_over).await?;
     let touched: Vec<i64> = created.iter().chain(ids.values()).copied().collect();
     write::check_keys(&mut transaction, &touched).await?;
 

@@ -162,6 +162,18 @@ impl SqliteStore {
                 .bind(grant.keysets.to_string())
                 .bind(grant.role.as_str())
                 .bind(old.as_slice()),
+                SealedRow::Checkpoint(sequence) => sqlx::query(
+                    "UPDATE audit_checkpoint SET seal = ? WHERE sequence = ? AND seal = ?",
+                )
+                .bind(new.as_slice())
+                .bind(as_signed(*sequence))
+                .bind(old.as_slice()),
+                SealedRow::HandOver(sequence) => sqlx::query(
+                    "UPDATE audit_hand_overs SET seal = ? WHERE sequence = ? AND seal = ?",
+                )
+                .bind(new.as_slice())
+                .bind(as_signed(*sequence))
+                .bind(old.as_slice()),
             };
             changed += query.execute(&mut *transaction).await?.rows_affected();
         }
@@ -271,7 +283,7 @@ impl RatchetStore for SqliteStore {
         bounded(self.time_out, async {
             let rows = sqlx::query_as::<_, NamedKeyRecord>(
                 "SELECT name, ticket_keys.id, keyset_id, format, kcv, published_at, activate_at,
-                     retire_at, destroy_at, destroy_by, seed_id, epoch, wrap_nonce, wrap_ciphertext
+                     retire_at, destroy_at, destroy_by, postponed_seconds, seed_id, epoch, wrap_nonce, wrap_ciphertext
                  FROM ticket_keys JOIN keysets ON keysets.id = keyset_id
                  WHERE ended_at IS NULL AND seed_id <> ? ORDER BY ticket_keys.id LIMIT ?",
             )

@@ -8,13 +8,13 @@ use stek_core::name::KeysetName;
 use stek_core::time::Timestamp;
 
 use crate::sql::{
-    AuditRecord, CheckpointRecord, ClusterRecord, EndedKeyRecord, GrantRecord, KeysetRecord,
-    LiveKeyRecord, SeedRecord, SqlTime, TokenRecord, TombstoneRecord, as_signed, assemble, collect,
-    page, reading, sift,
+    AuditRecord, CheckpointRecord, ClusterRecord, EndedKeyRecord, GrantRecord, HandOverRecord,
+    KeysetRecord, LiveKeyRecord, SeedRecord, SqlTime, TokenRecord, TombstoneRecord, as_signed,
+    assemble, collect, page, reading, sift,
 };
 use crate::{
-    AuditCheckpoint, AuditRow, Changes, ClusterState, Keysets, SeedRow, StoreError, StoredAccess,
-    StoredKeyset, Unsound,
+    AuditCheckpoint, AuditHandOver, AuditRow, Changes, ClusterState, Keysets, SeedRow, StoreError,
+    StoredAccess, StoredKeyset, Unsound,
 };
 
 async fn snapshot(pool: &SqlitePool) -> Result<Transaction<'static, Sqlite>, StoreError> {
@@ -201,7 +201,7 @@ async fn keys_of(
     let ids = list(rows.iter().map(|row| row.id));
     let live = sqlx::query_as::<_, LiveKeyRecord>(
         "SELECT id, keyset_id, format, kcv, published_at, activate_at, retire_at, destroy_at,
-             destroy_by, seed_id, epoch, wrap_nonce, wrap_ciphertext
+             destroy_by, postponed_seconds, seed_id, epoch, wrap_nonce, wrap_ciphertext
          FROM ticket_keys
          WHERE keyset_id IN (SELECT value FROM json_each(?)) AND ended_at IS NULL",
     )
@@ -281,4 +281,14 @@ pub(super) async fn audit_checkpoint(
             .await
             .map_err(reading("audit_checkpoint"))?;
     row.map(AuditCheckpoint::try_from).transpose()
+}
+
+pub(super) async fn audit_hand_overs(pool: &SqlitePool) -> Result<Vec<AuditHandOver>, StoreError> {
+    let rows = sqlx::query_as::<_, HandOverRecord>(
+        r#"SELECT sequence, link, "before", seal FROM audit_hand_overs ORDER BY sequence"#,
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(reading("audit_hand_overs"))?;
+    collect(rows)
 }

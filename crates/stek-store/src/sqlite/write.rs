@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::read::list;
 use crate::changeset::{AccessChange, Creation, broken, rule};
 use crate::sql::{Failure, SqlTime, as_signed, to_uuid};
-use crate::{AuditCheckpoint, AuditRow, CommitError, StoredKey};
+use crate::{AuditCheckpoint, AuditHandOver, AuditRow, CommitError, StoredKey};
 
 fn seconds(span: Seconds) -> i64 {
     as_signed(span.as_secs())
@@ -101,8 +101,9 @@ pub(super) async fn insert_keys(
         let schedule = &key.record.schedule;
         sqlx::query(
             "INSERT INTO ticket_keys (id, keyset_id, format, kcv, published_at, activate_at,
-                 retire_at, destroy_at, destroy_by, seed_id, epoch, wrap_nonce, wrap_ciphertext)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                 retire_at, destroy_at, destroy_by, postponed_seconds, seed_id, epoch, wrap_nonce,
+                 wrap_ciphertext)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(to_uuid(key.record.id))
         .bind(keyset_id)
@@ -113,6 +114,7 @@ pub(super) async fn insert_keys(
         .bind(SqlTime::of(schedule.retire_at()))
         .bind(SqlTime::of(schedule.destroy_at()))
         .bind(SqlTime::of(schedule.destroy_by()))
+        .bind(seconds(schedule.postponed()))
         .bind(Uuid::from_bytes(*key.wrapped.seed.as_bytes()))
         .bind(as_signed(key.wrapped.epoch.as_u64()))
         .bind(key.wrapped.nonce.as_slice())
@@ -133,12 +135,14 @@ pub(super) async fn move_key(
     schedule: &Schedule,
 ) -> Result<(), Failure> {
     sqlx::query(
-        "UPDATE ticket_keys SET activate_at = ?, retire_at = ?, destroy_at = ?
+        "UPDATE ticket_keys SET activate_at = ?, retire_at = ?, destroy_at = ?,
+             postponed_seconds = ?
          WHERE id = ? AND ended_at IS NULL",
     )
     .bind(SqlTime::of(schedule.activate_at()))
     .bind(SqlTime::of(schedule.retire_at()))
     .bind(SqlTime::of(schedule.destroy_at()))
+    .bind(seconds(schedule.postponed()))
     .bind(to_uuid(id))
     .execute(connection)
     .await?;
@@ -334,6 +338,30 @@ pub(super) async fn prune(
     if moved == 0 {
         return Err(CommitError::Pruned(checkpoint.sequence).into());
     }
-    sqlx::query("DELETE FROM audit WHERE sequence <= ?").bind(sequence).execute(connection).await?;
+    for statement in [
+        "DELETE FROM audit WHERE sequence <= ?",
+        "DELETE FROM audit_hand_overs WHERE sequence <= ?",
+    ] {
+        sqlx::query(statement).bind(sequence).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Notes where the trail goes over to another cluster secret.
+pub(super) async fn hand_over(
+    connection: &mut SqliteConnection,
+    row: Option<&AuditHandOver>,
+) -> Result<(), Failure> {
+    let Some(AuditHandOver { hand_over, seal }) = row else { return Ok(()) };
+    sqlx::query(
+        r#"INSERT INTO audit_hand_overs (sequence, link, "before", seal) VALUES (?, ?, ?, ?)
+           ON CONFLICT (sequence) DO NOTHING"#,
+    )
+    .bind(as_signed(hand_over.sequence))
+    .bind(hand_over.link.as_bytes().as_slice())
+    .bind(hand_over.before.as_bytes().as_slice())
+    .bind(seal.as_slice())
+    .execute(connection)
+    .await?;
     Ok(())
 }

@@ -4,8 +4,10 @@
 use std::sync::Arc;
 
 use sqlx::{PgPool, SqlitePool};
+use stek_core::access::Role;
 use stek_core::id::Revision;
-use stek_store::contract::fixture::{commit, create, end, key, update};
+use stek_store::contract::access::{grant, token};
+use stek_store::contract::fixture::{commit, create, end, id, key, update};
 use stek_store::{Change, KeyStore, StoreError};
 
 use crate::stores::{postgres_store, sqlite_store};
@@ -133,5 +135,74 @@ async fn a_damaged_row_of_sqlite_is_set_aside() {
         sqlx::query("PRAGMA ignore_check_constraints = ON").execute(&mut *raw).await.unwrap();
         sqlx::query(sqlx::AssertSqlSafe(only_main(case.0))).execute(&mut *raw).await.unwrap();
         assert_set_aside(&store, case).await;
+    }
+}
+
+/// Two tokens and two grants, of which one each is about to be damaged.
+async fn let_in(store: &Arc<dyn KeyStore>) {
+    let tokens = [1, 2].map(|number| Change::AddToken(token(number)));
+    let grants = ["a", "b"].map(|who| Change::AddGrant(grant(who, "*", Role::Terminator)));
+    commit(store, tokens.into_iter().chain(grants).collect()).await.unwrap();
+    assert_eq!(store.access().await.unwrap().unsound, 0);
+}
+
+/// Those that are not damaged still count.
+async fn assert_others_count(store: &Arc<dyn KeyStore>, damaged: &str) {
+    let stored = store.access().await.unwrap();
+    let tokens: Vec<_> = stored.tokens.iter().map(|row| row.token.id).collect();
+    let grants: Vec<_> = stored.grants.iter().map(|row| row.grant.principal.as_str()).collect();
+    let of_tokens = usize::from(damaged.contains("tokens"));
+    assert_eq!(tokens, [id(1), id(2)][of_tokens..], "{damaged}");
+    assert_eq!(grants, ["a", "b"][1 - of_tokens..], "{damaged}");
+    assert_eq!(stored.unsound, 1, "{damaged}");
+}
+
+/// A token or grant of which nothing can be decoded shuts nobody else out.
+#[tokio::test]
+async fn a_token_or_grant_of_postgres_that_is_null_is_left_out() {
+    for column in
+        ["tokens.id", "tokens.principal", "tokens.hash", "tokens.expires_at", "tokens.seal"]
+            .into_iter()
+            .chain(["grants.principal", "grants.keysets", "grants.role", "grants.seal"])
+    {
+        let (store, database) = postgres_store().await;
+        let store: Arc<dyn KeyStore> = Arc::new(store);
+        let_in(&store).await;
+        let raw = PgPool::connect(database.url()).await.unwrap();
+        let (table, column) = column.split_once('.').unwrap();
+        let first = match table {
+            "tokens" => "id = (SELECT id FROM tokens ORDER BY id LIMIT 1)",
+            _ => "principal = 'a'",
+        };
+        for statement in [
+            format!("ALTER TABLE {table} DROP CONSTRAINT {table}_pkey"),
+            format!("ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL"),
+            format!("UPDATE {table} SET {column} = NULL WHERE {first}"),
+        ] {
+            sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&raw).await.unwrap();
+        }
+        assert_others_count(&store, &format!("{table}.{column}")).await;
+        raw.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_token_or_grant_of_sqlite_that_cannot_be_decoded_is_left_out() {
+    for damage in [
+        "UPDATE tokens SET id = x'01' WHERE id = (SELECT min(id) FROM tokens)",
+        "UPDATE tokens SET principal = 'a b' WHERE id = (SELECT min(id) FROM tokens)",
+        "UPDATE tokens SET expires_at = -1 WHERE id = (SELECT min(id) FROM tokens)",
+        "UPDATE grants SET role = CAST(x'ff' AS TEXT) WHERE principal = 'a'",
+        "UPDATE grants SET seal = x'01' WHERE principal = 'a'",
+    ] {
+        let (store, directory) = sqlite_store().await;
+        let store: Arc<dyn KeyStore> = Arc::new(store);
+        let_in(&store).await;
+        let path = directory.path().join("stek.db");
+        let raw = SqlitePool::connect(path.to_str().unwrap()).await.unwrap();
+        let mut raw = raw.acquire().await.unwrap();
+        sqlx::query("PRAGMA ignore_check_constraints = ON").execute(&mut *raw).await.unwrap();
+        sqlx::query(damage).execute(&mut *raw).await.unwrap();
+        assert_others_count(&store, damage).await;
     }
 }

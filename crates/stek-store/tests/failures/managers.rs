@@ -56,8 +56,10 @@ async fn two_programs_share_a_file() {
 /// A commit that waits for a change of seeds takes no key under the one that was live before it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_key_is_taken_under_a_seed_that_retires_meanwhile() {
-    let (store, database) = postgres_store().await;
-    let store: Arc<dyn KeyStore> = Arc::new(store);
+    let (_, database) = postgres_store().await;
+    // It waits for a lock no longer than half of its time-out.
+    let options = PostgresOptions::new(database.url()).unwrap().with_time_out(4 * PATIENCE);
+    let store: Arc<dyn KeyStore> = Arc::new(PostgresStore::connect(&options).await.unwrap());
     let wrapped_under = key(1, 0, 10).wrapped.seed;
     let row = |seed| SeedRow { seed, check: [1; 8], claimed_at: at(0) };
     store.claim_seed(&row(wrapped_under), &event("main"), &PlainChain).await.unwrap();

@@ -16,8 +16,10 @@ use stek_testpg::PostgresServer;
 use crate::stores::{incarnation, postgres_store, sqlite_store};
 
 const TIME_OUT: Duration = Duration::from_millis(600);
-/// Well past the time-out, well before the default.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Well past the time-out, and before the default.
+const PATIENCE: Duration = Duration::from_secs(9);
+/// For what must not fail because the machine is busy.
+const AMPLE: Duration = Duration::from_secs(60);
 
 async fn in_time<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, work).await.expect("an answer within the time-out")
@@ -25,6 +27,21 @@ async fn in_time<T>(work: impl Future<Output = T>) -> T {
 
 fn options(url: &str) -> PostgresOptions {
     PostgresOptions::new(url).unwrap().with_time_out(TIME_OUT)
+}
+
+/// Two stores on the database at `url`: one that waits long, and one that gives up soon.
+async fn patient_and_hasty(url: &str) -> (Arc<dyn KeyStore>, Arc<dyn KeyStore>) {
+    let ample = PostgresOptions::new(url).unwrap().with_time_out(AMPLE);
+    let patient = PostgresStore::connect(&ample).await.unwrap();
+    let connecting = async {
+        loop {
+            if let Ok(hasty) = PostgresStore::connect(&options(url)).await {
+                return hasty;
+            }
+        }
+    };
+    let hasty = tokio::time::timeout(AMPLE, connecting).await.expect("a connection");
+    (Arc::new(patient), Arc::new(hasty))
 }
 
 fn shown(error: &StoreError) -> String {
@@ -39,10 +56,7 @@ fn shown(error: &StoreError) -> String {
 
 #[tokio::test]
 async fn a_closed_port_is_told_at_once() {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
-    let options = options(&format!("postgres://stek:hunter2@127.0.0.1:{port}/stek"));
+    let options = options("postgres://stek:hunter2@127.0.0.1:1/stek");
     for error in [
         in_time(PostgresStore::connect(&options)).await.unwrap_err(),
         in_time(PostgresStore::migrate(&options, incarnation())).await.unwrap_err(),
@@ -67,7 +81,8 @@ async fn a_silent_server_is_given_up() {
 async fn a_database_that_is_not_there_is_refused_without_the_password() {
     let (_, database) = postgres_store().await;
     let url = database.url().replace(database.name(), "no_such_database");
-    let error = in_time(PostgresStore::connect(&options(&url))).await.unwrap_err();
+    let options = PostgresOptions::new(&url).unwrap().with_time_out(AMPLE);
+    let error = PostgresStore::connect(&options).await.unwrap_err();
     assert!(matches!(error, StoreError::Refused { .. }), "{error:?}");
     assert!(shown(&error).contains("no_such_database"), "{error:?}");
 }
@@ -97,32 +112,34 @@ async fn a_store_shows_its_place_and_no_password() {
 async fn a_store_survives_its_server() {
     let mut server =
         tokio::task::spawn_blocking(PostgresServer::start_throwaway).await.unwrap().unwrap();
-    let options = options(server.url());
+    let options = PostgresOptions::new(server.url()).unwrap();
     PostgresStore::migrate(&options, incarnation()).await.unwrap();
-    let store: Arc<dyn KeyStore> = Arc::new(PostgresStore::connect(&options).await.unwrap());
+    let (store, hasty) = patient_and_hasty(server.url()).await;
     let made = commit(&store, vec![create("main", vec![])]).await.unwrap();
 
     server.stop_immediate().unwrap();
     for _ in 0..3 {
-        let error = in_time(store.cluster()).await.unwrap_err();
+        let error = in_time(hasty.cluster()).await.unwrap_err();
         assert!(matches!(error, StoreError::Unreachable(_)), "{error:?}");
-        let error = in_time(commit(&store, vec![create("other", vec![])])).await.unwrap_err();
+        let error = in_time(commit(&hasty, vec![create("other", vec![])])).await.unwrap_err();
         assert!(matches!(error, CommitError::Store(StoreError::Unreachable(_))), "{error:?}");
-        let error = in_time(store.changed_since(Revision::ZERO)).await.unwrap_err();
+        let error = in_time(hasty.changed_since(Revision::ZERO)).await.unwrap_err();
         assert!(matches!(error, StoreError::Unreachable(_)), "{error:?}");
     }
     server.restart().unwrap();
+    // Each on its own, with the connections of before.
     let keysets = store.keysets(None, 10).await.unwrap().sound;
     assert_eq!((keysets.len(), keysets[0].revision), (1, made.revision));
     commit(&store, vec![create("other", vec![])]).await.unwrap();
+    let answers = async { while hasty.cluster().await.is_err() {} };
+    tokio::time::timeout(AMPLE, answers).await.expect("it finds its server again");
 }
 
 /// Somebody holds the row; the commit gives up in time, applies nothing and leaves no lock.
 #[tokio::test]
 async fn a_commit_does_not_wait_for_ever_in_postgres() {
     let (_, database) = postgres_store().await;
-    let store = PostgresStore::connect(&options(database.url())).await.unwrap();
-    let store: Arc<dyn KeyStore> = Arc::new(store);
+    let (store, hasty) = patient_and_hasty(database.url()).await;
     let made = commit(&store, vec![create("main", vec![])]).await.unwrap();
     let change = || vec![Change::UpdateKeyset(update("main", made.revision, vec![]))];
 
@@ -131,7 +148,7 @@ async fn a_commit_does_not_wait_for_ever_in_postgres() {
         let mut holding = other.begin().await.unwrap();
         sqlx::query(held).execute(&mut *holding).await.unwrap();
         for _ in 0..2 {
-            let error = in_time(commit(&store, change())).await.unwrap_err();
+            let error = in_time(commit(&hasty, change())).await.unwrap_err();
             assert!(matches!(error, CommitError::Store(StoreError::Unreachable(_))), "{error:?}");
         }
         assert_eq!(store.cluster().await.unwrap().revision, made.revision);
@@ -144,12 +161,21 @@ async fn a_commit_does_not_wait_for_ever_in_postgres() {
 async fn a_commit_does_not_wait_for_ever_in_sqlite() {
     let (_, directory) = sqlite_store().await;
     let path = directory.path().join("stek.db");
-    let store = SqliteStore::open_with_time_out(&path, TIME_OUT).await.unwrap();
-    let store: Arc<dyn KeyStore> = Arc::new(store);
+    let open = |time_out| SqliteStore::open_with_time_out(&path, time_out);
+    let store: Arc<dyn KeyStore> = Arc::new(open(AMPLE).await.unwrap());
+    let opening = async {
+        loop {
+            if let Ok(hasty) = open(TIME_OUT).await {
+                return hasty;
+            }
+        }
+    };
+    let hasty = tokio::time::timeout(AMPLE, opening).await.expect("it opens");
+    let hasty: Arc<dyn KeyStore> = Arc::new(hasty);
     let mut other = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
     let holding = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
     for _ in 0..2 {
-        let error = in_time(commit(&store, vec![create("main", vec![])])).await.unwrap_err();
+        let error = in_time(commit(&hasty, vec![create("main", vec![])])).await.unwrap_err();
         assert!(matches!(error, CommitError::Store(StoreError::Unreachable(_))), "{error:?}");
     }
     assert_eq!(store.keyset(&name("main")).await.unwrap(), None);

@@ -141,7 +141,7 @@ async fn every_commit_notifies_its_revision() {
     commit(&store, vec![create("main", vec![])]).await.unwrap_err();
     commit(&store, vec![]).await.unwrap();
     for expected in ["1", "2"] {
-        let notified = tokio::time::timeout(Duration::from_secs(10), listener.recv()).await;
+        let notified = tokio::time::timeout(Duration::from_secs(60), listener.recv()).await;
         assert_eq!(notified.unwrap().unwrap().payload(), expected);
     }
 }

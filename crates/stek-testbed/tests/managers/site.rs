@@ -46,7 +46,9 @@ pub(super) fn name(text: &str) -> KeysetName {
 pub(super) struct Site {
     pub(super) clock: Arc<ManualClock>,
     pub(super) database: TestDatabase,
-    cluster: Arc<ClusterSecret>,
+    pub(super) cluster: Arc<ClusterSecret>,
+    /// The written form of the first cluster secret.
+    pub(super) text: String,
     dir: tempfile::TempDir,
 }
 
@@ -58,11 +60,20 @@ impl Site {
         PostgresStore::migrate(&options, lineage).await.unwrap();
         let secret = ClusterSecret::generate_text(&SystemRandom).unwrap();
         Self {
+            text: secret.to_string(),
             clock: Arc::new(ManualClock::at_unix_millis(START_MILLIS)),
             database,
             cluster: Arc::new(ClusterSecret::parse(&secret).unwrap()),
             dir: tempfile::tempdir().unwrap(),
         }
+    }
+
+    /// Gives managers that begin from now on another cluster secret, with the one before it.
+    pub(super) fn new_secret(&mut self, before: &str) -> String {
+        let text = ClusterSecret::generate_text(&SystemRandom).unwrap().to_string();
+        let previous = ClusterSecret::parse(before).unwrap();
+        self.cluster = Arc::new(ClusterSecret::parse(&text).unwrap().with_previous(previous));
+        text
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -112,7 +123,7 @@ impl Site {
         self.start(join_ratchet(&newcomer).await.unwrap()).await
     }
 
-    async fn start(&self, custody: Custody) -> Running {
+    pub(super) async fn start(&self, custody: Custody) -> Running {
         let (registry, shutdown) = (Registry::new(), CancellationToken::new());
         let parts = EngineParts {
             store: self.store().await,

@@ -27,7 +27,7 @@ enum Outcome {
 }
 
 /// A change of the pending key of `main`.
-const KEYS: [(&str, &str, Outcome); 16] = [
+const KEYS: [(&str, &str, Outcome); 17] = [
     ("id", "id = gen_random_uuid()", Outcome::Refused),
     ("keyset_id", "keyset_id = (SELECT id FROM keysets WHERE name = 'third')", Outcome::Refused),
     ("format", "format = 2", Outcome::Unreadable),
@@ -37,6 +37,7 @@ const KEYS: [(&str, &str, Outcome); 16] = [
     ("retire_at", "retire_at = retire_at - interval '1 s'", Outcome::Moved),
     ("destroy_at", "destroy_at = destroy_at + interval '1 s'", Outcome::Moved),
     ("destroy_by", "destroy_by = destroy_by + interval '1 s'", Outcome::Refused),
+    ("postponed_seconds", "postponed_seconds = postponed_seconds + 1", Outcome::Moved),
     // No state of that seed is left, so the key is given up as lost.
     ("seed_id", "seed_id = gen_random_uuid()", Outcome::Ended),
     ("epoch", "epoch = epoch + 1", Outcome::Refused),

@@ -1,11 +1,15 @@
 //! The verdict on an audit trail that somebody with the database has changed, and what is left of
 //! one whose oldest lines have gone.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use stek_core::audit::ChainLink;
+use stek_core::audit::{AuditAction, ChainLink};
+use stek_core::feed::FeedState;
 use stek_core::time::Seconds;
-use stek_manager::TrailQuery;
+use stek_custody::cluster_secret::ClusterSecret;
+use stek_manager::{TrailQuery, verify_offline};
+use stek_store::KeyStore;
 use stek_wire::admin::PolicyDocument;
 
 use super::site::{FAST, Running, Site, name};
@@ -113,4 +117,171 @@ async fn the_oldest_lines_go_and_the_rest_stays_verifiable() {
     raw.execute(forged).await.unwrap();
     let verdict = operations.verify_audit(0, None).await.unwrap();
     assert!(verdict.broken.unwrap().why.contains("forged"));
+}
+
+/// Lets time pass for a running manager until something is so.
+async fn until(site: &Site, condition: impl AsyncFn() -> bool) {
+    let mut looks = tokio::time::interval(Duration::from_millis(20));
+    let happens = async {
+        while !condition().await {
+            site.clock.advance(Duration::from_secs(5));
+            looks.tick().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), happens).await.unwrap();
+}
+
+/// Exchanges the cluster secret of the one manager that there is, whose state and database stay.
+async fn exchange(site: &mut Site, before: &str) -> String {
+    let text = site.new_secret(before);
+    let running = site.start(site.custody().await).await;
+    until(site, async || running.metric("stek_manager_previous_cluster_secret_needed") == 0).await;
+    running.stop().await;
+    site.cluster = Arc::new(ClusterSecret::parse(&text).unwrap());
+    text
+}
+
+async fn head(store: &Arc<dyn KeyStore>) -> u64 {
+    store.cluster().await.unwrap().audit_sequence
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trail_outlives_the_cluster_secret_that_it_began_under() {
+    let mut site = Site::new().await;
+    let store = site.store().await;
+    let first = site.text.clone();
+    let running = site.start(site.custody().await).await;
+    running.manager.operations().create(&name("main"), FAST, "test").await.unwrap();
+    running.stop().await;
+    let of_first = head(&store).await;
+    let second = exchange(&mut site, &first).await;
+    let of_second = head(&store).await;
+    let third = exchange(&mut site, &second).await;
+
+    let secret = |text: &str| ClusterSecret::parse(text).unwrap();
+    let verdict =
+        async |secret: &ClusterSecret| verify_offline(&*store, secret, None).await.unwrap();
+    // The newest secret alone: what it cannot verify is said, the rest holds.
+    let alone = secret(&third);
+    let end = head(&store).await;
+    let whole = verdict(&alone).await;
+    assert_eq!((whole.broken, whole.first, whole.verified_to), (None, 1, end));
+    assert!(whole.handed_over_at.is_some_and(|at| (of_second..end).contains(&at)));
+    // With the one before it as well, and by those who had both of the first.
+    let last_two = verdict(&secret(&third).with_previous(secret(&second))).await;
+    assert_eq!(last_two.broken, None);
+    let at_first = last_two.handed_over_at.unwrap();
+    assert!((of_first..of_second).contains(&at_first), "{last_two:?}");
+    let told = store.audit(0, 1000).await.unwrap();
+    let told = told.iter().filter(|row| row.event.action == AuditAction::TrailHandedOver);
+    assert_eq!(told.count(), 2);
+
+    let mut raw = site.database.connect().await.unwrap();
+    raw.execute(
+        "CREATE TABLE kept AS SELECT * FROM audit; CREATE TABLE ways AS SELECT * FROM audit_hand_overs",
+    )
+    .await
+    .unwrap();
+    let at = whole.handed_over_at.unwrap();
+    let after_first = at_first + 2;
+    let both = secret(&third).with_previous(secret(&second));
+    for (statement, by_one, by_two) in [
+        // Of the last secret: seen by whoever has it.
+        (format!("UPDATE audit SET actor = 'x' WHERE sequence = {}", at + 2), at + 2, at + 2),
+        (
+            format!(
+                "UPDATE audit SET link = decode(repeat('01', 32), 'hex') WHERE sequence = {at}"
+            ),
+            at,
+            at,
+        ),
+        (format!("DELETE FROM audit WHERE sequence = {}", at - 1), at - 1, at - 1),
+        (format!("DELETE FROM audit WHERE sequence = {of_first}"), of_first, of_first),
+        // Of the one before: by whoever has both.
+        (format!("UPDATE audit SET actor = 'x' WHERE sequence = {after_first}"), 0, after_first),
+        // A hand-over that is not the one that was made.
+        (
+            "UPDATE audit_hand_overs SET sequence = sequence + 1".to_owned(),
+            at_first + 1,
+            at_first + 1,
+        ),
+        (
+            format!(
+                "UPDATE audit_hand_overs SET link = (SELECT link FROM audit WHERE sequence = {end}), sequence = {end} WHERE sequence = {at}"
+            ),
+            end,
+            end,
+        ),
+        (
+            format!(
+                "INSERT INTO audit_hand_overs SELECT {end}, link, \"before\", seal FROM audit_hand_overs WHERE sequence = {at}"
+            ),
+            end,
+            end,
+        ),
+        (
+            "UPDATE audit_hand_overs SET \"before\" = decode(repeat('01', 32), 'hex')".to_owned(),
+            at_first,
+            at_first,
+        ),
+        // Without any, nothing of before holds.
+        ("DELETE FROM audit_hand_overs".to_owned(), 1, 1),
+    ] {
+        raw.execute(&statement).await.unwrap();
+        for (secret, expected) in [(&alone, by_one), (&both, by_two)] {
+            let broken = verdict(secret).await.broken.map_or(0, |broken| broken.sequence);
+            assert_eq!(broken, expected, "{statement}");
+        }
+        raw.execute(
+            "DELETE FROM audit; INSERT INTO audit SELECT * FROM kept;
+             DELETE FROM audit_hand_overs; INSERT INTO audit_hand_overs SELECT * FROM ways",
+        )
+        .await
+        .unwrap();
+        assert_eq!(verdict(&alone).await.broken, None, "{statement}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oldest_lines_go_also_where_their_cluster_secret_is_gone() {
+    let mut site = Site::new().await;
+    let store = site.store().await;
+    let running = site.start(site.custody().await).await;
+    running.manager.operations().create(&name("main"), FAST, "test").await.unwrap();
+    let one_day = async |site: &Site, running: &Running| {
+        site.clock.advance(Seconds::from_days(1).to_std());
+        let now = site.now();
+        let is_current = |feed: &FeedState| {
+            let main = feed.keysets.get(&name("main"));
+            main.is_some_and(|main| main.keyset().next_pending(now).is_some())
+        };
+        running.until(is_current).await;
+    };
+    // Past the three days of the first lines: there is a checkpoint of the first secret.
+    for _ in 0..4 {
+        one_day(&site, &running).await;
+    }
+    until(&site, async || store.audit_checkpoint().await.unwrap().is_some()).await;
+    running.stop().await;
+    let first = site.text.clone();
+    exchange(&mut site, &first).await;
+    let alone = Arc::clone(&site.cluster);
+    let before = verify_offline(&*store, &alone, None).await.unwrap();
+    assert_eq!(before.broken, None);
+    let at = before.handed_over_at.unwrap();
+    assert!(before.first < at, "{before:?}");
+
+    let running = site.start(site.custody().await).await;
+    let pruned_to = async || store.audit_checkpoint().await.unwrap().unwrap().sequence;
+    let mut part = Vec::new();
+    for _ in 0..5 {
+        one_day(&site, &running).await;
+        site.clock.advance(Duration::from_secs(3600));
+        part.push(pruned_to().await);
+        assert_eq!(verify_offline(&*store, &alone, None).await.unwrap().broken, None);
+    }
+    until(&site, async || pruned_to().await >= at).await;
+    let after = verify_offline(&*store, &alone, None).await.unwrap();
+    assert_eq!((after.broken, after.handed_over_at), (None, None), "{part:?}");
+    assert_eq!(store.audit_hand_overs().await.unwrap(), []);
 }

@@ -80,6 +80,11 @@ pub struct VerdictDocument {
     pub broken: Option<BrokenLink>,
     /// The first line that is still there; those before it are past their retention.
     pub first: u64,
+    /// The line up to which the trail was linked under a cluster secret that is not held here, as
+    /// after an exchange; of those lines it was verified that they are there, and not what they
+    /// say. None if all could be verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handed_over_at: Option<u64>,
     /// The last line that was looked at and holds.
     pub verified_to: u64,
     /// The link of that line, 64 hexadecimal digits: an anchor to keep elsewhere.

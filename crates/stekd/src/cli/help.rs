@@ -27,9 +27,9 @@ const EXAMPLES: [(&str, &str); 35] = [
     ("keyset delete", "stekd keyset delete web"),
     ("audit list", "stekd audit list --keyset web --since 12h"),
     ("audit verify", "stekd audit verify"),
-    ("grant add", "stekd grant add spiffe://example.org/edge/* web --role terminator"),
+    ("grant add", "stekd grant add 'spiffe://example.org/edge/*' web --role terminator"),
     ("grant list", "stekd grant list"),
-    ("grant remove", "stekd grant remove spiffe://example.org/edge/* web --role terminator"),
+    ("grant remove", "stekd grant remove 'spiffe://example.org/edge/*' web --role terminator"),
     ("ratchet show", "stekd ratchet show"),
     ("ratchet reseed", "stekd ratchet reseed"),
     ("ratchet confirm-clock", "stekd ratchet confirm-clock"),
@@ -39,7 +39,7 @@ const EXAMPLES: [(&str, &str); 35] = [
     ("token revoke", "stekd token revoke 0199af3e-7a00-7000-8000-000000000000"),
     ("secret", "stekd secret cluster-secret"),
     ("dev-ca", "stekd dev-ca tls --name localhost --name 192.0.2.1"),
-    ("healthcheck", "stekd healthcheck 127.0.0.1:9464"),
+    ("healthcheck", "stekd healthcheck 127.0.0.1:9441"),
     ("probe", "stekd probe 192.0.2.1:443 192.0.2.2:443 --server-name www.example.org"),
     ("completions", "stekd completions bash > /etc/bash_completion.d/stekd"),
     ("man", "stekd man --out /usr/local/share/man/man1"),
@@ -106,6 +106,8 @@ mod tests {
             });
             assert!(example.starts_with(&format!("stekd {words}")), "{example}");
             let arguments = example.split(" > ").next().unwrap().split(' ');
+            // As a shell does.
+            let arguments = arguments.map(|word| word.trim_matches('\''));
             Cli::try_parse_from(arguments).unwrap_or_else(|error| panic!("{example}: {error}"));
         }
         for (words, _) in EXAMPLES {

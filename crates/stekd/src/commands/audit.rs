@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use reqwest::Method;
 use stek_clock::{Clock, SystemClock};
 use stek_core::audit::ChainLink;
@@ -38,7 +38,7 @@ pub(crate) async fn run(asked: AuditArgs) -> Result<()> {
                 Some(config) => {
                     let config: ManagerConfig = config::read(&config)?;
                     let cluster = read_cluster_secret(&config.custody)?;
-                    let store = database::open(&config.database).await.context("database")?;
+                    let store = database::open(&config.database).await?;
                     verify_offline(store.as_ref(), &cluster, anchor).await?
                 }
                 None => verify(&ManagerClient::new(profile.as_ref())?, anchor).await?,
@@ -95,7 +95,7 @@ async fn read_offline(
     since: Option<Timestamp>,
 ) -> Result<AuditList> {
     let config: ManagerConfig = config::read(config)?;
-    let store = database::open(&config.database).await.context("database")?;
+    let store = database::open(&config.database).await?;
     let mut all = AuditList { events: Vec::new(), unreadable: Vec::new(), next: None };
     let mut query = TrailQuery { after: 0, keyset, since };
     loop {
@@ -110,7 +110,7 @@ async fn read_offline(
 }
 
 async fn verify(manager: &ManagerClient, anchor: Option<ChainLink>) -> Result<VerdictDocument> {
-    let (mut after, mut anchored_at, mut first) = (0, None, None);
+    let (mut after, mut anchored_at, mut begin) = (0, None, None);
     loop {
         let mut path = format!("/admin/v1/audit/verify?after={after}");
         if let Some(anchor) = anchor {
@@ -118,9 +118,10 @@ async fn verify(manager: &ManagerClient, anchor: Option<ChainLink>) -> Result<Ve
         }
         let mut verdict: VerdictDocument = manager.ask(Method::GET, &path, None).await?;
         anchored_at = anchored_at.or(verdict.anchored_at);
-        let begin = *first.get_or_insert(verdict.first);
+        let begin = *begin.get_or_insert((verdict.first, verdict.handed_over_at));
         if verdict.broken.is_some() || !verdict.more {
-            (verdict.anchored_at, verdict.first) = (anchored_at, begin);
+            verdict.anchored_at = anchored_at;
+            (verdict.first, verdict.handed_over_at) = begin;
             return Ok(verdict);
         }
         after = verdict.verified_to;
@@ -168,7 +169,16 @@ fn shown(text: &str) -> String {
 
 fn verdict_table(verdict: &VerdictDocument) -> String {
     let VerdictDocument { first, verified_to, link, .. } = verdict;
-    let mut text = format!("lines {first} to {verified_to} hold; link {link}\n");
+    let mut text = String::new();
+    let mut held = *first;
+    if let Some(at) = verdict.handed_over_at.filter(|at| at >= first && verdict.broken.is_none()) {
+        text.push_str(&format!(
+            "lines {first} to {at} are there, but were linked under a cluster secret that is not \
+             given: what they say is not verified\n"
+        ));
+        held = at + 1;
+    }
+    text.push_str(&format!("lines {held} to {verified_to} hold; link {link}\n"));
     if let Some(at) = verdict.anchored_at {
         text.push_str(&format!("the anchor is the link of line {at}\n"));
     }

@@ -28,7 +28,7 @@ async fn accept(config: &Path) -> Result<()> {
     let custody = Custody::open(&config.custody.state_file, Arc::clone(&cluster)).context(
         "a manager that published before the restore must be stopped, and its state used",
     )?;
-    let store = database::open(&config.database).await.context("database")?;
+    let store = database::open(&config.database).await?;
     let (random, clock) = (SystemRandom, SystemClock);
     let incarnation = accept_restore(store.as_ref(), &cluster, &custody, &random, &clock).await?;
     table::line(&format!(

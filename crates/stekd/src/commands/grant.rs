@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use reqwest::{Method, Url};
 use stek_clock::SystemClock;
 use stek_core::access::Grant;
@@ -56,7 +56,7 @@ fn removal(grant: &GrantEntry) -> Result<String> {
 async fn add_offline(config: &Path, grant: Grant) -> Result<()> {
     let config: ManagerConfig = config::read(config)?;
     let cluster = read_cluster_secret(&config.custody)?;
-    let store = database::open(&config.database).await.context("database")?;
+    let store = database::open(&config.database).await?;
     add_grant_offline(store.as_ref(), &cluster, &SystemClock, grant).await?;
     Ok(())
 }

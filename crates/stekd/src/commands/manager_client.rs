@@ -7,15 +7,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use reqwest::Method;
 use serde::de::DeserializeOwned;
-use stek_client::{ClientConfig, ClientOptions, RequestId, Upstream, X_REQUEST_ID};
+use stek_client::{RequestId, Upstream, X_REQUEST_ID};
 use stek_core::access::TokenSecret;
-use stek_core::time::Seconds;
 use stek_wire::problem::ProblemDocument;
 use zeroize::Zeroizing;
 
 use crate::Refused;
 use crate::config::{self, Profile};
-use crate::roles::distribution::{certificate, instance_name, no_proof};
+use crate::roles::distribution::instance_name;
+use crate::roles::reach::Reach;
 
 /// How long an answer may take.
 const TIME_OUT: Duration = Duration::from_secs(30);
@@ -52,26 +52,7 @@ impl ManagerClient {
             }
         };
         let profile: Profile = config::read(path)?;
-        // The rules for addresses and roots are those of the poller.
-        let options = ClientOptions {
-            upstreams: vec![profile.server.clone()],
-            roots: profile.roots_files.clone(),
-            token: profile.token_file.clone(),
-            certificate: certificate(
-                "profile",
-                &profile.certificate_file,
-                &profile.private_key_file,
-            )?,
-            wait: Some(Seconds::ZERO),
-            max_body_bytes: None,
-            instance: instance_name(Some("stekd"))?,
-        };
-        if options.token.is_none() && options.certificate.is_none() {
-            return Err(no_proof("profile").into());
-        }
-        let checked = ClientConfig::try_new(&options)
-            .map_err(anyhow::Error::new)
-            .with_context(|| format!("profile {}", path.display()))?;
+        let checked = Reach::profile(&profile, path).check(instance_name(Some("stekd"))?)?;
         let token = profile.token_file.as_deref().map(read_token).transpose()?;
         let client = stek_client::http_client(&checked)?;
         let server = profile.server.trim_end_matches('/').to_owned();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::config::{self, ManagerConfig};
 use crate::roles::database;
@@ -10,7 +10,7 @@ use crate::roles::database;
 /// Brings the schema up to date.
 pub(crate) async fn run(path: &Path) -> Result<()> {
     let config: ManagerConfig = config::read(path)?;
-    database::migrate(&config.database).await.context("database")?;
+    database::migrate(&config.database).await?;
     tracing::info!("the schema is up to date");
     Ok(())
 }

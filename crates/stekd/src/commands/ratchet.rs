@@ -46,7 +46,7 @@ pub(crate) async fn run(asked: RatchetArgs) -> Result<()> {
 async fn give_up(config: &Path) -> Result<()> {
     let config: ManagerConfig = config::read(config)?;
     let cluster = Arc::new(read_cluster_secret(&config.custody)?);
-    let store = database::open(&config.database).await.context("database")?;
+    let store = database::open(&config.database).await?;
     let path = &config.custody.state_file;
     let seed = replace_lost_seed(store.as_ref(), &cluster, path, &SystemRandom, &SystemClock)
         .await

@@ -80,7 +80,7 @@ pub(crate) fn draw(
 async fn create_offline(config: &Path, new: NewToken) -> Result<()> {
     let config: ManagerConfig = config::read(config)?;
     let cluster = read_cluster_secret(&config.custody)?;
-    let store = database::open(&config.database).await.context("database")?;
+    let store = database::open(&config.database).await?;
     add_token_offline(store.as_ref(), &cluster, &SystemRandom, &SystemClock, new).await?;
     Ok(())
 }

@@ -24,7 +24,7 @@ use crate::roles::distribution::client_config;
 /// How many terminators there are, the two TLS servers among them.
 const TERMINATORS: usize = 100;
 /// How long any step may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// How often the count is looked at.
 const LOOK: Duration = Duration::from_millis(10);
 /// Why the keys are revoked.

@@ -83,7 +83,7 @@ impl Site {
 
     /// A manager's parts on the embedded database, which is made if it is not there.
     pub(crate) async fn assemble(&self) -> Result<EngineParts> {
-        database::migrate(&self.database()).await.context("database")?;
+        database::migrate(&self.database()).await?;
         assemble(&self.database(), &self.custody(), None).await
     }
 

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 /// How long a connection may take.
-const TIME_OUT: Duration = Duration::from_secs(5);
+const TIME_OUT: Duration = Duration::from_secs(30);
 
 /// The most tickets that are kept.
 const MAX_TICKETS: usize = 16;
@@ -67,7 +67,7 @@ impl Visitor {
     /// Connects to `server` with the newest ticket.
     ///
     /// # Errors
-    /// If the connection fails or takes more than 5 s.
+    /// If the connection fails or takes more than 30 s.
     pub async fn connect(&self, server: &'static str, address: SocketAddr) -> Result<Handshake> {
         connect(&self.config, &self.wallet, server, address).await
     }

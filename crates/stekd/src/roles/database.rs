@@ -1,14 +1,15 @@
 //! The database that a configuration names: PostgreSQL by its URL or SQLite by its path. A password
 //! is taken from a file only, and never repeated.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use stek_clock::{Clock, SystemClock};
 use stek_core::id::Incarnation;
 use stek_custody::random::{RandomSource, SystemRandom};
-use stek_store::{KeyStore, PostgresOptions, PostgresStore, SqliteStore};
+use stek_store::{KeyStore, PostgresOptions, PostgresStore, SqliteStore, StoreError};
 
 use crate::Refused;
 use crate::config::DatabaseSection;
@@ -17,6 +18,16 @@ use crate::config::DatabaseSection;
 enum Place {
     Postgres(Box<PostgresOptions>),
     Sqlite(PathBuf),
+}
+
+/// As errors name it: without user, password and parameters.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Postgres(options) => write!(f, "postgres://{}", options.place()),
+            Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+        }
+    }
 }
 
 fn place(section: &DatabaseSection) -> Result<Place> {
@@ -35,6 +46,7 @@ fn place(section: &DatabaseSection) -> Result<Place> {
             .to_owned(),
         _ => return Err(Refused("database: give either url or url_file".into()).into()),
     };
+    let key = if section.url.is_some() { "database.url" } else { "the URL in database.url_file" };
     if let Some(path) = url.strip_prefix("sqlite:") {
         // As every path, relative to the folder of the file that it stands in. That of `url` is
         // anchored already.
@@ -42,11 +54,11 @@ fn place(section: &DatabaseSection) -> Result<Place> {
         Ok(Place::Sqlite(folder.join(path)))
     } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
         let options = PostgresOptions::new(&url)
-            .map_err(|error| Refused(format!("{:#}", anyhow::Error::new(error))))?;
+            .map_err(|error| Refused(format!("{key}: {:#}", anyhow::Error::new(error))))?;
         Ok(Place::Postgres(Box::new(options)))
     } else {
         // The value is not repeated, for it may hold a password.
-        Err(Refused("database URL must begin with postgres:// or sqlite:".into()).into())
+        Err(Refused(format!("{key} must begin with postgres:// or sqlite:")).into())
     }
 }
 
@@ -57,10 +69,15 @@ fn holds_password(url: &str) -> bool {
 
 /// Opens the database; its schema must be there.
 pub(crate) async fn open(section: &DatabaseSection) -> Result<Arc<dyn KeyStore>> {
-    Ok(match place(section)? {
-        Place::Postgres(options) => Arc::new(PostgresStore::connect(&options).await?),
-        Place::Sqlite(path) => Arc::new(SqliteStore::open(&path).await?),
-    })
+    let place = place(section)?;
+    let named = place.to_string();
+    let opened: Result<Arc<dyn KeyStore>, StoreError> = match place {
+        Place::Postgres(options) => {
+            PostgresStore::connect(&options).await.map(|store| Arc::new(store) as _)
+        }
+        Place::Sqlite(path) => SqliteStore::open(&path).await.map(|store| Arc::new(store) as _),
+    };
+    opened.context(named)
 }
 
 /// Brings the database's schema up to this program's.
@@ -68,11 +85,13 @@ pub(crate) async fn migrate(section: &DatabaseSection) -> Result<()> {
     let mut random = [0; 10];
     SystemRandom.fill(&mut random)?;
     let incarnation = Incarnation::new(SystemClock.wall_millis(), &random);
-    match place(section)? {
-        Place::Postgres(options) => PostgresStore::migrate(&options, incarnation).await?,
-        Place::Sqlite(path) => SqliteStore::migrate(&path, incarnation).await?,
-    }
-    Ok(())
+    let place = place(section)?;
+    let named = place.to_string();
+    let migrated = match place {
+        Place::Postgres(options) => PostgresStore::migrate(&options, incarnation).await,
+        Place::Sqlite(path) => SqliteStore::migrate(&path, incarnation).await,
+    };
+    migrated.context(named)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use stek_clock::SystemClock;
 use stek_core::time::Seconds;
 use stek_custody::cluster_secret::ClusterSecret;
@@ -51,7 +51,7 @@ pub(crate) async fn assemble(
 ) -> Result<EngineParts> {
     let cluster = Arc::new(read_cluster_secret(custody)?);
     let rules = rules(custody, peers)?;
-    let store = database::open(database).await.context("database")?;
+    let store = database::open(database).await?;
     let (random, clock) = (SystemRandom, SystemClock);
     let ratchet = join_ratchet(&Newcomer {
         store: store.as_ref(),
@@ -91,13 +91,14 @@ fn rules(custody: &CustodySection, peers: Option<&PeersSection>) -> Result<Ratch
 /// The cluster secret, with the one before it if one is named; a file that cannot be one is a
 /// configuration that is not allowed.
 pub(crate) fn read_cluster_secret(custody: &CustodySection) -> Result<ClusterSecret> {
-    let read = |path: &Path| -> Result<ClusterSecret> {
-        ClusterSecret::read(path)
-            .map_err(|error| Refused(format!("{:#}", anyhow::Error::new(error))).into())
+    let read = |key: &str, path: &Path| -> Result<ClusterSecret> {
+        ClusterSecret::read(path).map_err(|error| {
+            Refused(format!("custody.{key}: {:#}", anyhow::Error::new(error))).into()
+        })
     };
-    let current = read(&custody.cluster_secret_file)?;
+    let current = read("cluster_secret_file", &custody.cluster_secret_file)?;
     Ok(match &custody.previous_cluster_secret_file {
-        Some(path) => current.with_previous(read(path)?),
+        Some(path) => current.with_previous(read("previous_cluster_secret_file", path)?),
         None => current,
     })
 }

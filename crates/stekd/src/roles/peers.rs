@@ -4,18 +4,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
-use stek_client::{ClientConfig, ClientOptions};
-use stek_core::time::Seconds;
+use stek_client::ClientConfig;
 use stek_core::wrapped::Epoch;
 use stek_custody::share::{JoinRequest, SealedState};
 use stek_manager::{PeerError, Peers};
 use stek_wire::admin::{JoinDocument, StateDocument};
 use stek_wire::problem::{MAX_PROBLEM_BYTES, ProblemDocument};
 
-use crate::Refused;
 use crate::commands::manager_client::read_token;
 use crate::config::PeersSection;
-use crate::roles::distribution::{certificate, instance_name, no_proof};
+use crate::roles::distribution::instance_name;
+use crate::roles::reach::Reach;
 
 /// How long one peer may take.
 const TIME_OUT: Duration = Duration::from_secs(10);
@@ -29,25 +28,7 @@ pub(crate) struct HttpPeers {
 impl HttpPeers {
     /// Checks the section and reads its files.
     pub(crate) fn new(section: &PeersSection) -> Result<Self> {
-        // The rules for addresses, roots and tokens are those of the poller.
-        let options = ClientOptions {
-            upstreams: section.urls.clone(),
-            roots: section.roots_files.clone(),
-            token: section.token_file.clone(),
-            certificate: certificate(
-                "peers",
-                &section.certificate_file,
-                &section.private_key_file,
-            )?,
-            wait: Some(Seconds::ZERO),
-            max_body_bytes: None,
-            instance: instance_name(Some("stekd"))?,
-        };
-        if options.token.is_none() && options.certificate.is_none() {
-            return Err(no_proof("peers").into());
-        }
-        let config = ClientConfig::try_new(&options)
-            .map_err(|error| Refused(format!("peers: {:#}", anyhow::Error::new(error))))?;
+        let config = Reach::peers(section).check(instance_name(Some("stekd"))?)?;
         let urls = section.urls.iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
         Ok(Self { config, urls })
     }

@@ -16,6 +16,7 @@ use stek_clock::{Clock, SystemClock};
 use stek_core::id::Revision;
 use stek_core::name::KeysetName;
 use stek_http::health::{Check, Readiness};
+use stek_http::{TlsFiles, TlsPaths};
 use stek_rustls::{Acceptor, Fleet};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -76,16 +77,21 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads both from PEM files.
+    /// Reads both from PEM files, by the rules for the certificate of a listener.
     ///
     /// # Errors
-    /// If a file cannot be read, with its name.
-    pub fn read(certificate: &Path, key: &Path) -> Result<Self> {
-        let chain = CertificateDer::pem_file_iter(certificate)
-            .and_then(Iterator::collect)
-            .with_context(|| format!("certificate {}", certificate.display()))?;
-        let key = PrivateKeyDer::from_pem_file(key)
-            .with_context(|| format!("private key {}", key.display()))?;
+    /// [`Refused`] if a file cannot be read or they do not belong together, with their names.
+    pub fn read(certificate: &Path, key: &Path) -> Result<Self, Refused> {
+        let paths = TlsPaths {
+            certificate_chain: certificate.to_owned(),
+            private_key: key.to_owned(),
+            client_authorities: None,
+        };
+        let refused = |error: anyhow::Error| Refused(format!("listen: {error:#}"));
+        TlsFiles::load(paths).map_err(|error| refused(error.into()))?;
+        let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
+        let chain = chain.map_err(|error| refused(error.into()))?;
+        let key = PrivateKeyDer::from_pem_file(key).map_err(|error| refused(error.into()))?;
         Ok(Self { chain, key })
     }
 }
@@ -128,7 +134,7 @@ impl Terminator {
         let acceptor = fleet.server(&label).certificate(identity.chain, identity.key).build()?;
         let listener = TcpListener::bind(address)
             .await
-            .with_context(|| format!("terminator {name}: cannot listen at {address}"))?;
+            .with_context(|| format!("listener tls: cannot listen on {address}"))?;
         let address = listener.local_addr()?;
         tracing::info!(listener = "tls", %address, "listening");
         let accepting = tokio::spawn(accept(listener, acceptor, name, shutdown));

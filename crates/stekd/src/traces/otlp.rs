@@ -250,12 +250,16 @@ fn roots(to: &Destination) -> Result<RootCertStore> {
             Refused(format!("traces.roots_files: {}: {error}", file.display()))
         };
         let read = CertificateDer::pem_file_iter(file).map_err(|error| refused(&error))?;
+        let before = roots.len();
         for certificate in read {
             roots.add(certificate.map_err(|e| refused(&e))?).map_err(|e| refused(&e))?;
         }
+        if roots.len() == before {
+            return Err(refused(&"it holds no certificate").into());
+        }
     }
     if roots.is_empty() {
-        let need = "no certificate authority to trust: name a file in traces.roots_files";
+        let need = "no certificate authority to trust is on this system: name a file in traces.roots_files";
         return Err(Refused(format!("{}: {need}", to.named_by)).into());
     }
     Ok(roots)

@@ -2,14 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::Receiver;
 
-use crate::process::{Offer, PATIENCE, lines_of, said, shown, status, stekd, terminate, visit};
+use crate::process::{
+    Offer, PATIENCE, lines_of, said, show_if_failed, shown, status, stekd, terminate, visit,
+};
 
 /// `stekd dev` in a folder of its own, ended by SIGTERM.
 pub(crate) struct Dev {
     folder: PathBuf,
     process: Child,
     welcome: Vec<String>,
+    log: Receiver<String>,
 }
 
 impl Dev {
@@ -18,15 +22,16 @@ impl Dev {
             .args(["dev", "--port-base", "0", "--dir", "site"])
             .current_dir(folder)
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let lines = lines_of(process.stdout.take().unwrap());
+        let log = lines_of(process.stderr.take().unwrap());
         let mut welcome = Vec::new();
         while !welcome.last().is_some_and(|line: &String| line.contains("keyset rotate")) {
             welcome.push(lines.recv_timeout(PATIENCE).expect("stekd dev starts"));
         }
-        Self { folder: folder.to_owned(), process, welcome }
+        Self { folder: folder.to_owned(), process, welcome, log }
     }
 
     pub(crate) fn site(&self) -> PathBuf {
@@ -43,6 +48,17 @@ impl Dev {
         line.rsplit(':').next().unwrap().to_owned()
     }
 
+    /// Waits until both servers are known to hold what is published.
+    fn both_hold(&self, keyset: &str) {
+        let known = || -> serde_json::Value {
+            let shown = shown(&self.keyset(&["terminators", keyset, "--output", "json"]));
+            serde_json::from_str(&shown).unwrap()
+        };
+        // Each question is a process of its own, so these are many seconds.
+        let found = (0..500).any(|_| known()["confirmed"] == 2);
+        assert!(found, "{}", known());
+    }
+
     fn visit(&self, server: &str, session: &Path, offer: Offer) -> (String, String) {
         visit(&self.port(server), &self.site().join("ca.pem"), session, offer)
     }
@@ -57,6 +73,7 @@ impl Drop for Dev {
         // Ended already, unless the test failed.
         let _ = self.process.kill();
         let _ = self.process.wait();
+        show_if_failed("stekd dev", self.log.iter());
     }
 }
 
@@ -127,13 +144,7 @@ fn operators_are_told_what_is_wrong() {
 fn operators_see_who_holds_what() {
     let folder = tempfile::tempdir().unwrap();
     let dev = Dev::start_in(folder.path());
-    let known = || -> serde_json::Value {
-        let shown = shown(&dev.keyset(&["terminators", "main", "--output", "json"]));
-        serde_json::from_str(&shown).unwrap()
-    };
-    // Each question is a process of its own, so these are many seconds.
-    let found = (0..500).any(|_| known()["confirmed"] == 2);
-    assert!(found, "{}", known());
+    dev.both_hold("main");
     let table = shown(&dev.keyset(&["terminators", "main"]));
     assert!(table.contains("2 of 2 instances hold revision"), "{table}");
     let port = dev.port("distribution");
@@ -186,6 +197,8 @@ fn a_revocation_is_asked_about_confirmed_and_written_down() {
     let (kept, _) = dev.visit("server-b", &session, Offer::Session);
     assert_eq!(kept, "server-b: resumed handshake");
 
+    // Who is not known yet is not waited for.
+    dev.both_hold("main");
     let revoke = ["revoke", "main", "--reason", "leak", "--yes", "--output", "json"];
     let done: serde_json::Value = serde_json::from_str(&shown(&dev.keyset(&revoke))).unwrap();
     let confirmation = &done["confirmation"];

@@ -1,7 +1,6 @@
 //! A manager that is killed at each statement of a commit, on a real PostgreSQL: what it was about
 //! to do is done wholly or not at all, and the next manager goes on from there.
 
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use stek_testpg::Session;
@@ -63,18 +62,6 @@ pub(crate) fn start(site: &Site) -> Role {
     manager
 }
 
-fn revoke(site: &Site) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_stekd"))
-        .args(["keyset", "revoke", "main", "--reason", "leak", "--yes", "--wait", "0s"])
-        .arg("--profile")
-        .arg(site.path("operator.toml"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manager_killed_at_any_statement_leaves_what_the_next_one_goes_on_from() {
     let database = stek_testpg::create_database().await.unwrap();
@@ -90,7 +77,8 @@ async fn a_manager_killed_at_any_statement_leaves_what_the_next_one_goes_on_from
         let (live, gone) = (raw.number(LIVE).await.unwrap(), raw.number(revoked).await.unwrap());
         gate.execute("SELECT pg_advisory_lock(4711)").await.unwrap();
         raw.execute(&trigger(point)).await.unwrap();
-        let mut asking = revoke(&site);
+        let revoke = ["keyset", "revoke", "main", "--reason", "leak", "--yes", "--wait", "0s"];
+        let mut asking = site.begin(&revoke);
         until(&mut raw, WAITING, |waiting| waiting > 0).await;
         // SIGKILL.
         manager.process.kill().unwrap();

@@ -84,9 +84,9 @@ fn kill(role: &mut Role) {
 fn distribution(site: &Site, name: &str, admin: &str) -> (Role, String) {
     let upstream = reach(&[admin], "distribution-token");
     let file = site.write(&format!("{name}.toml"), &format!("{upstream}{LISTEN}"));
+    let port = site.pin(name);
     let role = Role::start("distribution", &file);
-    let port = role.port("distribution");
-    site.pin(name, &port);
+    role.port("distribution");
     (role, port)
 }
 
@@ -96,9 +96,9 @@ async fn no_resumption_is_missed_while_any_part_of_the_control_plane_is_killed()
     let mut postgres = start.await.unwrap().unwrap();
     let database = create_database_on(postgres.url()).await.unwrap();
     let site = Arc::new(Site::with_database(database.url()));
+    let admin = site.pin("manager");
     let mut manager = Role::start("manager", &site.path("manager.toml"));
-    let admin = manager.port("admin");
-    site.pin("manager", &admin);
+    manager.port("admin");
     site.profile("operator", &admin);
     site.stekd("keyset create main --profile DIR/operator.toml");
 

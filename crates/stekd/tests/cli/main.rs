@@ -5,9 +5,13 @@
 mod alerts;
 mod changes;
 mod dev;
+mod golang;
+mod haproxy;
+mod installed;
 mod killed;
 mod kills;
 mod listeners;
+mod makes;
 mod managers;
 mod metrics;
 mod nginx;
@@ -18,5 +22,6 @@ mod requests;
 mod reseeds;
 mod roles;
 mod site;
+mod starts;
 #[cfg(feature = "otlp")]
 mod traces;

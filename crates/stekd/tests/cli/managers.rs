@@ -88,10 +88,10 @@ async fn a_restored_database_is_refused_until_it_is_accepted() {
     let database = create_database_on(server.url()).await.unwrap();
     let site = Site::with_database(database.url());
     let start = || Role::start("manager", &site.path("manager.toml"));
+    let admin = site.pin("manager");
     let mut manager = start();
-    let admin = manager.port("admin");
+    manager.port("admin");
     site.profile("operator", &admin);
-    site.pin("manager", &admin);
     site.stekd("keyset create main --profile DIR/operator.toml");
     let upstream = reach(&[&admin], "distribution-token");
     let file = site.write("distribution.toml", &format!("{upstream}{LISTEN}"));

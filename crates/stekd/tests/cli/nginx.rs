@@ -2,14 +2,11 @@
 //! test ends with the test process, however that process ends.
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 
+use crate::installed::{self, WATCHDOG};
 use crate::process::PATIENCE;
-
-/// Ends the server when our end of the pipe closes, which it does whatever ends this process.
-const WATCHDOG: &str = r#""$@" >/dev/null & server=$!; read -r _; kill -9 $server; wait"#;
 
 /// nginx does not choose ports itself, so another process may be faster.
 const ATTEMPTS: usize = 20;
@@ -25,7 +22,7 @@ impl Nginx {
     /// configuration of TLS.
     pub(crate) fn start(dir: &Path, tls: &Path, more: &str) -> Self {
         std::fs::create_dir_all(dir).unwrap();
-        let program = program();
+        let program = installed::program("nginx", "nginx-light");
         (0..ATTEMPTS).find_map(|_| Self::attempt(&program, dir, tls, more)).expect("nginx starts")
     }
 
@@ -94,37 +91,4 @@ fn until(condition: impl Fn() -> bool) {
     }
     drop(sender);
     panic!("nginx neither listens nor ends");
-}
-
-/// The server program, installed if need be and if that can be done.
-fn program() -> PathBuf {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _guard = ONE_AT_A_TIME.lock();
-    if let Some(program) = on_this_machine() {
-        return program;
-    }
-    let os_release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let debian = os_release
-        .lines()
-        .any(|line| line.starts_with("ID") && (line.contains("debian") || line.contains("ubuntu")));
-    assert!(
-        debian && rustix::process::geteuid().is_root(),
-        "no nginx for the tests: install `nginx` (Debian and Ubuntu: `apt-get install nginx-light`)"
-    );
-    let lock = ["-o", "DPkg::Lock::Timeout=300"];
-    // The package would start a service of its own at port 80.
-    for order in [&["update"][..], &["install", "-y", "--no-install-recommends", "nginx-light"]] {
-        let mut command = Command::new("apt-get");
-        command.args(lock).args(order).env("DEBIAN_FRONTEND", "noninteractive");
-        command.env("RUNLEVEL", "1").stdin(Stdio::null()).stdout(std::io::stderr());
-        let status = command.status().unwrap();
-        assert!(status.success(), "`apt-get {}` failed: {status}", order.join(" "));
-    }
-    on_this_machine().expect("the package brings nginx")
-}
-
-fn on_this_machine() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut directories = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
-    directories.find_map(|directory| Some(directory.join("nginx")).filter(|path| path.is_file()))
 }

@@ -6,6 +6,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
+use stek_clock::{Clock, SystemClock};
+
 /// How long anything may take before the test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -41,11 +43,32 @@ pub(crate) fn lines_of(pipe: impl Read + Send + 'static) -> Receiver<String> {
     lines
 }
 
-/// Ends a process as an operator does; it must end well.
+/// Shows what a process that has ended logged, if the test has failed.
+#[allow(clippy::print_stderr, reason = "it is shown with the test that failed")]
+pub(crate) fn show_if_failed(process: &str, log: impl Iterator<Item = String>) {
+    if std::thread::panicking() {
+        eprintln!("{process} logged:\n{}", log.collect::<Vec<_>>().join("\n"));
+    }
+}
+
+/// Ends a process as an operator does; it must end well. One that has just said where it listens
+/// may not look for signals yet.
 pub(crate) fn terminate(child: &mut Child) {
+    let end = SystemClock.boot() + PATIENCE;
+    while !catches_sigterm(child.id()) {
+        assert!(SystemClock.boot() < end, "it looks for signals");
+        std::thread::yield_now();
+    }
     let id = child.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
     assert!(child.wait().unwrap().success());
+}
+
+/// Whether a process has a handler for SIGTERM by now.
+fn catches_sigterm(process: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("it runs");
+    u64::from_str_radix(caught.trim(), 16).unwrap() & 1 << (15 - 1) != 0
 }
 
 /// Connects with OpenSSL to `localhost:port`, offering the session in `session` if `offer` says so
@@ -62,12 +85,15 @@ pub(crate) fn visit(
     if offer == Offer::Session {
         command.arg("-sess_in").arg(session);
     }
-    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    // If it does not listen, what it says tells why.
+    let _ = std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"GET / HTTP/1.0\r\n\r\n");
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let said = text.lines().rev().find(|line| line.ends_with(" handshake")).unwrap_or(&text);
+    let said = text.lines().rev().find(|line| line.ends_with(" handshake"));
+    let all = || format!("{text}{}", String::from_utf8_lossy(&output.stderr));
+    let said = said.map_or_else(all, |line| line.trim().to_owned());
     let shown = Command::new("openssl")
         .args(["sess_id", "-noout", "-text", "-in"])
         .arg(session)
@@ -75,7 +101,7 @@ pub(crate) fn visit(
         .unwrap();
     let ticket = String::from_utf8_lossy(&shown.stdout).into_owned();
     let name = ticket.lines().find_map(|line| line.trim().strip_prefix("0000 - "));
-    (said.trim().to_owned(), name.map_or(String::new(), |name| name[..47].to_owned()))
+    (said, name.map_or(String::new(), |name| name[..47].to_owned()))
 }
 
 /// What a client brings.

@@ -2,7 +2,7 @@
 //! ends with one live seed, every key open under it, and nothing left of the old state.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::Duration;
 
 use stek_testpg::Session;
@@ -61,17 +61,6 @@ const LOCKED_OUT: &str = "SELECT count(*) FROM pg_locks WHERE NOT granted AND lo
 const QUEUED: &str = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'
     AND relation = 'ratchet_seeds'::regclass AND mode = 'AccessExclusiveLock'";
 
-fn reseed(site: &Site) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_stekd"))
-        .args(["ratchet", "reseed", "--profile"])
-        .arg(site.path("operator.toml"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
 /// The secrets in a state file: see the layout of its slots.
 fn secrets(file: &Path) -> Vec<Vec<u8>> {
     let bytes = std::fs::read(file).unwrap();
@@ -119,7 +108,7 @@ async fn kill_at(
         (database.connect().await.unwrap(), database.connect().await.unwrap());
     gate.execute("SELECT pg_advisory_lock(4711)").await.unwrap();
     raw.execute(&trigger(point)).await.unwrap();
-    let mut asking = reseed(site);
+    let mut asking = site.begin(&["ratchet", "reseed"]);
     until(&mut raw, WAITING, |waiting| waiting > 0).await;
     if step == Step::BeforeSwap {
         // Next in line for the table, before the manager looks at it again.

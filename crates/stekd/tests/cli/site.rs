@@ -1,17 +1,21 @@
 //! A folder with all that the roles of a fleet need, and roles as processes that run from it.
 
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::Receiver;
 
 use tempfile::TempDir;
 
-use crate::process::{PATIENCE, lines_of, said, shown, stekd};
+use crate::process::{PATIENCE, lines_of, said, show_if_failed, shown, stekd};
 
 /// A role that runs, and where it listens.
 pub(crate) struct Role {
     pub(crate) process: Child,
     log: Receiver<String>,
+    /// The lines that came so far, and how many of them were looked at.
+    lines: RefCell<Vec<String>>,
+    looked_at: Cell<usize>,
 }
 
 impl Role {
@@ -25,37 +29,47 @@ impl Role {
         let command = command.stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = command.spawn().unwrap();
         let log = lines_of(process.stderr.take().unwrap());
-        Self { process, log }
+        Self { process, log, lines: RefCell::default(), looked_at: Cell::new(0) }
     }
 
-    /// The port of a listener, as the role logs it.
-    pub(crate) fn port(&self, listener: &str) -> String {
-        loop {
-            let line = self.log.recv_timeout(PATIENCE).expect("the role logs where it listens");
-            let entry: serde_json::Value = serde_json::from_str(&line).unwrap();
-            let fields = &entry["fields"];
-            if fields["message"] == "listening" && fields["listener"] == listener {
-                let address = fields["address"].as_str().unwrap();
-                return address.rsplit(':').next().unwrap().to_owned();
-            }
+    /// The line of this number, when it comes.
+    fn line(&self, number: usize) -> String {
+        let mut lines = self.lines.borrow_mut();
+        while lines.len() <= number {
+            lines.push(self.log.recv_timeout(PATIENCE).expect("the role goes on"));
         }
+        lines[number].clone()
     }
 
-    /// What the role has logged since it was last looked at, to its end: it must have ended.
+    /// The port of a listener, as the role logs it, before or after anything else.
+    pub(crate) fn port(&self, listener: &str) -> String {
+        let port = (0..).find_map(|number| {
+            let entry: serde_json::Value = serde_json::from_str(&self.line(number)).unwrap();
+            let fields = &entry["fields"];
+            let is_it = fields["message"] == "listening" && fields["listener"] == listener;
+            is_it
+                .then(|| fields["address"].as_str().unwrap().rsplit(':').next().unwrap().to_owned())
+        });
+        port.unwrap()
+    }
+
+    /// All that the role has logged, to its end: it must have ended.
     #[cfg(feature = "otlp")]
-    pub(crate) fn rest(&self) -> impl Iterator<Item = String> {
-        self.log.iter()
+    pub(crate) fn all(&self) -> Vec<String> {
+        self.lines.borrow_mut().extend(self.log.iter());
+        self.lines.borrow().clone()
     }
 
-    /// Waits until the role logs `message`.
+    /// Waits until the role logs `message` once more.
     pub(crate) fn logs(&self, message: &str) {
         self.log_line(message);
     }
 
-    /// The line of the log that has `message`, when it comes.
+    /// The next line of the log that has `message`, when it comes.
     pub(crate) fn log_line(&self, message: &str) -> String {
         loop {
-            let line = self.log.recv_timeout(PATIENCE).expect("the role goes on");
+            let line = self.line(self.looked_at.get());
+            self.looked_at.set(self.looked_at.get() + 1);
             if line.contains(message) {
                 return line;
             }
@@ -68,6 +82,8 @@ impl Drop for Role {
         // Ended already, unless the test failed.
         let _ = self.process.kill();
         let _ = self.process.wait();
+        let role = format!("process {}", self.process.id());
+        show_if_failed(&role, self.lines.take().into_iter().chain(self.log.iter()));
     }
 }
 
@@ -108,13 +124,15 @@ impl Site {
         shown(&rotated);
     }
 
-    /// Has `role` listen on `port` from now on, so that it is found again after its end.
-    pub(crate) fn pin(&self, role: &str, port: &str) {
+    /// Has `role` listen on the same port each time, so that it is found again after its end.
+    pub(crate) fn pin(&self, role: &str) -> String {
+        let port = stek_testpg::free_port().unwrap().to_string();
         let file = self.path(&format!("{role}.toml"));
         let text = std::fs::read_to_string(&file).unwrap();
         let free = "[listen]\naddress = \"127.0.0.1:0\"";
         assert!(text.contains(free));
         std::fs::write(file, text.replace(free, &free.replace(":0", &format!(":{port}")))).unwrap();
+        port
     }
 
     /// Writes the profile `WHO.toml` of somebody who asks the manager on `port` with `WHO-token`.
@@ -136,6 +154,15 @@ impl Site {
     pub(crate) fn stekd(&self, arguments: &str) -> String {
         let filled = arguments.replace("DIR", self.0.path().to_str().unwrap());
         shown(&stekd(&filled.split_whitespace().collect::<Vec<_>>()))
+    }
+}
+
+impl Site {
+    /// Begins a command of the operator, and waits neither for its end nor for a word of it.
+    pub(crate) fn begin(&self, command: &[&str]) -> Child {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_stekd"));
+        program.args(command).arg("--profile").arg(self.path("operator.toml"));
+        program.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 }
 

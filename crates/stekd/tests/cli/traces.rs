@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -12,6 +13,9 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use prost::Message;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use stek_clock::{Clock, SystemClock};
 
 use crate::process::{PATIENCE, said, status, stekd, terminate};
@@ -33,12 +37,37 @@ struct Collector {
 
 impl Collector {
     fn start() -> Self {
+        Self::start_with("http", serve)
+    }
+
+    /// One that is `localhost` by the certificate in `tls`.
+    fn start_tls(tls: &Path) -> Self {
+        let chain = CertificateDer::pem_file_iter(tls.join("server.pem")).unwrap();
+        let key = PrivateKeyDer::from_pem_file(tls.join("server.key")).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain.collect::<Result<_, _>>().unwrap(), key)
+            .unwrap();
+        let config = Arc::new(config);
+        Self::start_with("https", move |stream, deliveries| {
+            let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+            serve(StreamOwned::new(connection, stream), deliveries);
+        })
+    }
+
+    fn start_with(
+        scheme: &str,
+        serve: impl Fn(TcpStream, &Sender<Delivery>) + Clone + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
+        let address = format!("{scheme}://localhost:{}", listener.local_addr().unwrap().port());
         let (sender, deliveries) = mpsc::channel();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let sender = sender.clone();
+                let (serve, sender) = (serve.clone(), sender.clone());
                 std::thread::spawn(move || serve(stream.unwrap(), &sender));
             }
         });
@@ -67,7 +96,7 @@ impl Collector {
 }
 
 /// Reads requests of HTTP/1.1 with a length, and answers each with an empty 200.
-fn serve(stream: TcpStream, deliveries: &Sender<Delivery>) {
+fn serve(stream: impl Read + Write, deliveries: &Sender<Delivery>) {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     while reader.read_line(&mut line).unwrap_or(0) > 0 {
@@ -210,11 +239,50 @@ fn a_collector_that_is_silent_or_gone_holds_nobody_up_and_is_told_of_once() {
         let begun = SystemClock.boot();
         terminate(&mut manager.process);
         assert!(
-            SystemClock.boot() - begun < PATIENCE / 4,
+            SystemClock.boot() - begun < PATIENCE / 2,
             "it ends without waiting for the collector"
         );
-        let told = manager.rest().filter(|line| line.contains("not exported")).count();
-        assert_eq!(told, 1, "it is said, and once");
+        let all = manager.all();
+        let told = all.iter().filter(|line| line.contains("not exported")).count();
+        assert_eq!(told, 1, "it is said, and once: {all:#?}");
+    }
+}
+
+#[test]
+fn spans_travel_over_tls_to_a_collector_of_the_authority_that_is_named() {
+    let soon = [("OTEL_BSP_SCHEDULE_DELAY", "20")];
+    let site = site("");
+    let mut collector = Collector::start_tls(&site.path("tls"));
+    let config = std::fs::read_to_string(site.path("manager.toml")).unwrap();
+    let traces = format!("{config}[traces]\nendpoint = \"{}\"\n", collector.address);
+    let trusted = format!("{traces}roots_files = [\"tls/ca.pem\"]\n");
+    let mut manager = role("manager", &site.write("trusted.toml", &trusted), &soon);
+    let pass = collector.span("stekd-manager", |span| span.name == "pass");
+    assert_eq!(text(&pass.attributes, "outcome"), "succeeded");
+    terminate(&mut manager.process);
+
+    // Neither another authority nor those of the system will do.
+    site.stekd("dev-ca DIR/other --name localhost");
+    let other = format!("{traces}roots_files = [\"other/ca.pem\"]\n");
+    for config in [other, traces.clone()] {
+        while collector.deliveries.try_recv().is_ok() {}
+        let mut manager = role("manager", &site.write("untrusted.toml", &config), &soon);
+        let told = manager.log_line("not exported");
+        assert!(told.contains("certificate"), "{told}");
+        terminate(&mut manager.process);
+        assert!(collector.deliveries.try_recv().is_err(), "nothing reaches a stranger");
+    }
+
+    site.write("junk", "no certificate\n");
+    for (file, problem) in [
+        ("junk", "it holds no certificate"),
+        ("absent", "I/O error: No such file or directory (os error 2)"),
+    ] {
+        let config = site.write("bad.toml", &format!("{traces}roots_files = [\"{file}\"]\n"));
+        let output = stekd(&["manager", "--config", config.to_str().unwrap()]);
+        assert_eq!(status(&output), 64, "{}", said(&output));
+        let named = format!("traces.roots_files: {}: {problem}", site.path(file).display());
+        assert!(said(&output).contains(&named), "{}", said(&output));
     }
 }
 

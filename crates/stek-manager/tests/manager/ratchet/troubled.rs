@@ -4,11 +4,14 @@
 use std::sync::Arc;
 
 use stek_core::access::Role;
+use stek_core::id::Revision;
 use stek_core::planner::Selection;
-use stek_custody::cluster_secret::ClusterSecret;
+use stek_core::wrapped::{Epoch, SeedId};
+use stek_custody::cluster_secret::{ClusterSecret, Generation};
+use stek_custody::custody::Custody;
 use stek_custody::random::SystemRandom;
-use stek_manager::BootstrapError;
-use stek_store::SeedPhase;
+use stek_manager::{BootstrapError, accept_restore};
+use stek_store::{KeyStore, SeedPhase};
 use stek_wire::admin::PolicyDocument;
 
 use super::{Directory, join, managers, seeds, start, until_moved_on};
@@ -152,6 +155,100 @@ async fn no_key_is_lost_to_a_start_in_the_middle_of_an_exchange_of_the_cluster_s
 #[tokio::test]
 async fn no_key_is_lost_to_whoever_joins_in_the_middle_of_an_exchange_of_the_cluster_secret() {
     finish_an_exchange_of_the_cluster_secret("two").await;
+}
+
+/// The state that was left in `file`, in front of a database that is behind what it published.
+async fn after_a_restore(site: &Site, file: &str) -> Custody {
+    let custody = Custody::open(&site.path(file), Arc::clone(&site.cluster)).unwrap();
+    let behind = site.store.cluster().await.unwrap();
+    let published = Revision::new(behind.revision.as_u64() + 1000);
+    custody.raise_high_water(behind.incarnation, published).unwrap();
+    custody
+}
+
+async fn accept(site: &Site, custody: &Custody) {
+    let (store, clock) = (site.store.as_ref(), site.clock.as_ref());
+    accept_restore(store, &site.cluster, custody, &SystemRandom, clock).await.unwrap();
+}
+
+/// Keys lie under a seed of the previous cluster secret and one of the next, and both are held.
+#[tokio::test]
+async fn a_restore_is_accepted_in_the_middle_of_an_exchange_of_the_cluster_secret() {
+    let mut site = Site::new();
+    let (peers, mut all) = managers(&site, &["one"]).await;
+    all[0].1.create("main", PolicyDocument::default()).await;
+    let (old, keyset) = (all[0].0.seed_id(), all[0].1.keyset("main"));
+    let text = ClusterSecret::generate_text(&SystemRandom).unwrap();
+    let previous = || ClusterSecret::parse(site.text.as_str()).unwrap();
+    let both = || Arc::new(ClusterSecret::parse(&text).unwrap().with_previous(previous()));
+    let (first, second) = (both(), both());
+    site.cluster = first;
+    peers.clear();
+    let (custody, running) = all.remove(0);
+    running.stop().await;
+    drop(custody);
+    site.store.fail("rewrap", Fault::Unreachable, u64::MAX);
+    let custody = join(&site, "one", &peers).await.unwrap();
+    let running = start(&site, &custody, &peers);
+    site.tick_until(&running, || custody.next_seed().is_some()).await;
+    for _ in 0..10 {
+        site.tick(&running).await;
+    }
+    let phases = seeds(&site).await;
+    assert!(phases.contains(&(old, SeedPhase::Retiring)), "{phases:?}");
+    running.stop().await;
+    drop(custody);
+    site.store.heal();
+
+    // As a command has it, which knows of the database what it reads.
+    site.cluster = second;
+    let custody = after_a_restore(&site, "one").await;
+    accept(&site, &custody).await;
+    drop(custody);
+    assert_eq!(seeds(&site).await, phases, "what is held is what the database names");
+    let custody = join(&site, "one", &peers).await.unwrap();
+    let running = start(&site, &custody, &peers);
+    site.tick_until(&running, || custody.seed_id() != old && custody.next_seed().is_none()).await;
+    running.until(|feed| feed.keysets.contains_key(&name("main"))).await;
+    assert_eq!(running.keyset("main"), keyset);
+    assert_eq!(running.counter("stek_manager_unwrap_failures_total", None), 0);
+    assert_eq!(running.operations().verify_audit(0, None).await.unwrap().broken, None);
+}
+
+/// A backup from before the seed that is held: the one that it names is gone, and its cluster secret
+/// is the previous one, under which grants and lines of the trail are.
+#[tokio::test]
+async fn an_accepted_restore_stays_with_the_cluster_secret_of_what_was_restored() {
+    let mut site = Site::new();
+    let custody = site.claim("one").await;
+    let running = site.start_with(custody);
+    running.create("main", PolicyDocument::default()).await;
+    let token = running.token("token:edge", &[(Role::Terminator, "main")]).await.1;
+    running.stop().await;
+    let text = ClusterSecret::generate_text(&SystemRandom).unwrap();
+    let previous = ClusterSecret::parse(site.text.as_str()).unwrap();
+    site.cluster = Arc::new(ClusterSecret::parse(&text).unwrap().with_previous(previous));
+    let (path, seed) = (site.path("later"), SeedId::from_bytes([9; 16]));
+    let now = Epoch::of(site.now());
+    Custody::create(&path, Arc::clone(&site.cluster), seed, &SystemRandom, now).unwrap();
+    let custody = after_a_restore(&site, "later").await;
+    accept(&site, &custody).await;
+    let live = site.store.seed().await.unwrap().unwrap();
+    let generation = site.cluster.claimed_with(&seed, &live.check);
+    assert_eq!((live.seed, generation), (seed, Some(Generation::Previous)));
+    assert_eq!(site.cluster.in_use(), Generation::Previous);
+    drop(custody);
+    let (peers, path) = (Directory::default(), "later");
+    let custody = join(&site, path, &peers).await.unwrap();
+    let running = start(&site, &custody, &peers);
+    // And the exchange goes on by itself.
+    site.tick_until(&running, || {
+        running.gauge("stek_manager_previous_cluster_secret_needed") == 0.0
+    })
+    .await;
+    let feed = running.until(|feed| feed.keysets.contains_key(&name("main"))).await;
+    assert!(feed.access.tokens().iter().any(|one| one.id == token.id));
+    assert_eq!(running.operations().verify_audit(0, None).await.unwrap().broken, None);
 }
 
 /// A manager that is cut off from its peers holds no state of the seed that the others made live.

@@ -8,7 +8,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client};
 use tokio::sync::watch;
 
-/// Longest attempt to connect.
+/// Longest attempt to connect, unless a look-up may take longer.
 const CONNECT: Duration = Duration::from_secs(1);
 /// Pause between attempts: shorter than any sensible span of the breaker, so that there is a
 /// connection when it probes.
@@ -41,14 +41,19 @@ pub(super) struct Connection {
 pub(super) struct Down;
 
 impl Link {
-    /// Connects to the server of `client` and stays so until all clones are gone.
+    /// Connects to the server of `client` and stays so until all clones are gone. Look-ups may take
+    /// as long as `deadline`.
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub(super) fn start(client: Client) -> Self {
+    pub(super) fn start(client: Client, deadline: Duration) -> Self {
         let (states, state) = watch::channel(State::Connecting);
         let (broken, found_broken) = watch::channel(0);
-        tokio::spawn(keep_connected(client, states, found_broken));
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT.max(deadline)))
+            // Time is limited by whoever waits for an answer.
+            .set_response_timeout(None);
+        tokio::spawn(keep_connected(client, config, states, found_broken));
         Self { state, broken: Arc::new(broken) }
     }
 
@@ -77,13 +82,10 @@ impl Link {
 /// Returns when nobody uses the link any more.
 async fn keep_connected(
     client: Client,
+    config: AsyncConnectionConfig,
     states: watch::Sender<State>,
     mut found_broken: watch::Receiver<u64>,
 ) {
-    // Time is limited by whoever waits for an answer.
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT))
-        .set_response_timeout(None);
     for generation in 1.. {
         let redis = loop {
             let attempt = client.get_multiplexed_async_connection_with_config(&config);

@@ -16,7 +16,8 @@ use crate::store::breaker::Permit;
 
 /// The most values that one round trip writes.
 const BATCH: usize = 64;
-/// Longest round trip of a write. Nobody waits for it, but the queue does.
+/// Longest round trip of a write, unless a look-up may take longer. Nobody waits for it, but the
+/// queue does.
 const WRITE: Duration = Duration::from_secs(1);
 /// How long what is queued may still be written at the end.
 const FLUSH: Duration = Duration::from_secs(1);
@@ -65,7 +66,7 @@ impl Worker {
 
     async fn run(self, mut look_ups: mpsc::Receiver<LookUp>, puts: mpsc::Receiver<Put>) {
         // Two connections, so that a look-up never queues behind a batch of writes.
-        let link = Link::start(self.client.clone());
+        let link = Link::start(self.client.clone(), self.deadline);
         let writing = tokio::spawn(self.clone().write_behind(puts));
         while let Some(order) = look_ups.recv().await {
             tokio::spawn(look_up(link.clone(), Arc::clone(&self.prefix), order));
@@ -74,7 +75,7 @@ impl Worker {
     }
 
     async fn write_behind(self, mut puts: mpsc::Receiver<Put>) {
-        let mut link = Link::start(self.client.clone());
+        let mut link = Link::start(self.client.clone(), self.deadline);
         let mut batch = Vec::with_capacity(BATCH);
         while puts.recv_many(&mut batch, BATCH).await > 0 {
             let began = Instant::now();
@@ -95,7 +96,9 @@ impl Worker {
     /// Whether all of `batch` was written. One that was not is never tried again: it may have been
     /// written all the same, and taken since.
     async fn write(&self, link: &mut Link, batch: &[Put]) -> bool {
-        let Ok(Ok(mut connection)) = timeout(WRITE, link.connection()).await else { return false };
+        let longest = WRITE.max(self.deadline);
+        let connection = timeout(longest, link.connection()).await;
+        let Ok(Ok(mut connection)) = connection else { return false };
         let mut pipeline = redis::pipe();
         for put in batch {
             let millis = u64::try_from(put.lifetime.as_millis()).unwrap_or(u64::MAX).max(1);
@@ -107,7 +110,7 @@ impl Worker {
                 .arg(millis)
                 .ignore();
         }
-        let written = timeout(WRITE, pipeline.query_async::<()>(&mut connection.redis)).await;
+        let written = timeout(longest, pipeline.query_async::<()>(&mut connection.redis)).await;
         let written = matches!(written, Ok(Ok(())));
         if !written {
             link.replace(&connection);
@@ -119,6 +122,7 @@ impl Worker {
 async fn look_up(mut link: Link, prefix: Arc<[u8]>, order: LookUp) {
     // Whoever asked has gone, and what is taken now is lost.
     if Instant::now() >= order.deadline {
+        let _ = order.reply.try_send(Err(LookUpError::TimedOut));
         return;
     }
     let mut used = None;
