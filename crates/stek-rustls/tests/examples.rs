@@ -51,7 +51,7 @@ impl Setup {
             std::fs::write(files.path().join(name), content).unwrap();
         }
         let distribution = Distribution::start().await;
-        distribution.offer(bundle(1, &[planned_key(0)]));
+        distribution.offer(&bundle(1, &[planned_key(0)]));
         Self { site, authority, distribution, files }
     }
 

@@ -76,15 +76,18 @@ async fn servers_of_a_fleet_resume_each_others_sessions() {
     assert_eq!(kind(&server_a, &client), Full);
 }
 
+/// The byte at each place.
+type Source = fn(u8) -> u8;
+
 /// What broken random sources give: one byte, a counter, few different bytes.
-const BROKEN: [(fn(u8) -> u8, &str); 3] = [
+const BROKEN: [(Source, &str); 3] = [
     (|_| 0, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
     (|i| i, "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="),
     (|i| i % 3, "AAECAAECAAECAAECAAECAAECAAECAAECAAECAAECAAE="),
 ];
 
 /// The next bundle, whose one key is of a broken random source and has the check value that fits.
-fn of_a_broken_source(revision: u64, byte: fn(u8) -> u8, text: &str) -> (ContentTag, Vec<u8>) {
+fn of_a_broken_source(revision: u64, byte: Source, text: &str) -> (ContentTag, Vec<u8>) {
     let next = bundle(revision, &[planned_key(0)]);
     let mut bytes = std::array::from_fn(|i| byte(u8::try_from(i).unwrap()));
     let fitting = derive::kcv(&KeyMaterial::take_from(&mut bytes)).to_string();

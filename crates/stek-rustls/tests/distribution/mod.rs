@@ -47,8 +47,8 @@ impl Distribution {
     }
 
     /// Sends `bundle` to whoever asks.
-    pub fn offer(&self, bundle: Bundle) {
-        self.offer_document(bundle.tag(), encode_bundle(&bundle).as_slice().to_vec());
+    pub fn offer(&self, bundle: &Bundle) {
+        self.offer_document(bundle.tag(), encode_bundle(bundle).as_slice().to_vec());
     }
 
     /// Sends a document that need not be a bundle.
@@ -59,7 +59,7 @@ impl Distribution {
     /// Sends `bundle` and returns when a poll has named it as installed.
     pub async fn publish(&mut self, bundle: Bundle) {
         let tag = bundle.tag();
-        self.offer(bundle);
+        self.offer(&bundle);
         let checked_in = self.installed.wait_for(|installed| *installed == Some(tag));
         tokio::time::timeout(Duration::from_secs(60), checked_in).await.unwrap().unwrap();
     }

@@ -145,47 +145,12 @@ async fn head(store: &Arc<dyn KeyStore>) -> u64 {
     store.cluster().await.unwrap().audit_sequence
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_trail_outlives_the_cluster_secret_that_it_began_under() {
-    let mut site = Site::new().await;
-    let store = site.store().await;
-    let first = site.text.clone();
-    let running = site.start(site.custody().await).await;
-    running.manager.operations().create(&name("main"), FAST, "test").await.unwrap();
-    running.stop().await;
-    let of_first = head(&store).await;
-    let second = exchange(&mut site, &first).await;
-    let of_second = head(&store).await;
-    let third = exchange(&mut site, &second).await;
-
-    let secret = |text: &str| ClusterSecret::parse(text).unwrap();
-    let verdict =
-        async |secret: &ClusterSecret| verify_offline(&*store, secret, None).await.unwrap();
-    // The newest secret alone: what it cannot verify is said, the rest holds.
-    let alone = secret(&third);
-    let end = head(&store).await;
-    let whole = verdict(&alone).await;
-    assert_eq!((whole.broken, whole.first, whole.verified_to), (None, 1, end));
-    assert!(whole.handed_over_at.is_some_and(|at| (of_second..end).contains(&at)));
-    // With the one before it as well, and by those who had both of the first.
-    let last_two = verdict(&secret(&third).with_previous(secret(&second))).await;
-    assert_eq!(last_two.broken, None);
-    let at_first = last_two.handed_over_at.unwrap();
-    assert!((of_first..of_second).contains(&at_first), "{last_two:?}");
-    let told = store.audit(0, 1000).await.unwrap();
-    let told = told.iter().filter(|row| row.event.action == AuditAction::TrailHandedOver);
-    assert_eq!(told.count(), 2);
-
-    let mut raw = site.database.connect().await.unwrap();
-    raw.execute(
-        "CREATE TABLE kept AS SELECT * FROM audit; CREATE TABLE ways AS SELECT * FROM audit_hand_overs",
-    )
-    .await
-    .unwrap();
-    let at = whole.handed_over_at.unwrap();
+/// What a writer of the database may change of a trail that was handed over at two lines, with the
+/// line at which that breaks it for who has the last secret, and for who has the last two. Zero is
+/// nowhere.
+fn changes([of_first, at_first, at, end]: [u64; 4]) -> Vec<(String, u64, u64)> {
     let after_first = at_first + 2;
-    let both = secret(&third).with_previous(secret(&second));
-    for (statement, by_one, by_two) in [
+    vec![
         // Of the last secret: seen by whoever has it.
         (format!("UPDATE audit SET actor = 'x' WHERE sequence = {}", at + 2), at + 2, at + 2),
         (
@@ -226,7 +191,49 @@ async fn a_trail_outlives_the_cluster_secret_that_it_began_under() {
         ),
         // Without any, nothing of before holds.
         ("DELETE FROM audit_hand_overs".to_owned(), 1, 1),
-    ] {
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trail_outlives_the_cluster_secret_that_it_began_under() {
+    let mut site = Site::new().await;
+    let store = site.store().await;
+    let first = site.text.clone();
+    let running = site.start(site.custody().await).await;
+    running.manager.operations().create(&name("main"), FAST, "test").await.unwrap();
+    running.stop().await;
+    let of_first = head(&store).await;
+    let second = exchange(&mut site, &first).await;
+    let of_second = head(&store).await;
+    let third = exchange(&mut site, &second).await;
+
+    let secret = |text: &str| ClusterSecret::parse(text).unwrap();
+    let verdict =
+        async |secret: &ClusterSecret| verify_offline(&*store, secret, None).await.unwrap();
+    // The newest secret alone: what it cannot verify is said, the rest holds.
+    let alone = secret(&third);
+    let end = head(&store).await;
+    let whole = verdict(&alone).await;
+    assert_eq!((whole.broken, whole.first, whole.verified_to), (None, 1, end));
+    assert!(whole.handed_over_at.is_some_and(|at| (of_second..end).contains(&at)));
+    // With the one before it as well, and by those who had both of the first.
+    let last_two = verdict(&secret(&third).with_previous(secret(&second))).await;
+    assert_eq!(last_two.broken, None);
+    let at_first = last_two.handed_over_at.unwrap();
+    assert!((of_first..of_second).contains(&at_first), "{last_two:?}");
+    let told = store.audit(0, 1000).await.unwrap();
+    let told = told.iter().filter(|row| row.event.action == AuditAction::TrailHandedOver);
+    assert_eq!(told.count(), 2);
+
+    let mut raw = site.database.connect().await.unwrap();
+    raw.execute(
+        "CREATE TABLE kept AS SELECT * FROM audit; CREATE TABLE ways AS SELECT * FROM audit_hand_overs",
+    )
+    .await
+    .unwrap();
+    let at = whole.handed_over_at.unwrap();
+    let both = secret(&third).with_previous(secret(&second));
+    for (statement, by_one, by_two) in changes([of_first, at_first, at, end]) {
         raw.execute(&statement).await.unwrap();
         for (secret, expected) in [(&alone, by_one), (&both, by_two)] {
             let broken = verdict(secret).await.broken.map_or(0, |broken| broken.sequence);
