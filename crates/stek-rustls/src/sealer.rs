@@ -55,9 +55,11 @@ impl Sealer {
         if !self.rules.allow(&parsed, self.keys.scope().client_auth()) {
             return Err(SealOutcome::NotAllowed);
         }
+        let (now, boot) = self.keys.now_and_boot();
+        let nonce = self.nonces.draw(boot).map_err(|_| SealOutcome::NoRandomness)?;
+        // Last, and held as briefly as can be: taking it waits until all that was written before is.
         let snapshot = self.keys.load();
         let snapshot = snapshot.as_ref().ok_or(SealOutcome::NoActiveKey)?;
-        let (now, boot) = self.keys.now_and_boot();
         // A chain that a faster clock began counts as begun now.
         let authenticated_at = authenticated_at.map_or(now, |begun| begun.min(now));
         let end = session_end(&parsed, snapshot.policy(), authenticated_at)
@@ -65,7 +67,6 @@ impl Sealer {
         if now >= end {
             return Err(SealOutcome::SessionTooOld);
         }
-        let nonce = self.nonces.draw(boot).map_err(|_| SealOutcome::NoRandomness)?;
         let sealed = if bound.is_empty() {
             snapshot.seal(session, authenticated_at, &nonce, now)?
         } else {
