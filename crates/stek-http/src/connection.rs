@@ -15,7 +15,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::header::{AUTHORIZATION, CONNECTION};
 use http::{HeaderValue, Request, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -74,6 +74,7 @@ struct Begun<C: ?Sized> {
     connection: Pin<Box<C>>,
     addr: SocketAddr,
     traffic: Arc<Traffic>,
+    standing: Standing,
     /// Changes when the client's certificate may be worth nothing any more.
     withdrawn: Option<watch::Receiver<u64>>,
 }
@@ -140,7 +141,7 @@ impl Connections {
     {
         let asked = CancellationToken::new();
         let has_asked = asked.clone();
-        let standing = Standing::new(Arc::clone(&self.quotas));
+        let standing = self.stranger();
         let service = service_fn(move |request: Request<Incoming>| {
             has_asked.cancel();
             let in_flight = InFlight::begin(&Traffic::new());
@@ -186,10 +187,10 @@ impl Connections {
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (addr, traffic) = (peer.addr, Traffic::new());
-        let service = self.service(peer, &traffic);
+        let (addr, traffic, standing) = (peer.addr, Traffic::new(), self.stranger());
+        let service = self.service(peer, &traffic, &standing);
         let connection = Box::pin(self.http.any.serve_connection(TokioIo::new(io), service));
-        Begun { connection, addr, traffic, withdrawn: None }
+        Begun { connection, addr, traffic, standing, withdrawn: None }
     }
 
     async fn begin_tls(
@@ -203,8 +204,9 @@ impl Connections {
         let tls = stream.get_ref().1;
         let client = client_certificate(tls, addr);
         let withdrawn = client.is_some().then_some(withdrawn);
-        let traffic = Traffic::new();
-        let service = self.service(Peer { addr, channel: Channel::Tls(client) }, &traffic);
+        let (traffic, standing) = (Traffic::new(), self.stranger());
+        let peer = Peer { addr, channel: Channel::Tls(client) };
+        let service = self.service(peer, &traffic, &standing);
         let is_http2 = tls.alpn_protocol() == Some(ALPN_HTTP2);
         let io = TokioIo::new(stream);
         let connection: Pin<Box<Http>> = if is_http2 {
@@ -212,7 +214,12 @@ impl Connections {
         } else {
             Box::pin(self.http.http1.serve_connection(io, service))
         };
-        Some(Begun { connection, addr, traffic, withdrawn })
+        Some(Begun { connection, addr, traffic, standing, withdrawn })
+    }
+
+    /// Of somebody who has proven nothing yet.
+    fn stranger(&self) -> Standing {
+        Standing::new(Arc::clone(&self.quotas))
     }
 
     /// Answers the requests of one connection.
@@ -220,6 +227,7 @@ impl Connections {
         &self,
         peer: Peer,
         traffic: &Arc<Traffic>,
+        standing: &Standing,
     ) -> impl Service<
         Request<Incoming>,
         Response = Response,
@@ -228,10 +236,13 @@ impl Connections {
     > + Send
     + use<> {
         let (router, traffic) = (self.router.clone(), Arc::clone(traffic));
-        let standing = Standing::new(Arc::clone(&self.quotas));
+        let standing = standing.clone();
         let body_limit = self.limits.body_read_timeout;
         service_fn(move |request: Request<Incoming>| {
-            let mut request = request.map(|body| Body::new(TimedBody::new(body, body_limit)));
+            let mut request = request.map(|body| match body.is_end_stream() {
+                true => Body::empty(),
+                false => Body::new(TimedBody::new(body, body_limit)),
+            });
             request.extensions_mut().insert(standing.clone());
             request.extensions_mut().insert(peer.clone());
             answer(router.clone(), request, standing.clone(), InFlight::begin(&traffic))
@@ -243,7 +254,7 @@ impl Connections {
     where
         C: GracefulConnection<Error: Display> + ?Sized,
     {
-        let Begun { mut connection, addr, traffic, mut withdrawn } = begun;
+        let Begun { mut connection, addr, traffic, standing, mut withdrawn } = begun;
         let mut finishing = Finishing::No;
         let mut cut = None;
         loop {
@@ -255,7 +266,7 @@ impl Connections {
                     return;
                 }
                 () = self.shutdown.cancelled(), if finishing == Finishing::No => {}
-                over = traffic.over(&self.limits, cut) => {
+                over = traffic.over(&self.limits, &standing, cut) => {
                     if over != Over::Idle || finishing == Finishing::Yes {
                         tracing::debug!(peer = %addr, ?over, "connection dropped");
                         return;
@@ -305,10 +316,8 @@ fn client_certificate(
 /// The limits of connections over HTTP/1.1; builders of two types have the same settings.
 macro_rules! limit_http1 {
     ($builder:expr, $limits:expr) => {
-        $builder
-            .timer(TokioTimer::new())
-            .header_read_timeout($limits.header_read_timeout)
-            .max_buf_size($limits.max_header_bytes)
+        // A connection that takes too long is ended by who attends to it.
+        $builder.header_read_timeout(None).max_buf_size($limits.max_header_bytes)
     };
 }
 

@@ -19,9 +19,9 @@ pub struct Limits {
     /// Time from accept to a finished TLS handshake; and that in which a connection ends on which
     /// somebody was refused before anybody had proven who he is. Default 10 s; 1 ms – 1 h.
     pub handshake_timeout: Duration,
-    /// Time for the head of a request to arrive in full. On a fresh connection it runs from the end
-    /// of the handshake, whatever the protocol; on HTTP/1.1 also from the end of the last response,
-    /// so it is how long such a connection may rest. Default 10 s; 1 ms – 1 h.
+    /// Time from the end of the handshake until the head of the first request has arrived in full;
+    /// and from the end of a response until that of the next, as long as nobody has proven who he
+    /// is on the connection. Default 10 s; 1 ms – 1 h.
     pub header_read_timeout: Duration,
     /// Time from the first read of a request body to its end. Default 10 s; 1 ms – 1 h.
     pub body_read_timeout: Duration,

@@ -4,15 +4,19 @@
 //! Labels are bounded: a route is a pattern of the router and never a path, methods outside the
 //! common ones are `OTHER`.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
-use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::header::CONTENT_TYPE;
 use http::{Method, StatusCode};
+use pin_project_lite::pin_project;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
 use tokio::time::Instant;
+use tower::{Layer, Service};
 
 use crate::{Problem, prefer};
 
@@ -82,15 +86,69 @@ impl HttpMetrics {
     where
         S: Clone + Send + Sync + 'static,
     {
-        let metrics = self.clone();
-        router.layer(middleware::from_fn(move |request: Request, next: Next| {
-            let pending = Pending::new(metrics.clone(), listener, &request);
-            async move {
-                let response = next.run(request).await;
-                pending.answered(response.status());
-                response
-            }
-        }))
+        router.layer(Observe { metrics: self.clone(), listener })
+    }
+}
+
+/// Counts what a service answers. A function of axum's middleware would do as well, and store
+/// request and service on the heap for each request.
+#[derive(Clone)]
+struct Observe {
+    metrics: HttpMetrics,
+    listener: &'static str,
+}
+
+#[derive(Clone)]
+struct Observed<S> {
+    inner: S,
+    observe: Observe,
+}
+
+impl<S> Layer<S> for Observe {
+    type Service = Observed<S>;
+
+    fn layer(&self, inner: S) -> Observed<S> {
+        Observed { inner, observe: self.clone() }
+    }
+}
+
+impl<S: Service<Request, Response = Response>> Service<Request> for Observed<S> {
+    type Response = Response;
+    type Error = S::Error;
+    type Future = Observing<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Observing<S::Future> {
+        let Observe { metrics, listener } = &self.observe;
+        let pending = Pending::new(metrics.clone(), listener, &request);
+        Observing { answering: self.inner.call(request), pending: Some(pending) }
+    }
+}
+
+pin_project! {
+    struct Observing<F> {
+        #[pin]
+        answering: F,
+        pending: Option<Pending>,
+    }
+}
+
+impl<F: Future<Output = Result<Response, E>>, E> Future for Observing<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        // Taken out, so that it is dropped on the way if the handler panics.
+        let pending = this.pending.take();
+        let polled = this.answering.poll(cx);
+        match (&polled, pending) {
+            (Poll::Ready(Ok(response)), Some(pending)) => pending.answered(response.status()),
+            (_, pending) => *this.pending = pending,
+        }
+        polled
     }
 }
 

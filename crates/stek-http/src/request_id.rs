@@ -22,7 +22,14 @@ tokio::task_local! {
 
 /// The name of a request: 1 to 64 of a-z, A-Z, 0-9, '-', '.' and '_'.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestId(Arc<str>);
+pub struct RequestId(Name);
+
+/// Every request has one, and hardly any brings its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Name {
+    Brought(Arc<str>),
+    Fresh([u8; 16]),
+}
 
 impl RequestId {
     /// The name that `headers` bring, or a fresh one if they bring none or none that is allowed.
@@ -35,15 +42,20 @@ impl RequestId {
     pub fn parse(text: &str) -> Option<Self> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
         let fits = (1..=MAX_LEN).contains(&text.len()) && text.bytes().all(allowed);
-        fits.then(|| Self(text.into()))
+        fits.then(|| Self(Name::Brought(text.into())))
     }
 
     /// One that no other request has: a count, hashed under a key of this process.
     fn fresh() -> Self {
         static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        Self(format!("{:016x}", KEY.hash_one(count)).into())
+        let mut rest = KEY.hash_one(COUNT.fetch_add(1, Ordering::Relaxed));
+        let mut digits = [0; 16];
+        for digit in &mut digits {
+            rest = rest.rotate_left(4);
+            *digit = b"0123456789abcdef"[(rest & 15) as usize];
+        }
+        Self(Name::Fresh(digits))
     }
 
     /// That of the request that this task answers. For log lines.
@@ -61,15 +73,23 @@ impl RequestId {
         CURRENT.sync_scope(self, work)
     }
 
+    fn as_str(&self) -> &str {
+        match &self.0 {
+            Name::Brought(text) => text,
+            // Digits are text.
+            Name::Fresh(digits) => std::str::from_utf8(digits).unwrap_or(""),
+        }
+    }
+
     /// As the value of a header.
     pub(crate) fn header(&self) -> Option<HeaderValue> {
-        HeaderValue::from_str(&self.0).ok()
+        HeaderValue::from_str(self.as_str()).ok()
     }
 }
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 

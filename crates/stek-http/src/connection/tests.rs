@@ -196,6 +196,28 @@ async fn a_connection_at_rest_is_closed() {
 }
 
 #[tokio::test]
+async fn who_has_proven_who_he_is_may_rest_for_longer() {
+    let limits = Limits { header_read_timeout: AMPLE, ..unreached() };
+    let server = Running::plain(limits, router()).await;
+    let mut known = server.connect().await;
+    assert_eq!(testing::get(&mut known, "/proved").await.1, "hello");
+    let (mut known_too, _stays) = http2_over(server.connect().await).await;
+    assert_eq!(get_http2(&mut known_too, "/proved").await.1, "hello");
+    // Strangers who come later go first, also if they have begun to ask for more.
+    for more in ["", "GET / HTTP/1.1\r\nhost: loc"] {
+        let mut stranger = server.connect().await;
+        assert_eq!(testing::get(&mut stranger, "/").await.1, "hello");
+        send(&mut stranger, more).await;
+        assert_eq!(rest(&mut stranger).await, "");
+    }
+    let (mut stranger, connection) = http2_over(server.connect().await).await;
+    assert_eq!(get_http2(&mut stranger, "/").await.1, "hello");
+    soon(connection).await.unwrap().unwrap();
+    assert_eq!(testing::get(&mut known, "/").await.1, "hello");
+    assert_eq!(get_http2(&mut known_too, "/").await.1, "hello");
+}
+
+#[tokio::test]
 async fn a_connection_that_does_not_finish_when_told_is_dropped() {
     let connections = Connections::new(
         Transport::Plain(Plaintext::LoopbackOnly),

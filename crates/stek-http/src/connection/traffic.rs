@@ -16,7 +16,7 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use crate::Limits;
+use crate::{Limits, Standing};
 
 /// What has come over a connection so far.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ const NO_ANSWER: u64 = u64::MAX;
 pub(super) enum Over {
     /// Connected, and then no request within the time for a head.
     NoRequest,
-    /// Requests came, and then none for the idle time.
+    /// Requests came, and then none for as long as a connection may rest.
     Idle,
     /// An answer was not read within twice the idle time.
     Unread,
@@ -67,15 +67,24 @@ impl Traffic {
     /// Returns once the connection has gone on for long enough; at `cut` if that is set, for then
     /// the client has been told.
     ///
-    /// hyper starts its own timer for request heads only when it knows the protocol, and has none for
-    /// the HTTP/2 preface: a client that says nothing would otherwise stay for ever.
-    pub(super) async fn over(&self, limits: &Limits, cut: Option<Instant>) -> Over {
+    /// Timers of hyper's would be set anew for each request, and there is none for the HTTP/2
+    /// preface: a client that says nothing would stay for ever.
+    pub(super) async fn over(
+        &self,
+        limits: &Limits,
+        standing: &Standing,
+        cut: Option<Instant>,
+    ) -> Over {
         loop {
             let now = Instant::now();
+            let longest_rest = match standing.has_proven() {
+                true => limits.idle_timeout,
+                false => limits.idle_timeout.min(limits.header_read_timeout),
+            };
             if cut.is_some_and(|cut| cut <= now) {
                 return Over::Cut;
             }
-            let rest = match (cut, self.at_rest(limits)) {
+            let rest = match (cut, self.at_rest(limits, longest_rest)) {
                 (None, Some((end, over))) if end <= now => return over,
                 (None, Some((end, _))) => end,
                 _ => now + limits.idle_timeout,
@@ -85,23 +94,21 @@ impl Traffic {
                 Some(begun) => *begun + limits.idle_timeout * 2,
                 None => rest,
             };
-            // What begins after this look is over after an idle time at the earliest.
-            let look = rest.min(unread).min(now + limits.idle_timeout);
+            // What begins after this look is over after such a rest at the earliest.
+            let look = rest.min(unread).min(now + longest_rest);
             sleep_until(cut.map_or(look, |cut| look.min(cut))).await;
         }
     }
 
     /// Until when the connection may be without a request, and what it is then; `None` while there
     /// is one.
-    fn at_rest(&self, limits: &Limits) -> Option<(Instant, Over)> {
+    fn at_rest(&self, limits: &Limits, longest_rest: Duration) -> Option<(Instant, Over)> {
         if self.in_flight.load(Ordering::Acquire) > 0 {
             return None;
         }
         Some(match self.answered.load(Ordering::Acquire) {
             NO_ANSWER => (self.opened + limits.header_read_timeout, Over::NoRequest),
-            millis => {
-                (self.opened + Duration::from_millis(millis) + limits.idle_timeout, Over::Idle)
-            }
+            millis => (self.opened + Duration::from_millis(millis) + longest_rest, Over::Idle),
         })
     }
 
