@@ -183,6 +183,18 @@ fn the_example_is_short_enough_to_copy() {
 }
 
 #[test]
+fn the_server_in_the_readme_is_the_one_that_is_compiled() {
+    let readme = read("README.md");
+    let shown = readme.split("```rust\n").nth(1).unwrap().split("```").next().unwrap();
+    let library = read("crates/stek-rustls/src/lib.rs");
+    let compiled =
+        library.split("//! ```no_run\n").nth(1).unwrap().split("//! ```").next().unwrap();
+    let lines = compiled.lines().map(|line| line.trim_start_matches("//!").trim_start());
+    let visible: Vec<_> = lines.filter(|line| !line.starts_with("# ")).collect();
+    assert_eq!(shown.trim_end(), visible.join("\n"));
+}
+
+#[test]
 fn nothing_is_left_to_do_later() {
     // Put together here so that this file does not find itself.
     let marks = ["TO", "FIX", "XX"].map(|head| {
@@ -309,7 +321,8 @@ fn commands(document: &str) -> Vec<String> {
             _ => (false, part.split('`').skip(1).step_by(2).collect()),
         };
         for line in lines {
-            let line = line.split(" #").next().unwrap().split(" > ").next().unwrap();
+            let ends = [" #", " > ", " 2> "];
+            let line = ends.iter().fold(line, |line, end| line.split(end).next().unwrap());
             let line = if is_block { line.trim_start_matches("as_manager ") } else { line };
             if line.starts_with("stekd ") {
                 found.push(line.trim().to_owned());
