@@ -5,6 +5,7 @@
 mod alerts;
 mod changes;
 mod dev;
+mod documents;
 mod golang;
 mod haproxy;
 mod installed;
