@@ -345,6 +345,47 @@ fn the_program_takes_every_command_of_the_documents() {
     }
 }
 
+/// What a document says that the program says: between quotation marks in the comments of blocks for a
+/// shell, and sentences between backticks in prose.
+fn quoted(document: &str) -> Vec<&str> {
+    let is_sentence = |text: &str| {
+        let plain = |c: char| c.is_ascii_lowercase() || " ,;:…'.".contains(c);
+        let commands = ["stekd ", "make ", "cargo ", "systemctl ", "kubectl "];
+        text.split(' ').count() > 2
+            && text.chars().skip(1).all(plain)
+            && !commands.iter().any(|command| text.starts_with(command))
+    };
+    let mut found = Vec::new();
+    for (number, part) in document.split("```").enumerate() {
+        if number % 2 == 0 {
+            found.extend(part.split('`').skip(1).step_by(2).filter(|text| is_sentence(text)));
+        } else if part.starts_with("sh\n") {
+            let comments = part.lines().filter_map(|line| line.split_once(" #"));
+            found.extend(comments.flat_map(|(_, words)| words.split('"').skip(1).step_by(2)));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_program_says_what_documents_quote() {
+    let ours =
+        sources().into_iter().filter(|path| path.components().any(|c| c.as_os_str() == "src"));
+    let source: String = ours.map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    // A text that goes on in the next line.
+    let source: String = source.split("\\\n").map(str::trim_start).collect();
+    let document = read("docs/OPERATIONS.md");
+    let quoted = quoted(&document);
+    assert!(quoted.len() > 20, "quotations are found");
+    for text in quoted {
+        // What differs from one time to another is cut out.
+        let varies = |c: char| c == '…' || c == 'N' || c.is_ascii_digit();
+        for part in text.split(varies).map(str::trim).filter(|part| part.len() > 5) {
+            assert!(source.contains(part), "the program does not say {part:?} of {text:?}");
+        }
+    }
+}
+
 #[test]
 fn links_of_documents_lead_somewhere() {
     let mut documents: Vec<PathBuf> =
