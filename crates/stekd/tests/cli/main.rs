@@ -22,6 +22,7 @@ mod refusals;
 mod requests;
 mod reseeds;
 mod roles;
+mod shell;
 mod site;
 mod starts;
 #[cfg(feature = "otlp")]
