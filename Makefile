@@ -21,7 +21,7 @@ export SQLX_OFFLINE = true
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-revoke dev test test-long test-page test-api lint fmt doc man golden sqlx-prepare \
 	bench-tickets bench-distribution bench-manager fuzz \
-	up up-offline proof down test-compose test-deploy
+	up up-offline proof down test-compose test-deploy test-readme
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -103,3 +103,6 @@ test-compose: ## run the fleet, kill its parts in turn while the proof goes on; 
 
 test-deploy: ## check alerts, systemd units, manifests and compose files with their own tools
 	@deploy/test-deploy.sh
+
+test-readme: ## paste the shell blocks of README.md, as written, into a shell
+	@deploy/test-readme.sh

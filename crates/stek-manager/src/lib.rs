@@ -35,6 +35,7 @@ use axum::Router;
 use prometheus::Registry;
 use stek_clock::FleetClock;
 use stek_core::feed::FeedState;
+use stek_http::TlsFiles;
 use stek_http::api::Api;
 use stek_http::health::Readiness;
 use tokio::sync::watch;
@@ -108,6 +109,11 @@ impl Manager {
     /// The status page at `/status`, for the same listener.
     pub fn page_router(&self) -> Router {
         page::router(Arc::clone(&self.page))
+    }
+
+    /// Has the status page tell when the certificate of its listener is about to end.
+    pub fn watch_certificate(&self, files: Arc<TlsFiles>) {
+        self.page.watch(files);
     }
 
     /// Whether this manager should be sent traffic.

@@ -1,6 +1,8 @@
 //! The manager's metrics. Alert on what fails to happen, such as a coverage that runs out, not only
 //! on errors.
 
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -61,12 +63,16 @@ pub(crate) struct ManagerMetrics {
     pub(crate) unsound_access: IntGauge,
     pub(crate) unsound_keysets: IntGauge,
     audit_lines: IntGauge,
+    /// The most lines that this process has seen; not exported.
+    most_audit_lines: AtomicU64,
     audit_head: IntGaugeVec,
     pub(crate) keyset_failures: IntCounter,
     pub(crate) ratchet_failures: IntCounter,
     pub(crate) unpublishable: IntCounter,
     pub(crate) unwrap_failures: IntCounter,
     forced_activations: IntCounter,
+    /// When a key last activated so, 0 if none did; not exported.
+    forced_at: AtomicU64,
     rescheduled: IntCounter,
     pub(crate) keys_proven_destroyed: IntCounter,
     passes: IntCounterVec,
@@ -74,6 +80,7 @@ pub(crate) struct ManagerMetrics {
     next_due: IntGauge,
     ratchet_epoch: IntGauge,
     ratchet: RatchetGauges,
+    ratchet_view: Mutex<RatchetView>,
     clock_disagreement: Gauge,
     pub(crate) pass_seconds: Histogram,
     published: PublishedGauges,
@@ -99,6 +106,7 @@ impl ManagerMetrics {
                 "Keysets that are due and cannot be read from the database.",
             )?,
             audit_lines: gauge("stek_manager_audit_lines", "Lines that the audit trail ever had.")?,
+            most_audit_lines: AtomicU64::new(0),
             audit_head: audit_head(registry)?,
             keyset_failures: counter(
                 "stek_manager_keyset_failures_total",
@@ -124,6 +132,7 @@ impl ManagerMetrics {
                 "stek_manager_forced_activations_total",
                 "Keys that activated though instances were known to lack them.",
             )?,
+            forced_at: AtomicU64::new(0),
             rescheduled: counter(
                 "stek_manager_rescheduled_keys_total",
                 "Keys that the planner rescheduled, as when an activation is postponed.",
@@ -142,6 +151,7 @@ impl ManagerMetrics {
                 "Epoch of the ratchet, in hours since 1970.",
             )?,
             ratchet: RatchetGauges::register(registry)?,
+            ratchet_view: Mutex::default(),
             clock_disagreement: add(
                 registry,
                 Gauge::new("stek_manager_clock_disagreement_seconds", disagreement)?,
@@ -163,12 +173,31 @@ impl ManagerMetrics {
     }
 
     /// Counts what the planner did that an operator may want to hear of.
-    pub(crate) fn observe_event(&self, action: AuditAction) {
+    pub(crate) fn observe_event(&self, action: AuditAction, at: Timestamp) {
         match action {
-            AuditAction::ActivationForced => self.forced_activations.inc(),
+            AuditAction::ActivationForced => {
+                self.forced_activations.inc();
+                self.forced_at.store(at.as_unix(), Relaxed);
+            }
             AuditAction::KeyRescheduled => self.rescheduled.inc(),
             _ => {}
         }
+    }
+
+    /// When a key last activated though instances were known to lack it.
+    pub(crate) fn forced_at(&self) -> Option<Timestamp> {
+        Some(self.forced_at.load(Relaxed)).filter(|at| *at > 0).map(Timestamp::from_unix)
+    }
+
+    /// How many lines the audit trail had that it has no more.
+    pub(crate) fn lost_audit_lines(&self) -> u64 {
+        let lines = u64::try_from(self.audit_lines.get()).unwrap_or(0);
+        self.most_audit_lines.load(Relaxed).saturating_sub(lines)
+    }
+
+    /// Where the managers are with the ratchet, as of the last pass that could tell.
+    pub(crate) fn ratchet(&self) -> RatchetView {
+        *self.ratchet_view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn passes(&self, outcome: Outcome) -> IntCounter {
@@ -192,6 +221,7 @@ impl ManagerMetrics {
         let (sequence, link) = (cluster.audit_sequence, cluster.audit_head.to_string());
         tracing::info!(sequence, link, "audit chain");
         self.audit_lines.set(lines);
+        self.most_audit_lines.fetch_max(sequence, Relaxed);
         self.audit_head.reset();
         self.audit_head.with_label_values(&[&link]).set(1);
     }
@@ -201,8 +231,9 @@ impl ManagerMetrics {
         gauges.replicas.set(count(view.replicas));
         gauges.behind.set(signed(view.behind));
         gauges.unproven.set(count(view.unproven));
-        gauges.changing.set(i64::from(view.changing));
+        gauges.changing.set(i64::from(view.changing_since.is_some()));
         gauges.previous_secret_needed.set(i64::from(view.previous_secret_needed));
+        *self.ratchet_view.lock().unwrap_or_else(PoisonError::into_inner) = view;
     }
 
     pub(crate) fn observe_due(&self, now: Timestamp, due: Option<Timestamp>) {
@@ -291,15 +322,15 @@ fn audit_head(registry: &Registry) -> Result<IntGaugeVec, prometheus::Error> {
 }
 
 /// Where the managers are with the ratchet.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct RatchetView {
     pub(crate) replicas: usize,
     /// How many epochs the slowest is behind.
     pub(crate) behind: u64,
     /// How many were last seen with a seed that has ended.
     pub(crate) unproven: usize,
-    /// Whether seeds are changing.
-    pub(crate) changing: bool,
+    /// Since when one seed takes another's place, if one does.
+    pub(crate) changing_since: Option<Timestamp>,
     pub(crate) previous_secret_needed: bool,
 }
 

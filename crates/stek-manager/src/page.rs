@@ -13,7 +13,7 @@ mod trail;
 mod view;
 mod viewer;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -24,11 +24,13 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, StatusCode};
+use prometheus::IntGauge;
 use stek_core::audit::AuditEvent;
 use stek_core::feed::FeedState;
 use stek_core::name::KeysetName;
 use stek_core::time::{Seconds, Timestamp};
 use stek_core::wrapped::Epoch;
+use stek_http::TlsFiles;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -75,6 +77,8 @@ pub(crate) struct Page {
     attempts: Attempts,
     trail: Trail,
     waiting: Semaphore,
+    /// That of the listener, once there is one with any.
+    certificate: OnceLock<Arc<TlsFiles>>,
     shutdown: CancellationToken,
 }
 
@@ -86,8 +90,24 @@ impl Page {
         shutdown: CancellationToken,
     ) -> Self {
         let (sessions, attempts, trail) = Default::default();
-        let waiting = Semaphore::new(MOST_WAITING);
-        Self { operations, metrics, readiness, sessions, attempts, trail, waiting, shutdown }
+        let (waiting, certificate) = (Semaphore::new(MOST_WAITING), OnceLock::new());
+        Self {
+            operations,
+            metrics,
+            readiness,
+            sessions,
+            attempts,
+            trail,
+            waiting,
+            certificate,
+            shutdown,
+        }
+    }
+
+    /// Tells from now on when this certificate is about to end.
+    pub(crate) fn watch(&self, certificate: Arc<TlsFiles>) {
+        // The page has one listener.
+        let _ = self.certificate.set(certificate);
     }
 
     /// What this manager knows of itself.
@@ -96,16 +116,23 @@ impl Page {
         let engine = self.operations.engine();
         let now = engine.fleet().now();
         let due = Epoch::of(now - RATCHET_MOMENT).as_u64();
+        let count = |gauge: &IntGauge| u64::try_from(gauge.get()).unwrap_or(0);
+        let unreadable = [&self.metrics.unsound_access, &self.metrics.unsound_keysets];
         Some(Facts {
             now,
             last_pass: self.readiness.last_pass(),
             succeeded_at: self.metrics.succeeded_at(),
             clocks_apart: self.metrics.clocks_apart(),
             epochs_behind: due.saturating_sub(engine.custody.epoch().as_u64()),
-            forged_rows: u64::try_from(self.metrics.forged_rows.get()).unwrap_or(0),
+            forged_rows: count(&self.metrics.forged_rows),
             unwrap_failures: self.metrics.unwrap_failures.get(),
             unpublishable: self.metrics.unpublishable.get(),
             access_read_at: feed.access_read_at,
+            unreadable_rows: unreadable.into_iter().map(count).sum(),
+            lost_audit_lines: self.metrics.lost_audit_lines(),
+            ratchet: self.metrics.ratchet(),
+            forced_at: self.metrics.forced_at(),
+            certificate_end: self.certificate.get().and_then(|files| files.not_after()),
         })
     }
 

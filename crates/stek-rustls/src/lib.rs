@@ -1,28 +1,32 @@
 //! Session tickets for rustls servers under the keys of a fleet: a session begun at one server
 //! resumes at any other, and the keys rotate and are erased without any of them restarting.
 //!
-//! Three lines make a server of the fleet:
+//! The last three lines of these make a server of the fleet:
 //!
 //! ```no_run
 //! # #[cfg(feature = "client")]
 //! # async fn adopt(
-//! #     client: &stek_rustls::ClientConfig,
-//! #     registry: &stek_rustls::prometheus::Registry,
 //! #     chain: Vec<rustls::pki_types::CertificateDer<'static>>,
 //! #     key: rustls::pki_types::PrivateKeyDer<'static>,
 //! #     tcp: tokio::net::TcpStream,
 //! # ) -> Result<(), Box<dyn std::error::Error>> {
-//! # use stek_rustls::KeysetName;
-//! let fleet = stek_rustls::Fleet::connect(client, KeysetName::try_new("web")?, registry)?;
+//! use stek_rustls::{ClientConfig, ClientOptions, Fleet, InstanceName, KeysetName};
+//!
+//! let mut options = ClientOptions::new(["https://localhost:8443"], InstanceName::try_new("shop-1")?);
+//! options.roots = vec!["tls/ca.pem".into()];
+//! options.token = Some("edge-token".into());
+//! let client = ClientConfig::try_new(&options)?;
+//! let registry = stek_rustls::prometheus::Registry::new();
+//!
+//! let fleet = Fleet::connect(&client, KeysetName::try_new("web")?, &registry)?;
 //! let acceptor = fleet.server("shop").certificate(chain, key).build()?;
 //! let tls = acceptor.accept(tcp).await?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! `ClientOptions` say where distribution is. What else the three lines need is named here too:
-//! [`KeysetName`] and [`prometheus`]. Linux is what it builds for: fleet time goes on through a suspend
-//! by `CLOCK_BOOTTIME`.
+//! The options say where distribution is, which authority to trust and where the token is. Linux is
+//! what it builds for: fleet time goes on through a suspend by `CLOCK_BOOTTIME`.
 //!
 //! Keep the `Fleet` while the server runs. `Fleet::ready` waits for the first keys, which is
 //! optional: without keys every handshake is a full one. `connect` has put all metrics into the

@@ -183,6 +183,18 @@ fn the_example_is_short_enough_to_copy() {
 }
 
 #[test]
+fn the_server_in_the_readme_is_the_one_that_is_compiled() {
+    let readme = read("README.md");
+    let shown = readme.split("```rust\n").nth(1).unwrap().split("```").next().unwrap();
+    let library = read("crates/stek-rustls/src/lib.rs");
+    let compiled =
+        library.split("//! ```no_run\n").nth(1).unwrap().split("//! ```").next().unwrap();
+    let lines = compiled.lines().map(|line| line.trim_start_matches("//!").trim_start());
+    let visible: Vec<_> = lines.filter(|line| !line.starts_with("# ")).collect();
+    assert_eq!(shown.trim_end(), visible.join("\n"));
+}
+
+#[test]
 fn nothing_is_left_to_do_later() {
     // Put together here so that this file does not find itself.
     let marks = ["TO", "FIX", "XX"].map(|head| {
@@ -309,7 +321,8 @@ fn commands(document: &str) -> Vec<String> {
             _ => (false, part.split('`').skip(1).step_by(2).collect()),
         };
         for line in lines {
-            let line = line.split(" #").next().unwrap().split(" > ").next().unwrap();
+            let ends = [" #", " > ", " 2> "];
+            let line = ends.iter().fold(line, |line, end| line.split(end).next().unwrap());
             let line = if is_block { line.trim_start_matches("as_manager ") } else { line };
             if line.starts_with("stekd ") {
                 found.push(line.trim().to_owned());
@@ -328,6 +341,47 @@ fn the_program_takes_every_command_of_the_documents() {
             let taken = stekd::cli::help::command().try_get_matches_from(words(&line));
             let why = taken.err().map(|error| error.to_string());
             assert_eq!(why, None, "{document}: {line}");
+        }
+    }
+}
+
+/// What a document says that the program says: between quotation marks in the comments of blocks for a
+/// shell, and sentences between backticks in prose.
+fn quoted(document: &str) -> Vec<&str> {
+    let is_sentence = |text: &str| {
+        let plain = |c: char| c.is_ascii_lowercase() || " ,;:…'.".contains(c);
+        let commands = ["stekd ", "make ", "cargo ", "systemctl ", "kubectl "];
+        text.split(' ').count() > 2
+            && text.chars().skip(1).all(plain)
+            && !commands.iter().any(|command| text.starts_with(command))
+    };
+    let mut found = Vec::new();
+    for (number, part) in document.split("```").enumerate() {
+        if number % 2 == 0 {
+            found.extend(part.split('`').skip(1).step_by(2).filter(|text| is_sentence(text)));
+        } else if part.starts_with("sh\n") {
+            let comments = part.lines().filter_map(|line| line.split_once(" #"));
+            found.extend(comments.flat_map(|(_, words)| words.split('"').skip(1).step_by(2)));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_program_says_what_documents_quote() {
+    let ours =
+        sources().into_iter().filter(|path| path.components().any(|c| c.as_os_str() == "src"));
+    let source: String = ours.map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    // A text that goes on in the next line.
+    let source: String = source.split("\\\n").map(str::trim_start).collect();
+    let document = read("docs/OPERATIONS.md");
+    let quoted = quoted(&document);
+    assert!(quoted.len() > 20, "quotations are found");
+    for text in quoted {
+        // What differs from one time to another is cut out.
+        let varies = |c: char| c == '…' || c == 'N' || c.is_ascii_digit();
+        for part in text.split(varies).map(str::trim).filter(|part| part.len() > 5) {
+            assert!(source.contains(part), "the program does not say {part:?} of {text:?}");
         }
     }
 }

@@ -11,6 +11,7 @@ pub(crate) mod keyset;
 pub(crate) mod manager_client;
 pub(crate) mod migrate;
 pub(crate) mod probe;
+pub(crate) mod progress;
 pub(crate) mod ratchet;
 pub(crate) mod secret;
 pub(crate) mod shell;

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query};
@@ -135,4 +137,34 @@ async fn refusals_of_extractors_become_problems() {
         assert_eq!(head.status.as_u16(), status, "{body}");
         assert_eq!(body["type"], format!("{TYPE_PREFIX}{slug}"));
     }
+}
+
+/// docs/PROTOCOL.md's table of types, against the types that there are.
+#[test]
+fn the_protocol_has_every_type_and_its_status() {
+    let wait = Duration::from_secs(1);
+    let problems = [
+        Problem::bad_request("x"),
+        Problem::invalid_field("x", "x", "x"),
+        Problem::unauthenticated(),
+        Problem::forbidden(),
+        Problem::not_found(),
+        Problem::method_not_allowed(),
+        Problem::request_timeout(),
+        Problem::conflict("x"),
+        Problem::payload_too_large(),
+        Problem::too_many_requests(wait),
+        Problem::internal(),
+        Problem::unavailable("x", wait),
+    ];
+    let source = include_str!("../problem.rs");
+    assert_eq!(source.matches("Self::new(").count(), problems.len(), "each is named here");
+    let row = |slug: &str, status: u16| format!("| `{TYPE_PREFIX}{slug}` | {status} ");
+    let made = problems.iter().map(|problem| row(problem.0.slug, problem.status().as_u16()));
+    // The manager's own.
+    let made: BTreeSet<_> = made.chain([row("invalid-policy", 422)]).collect();
+    let document = include_str!("../../../../docs/PROTOCOL.md");
+    let rows = document.lines().filter(|line| line.starts_with(&format!("| `{TYPE_PREFIX}")));
+    let cells = |line: &str| line.splitn(4, '|').take(3).collect::<Vec<_>>().join("|");
+    assert_eq!(rows.map(cells).collect::<BTreeSet<_>>(), made);
 }

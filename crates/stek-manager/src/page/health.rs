@@ -7,6 +7,7 @@ use stek_core::keyset::Keyset;
 use stek_core::name::KeysetName;
 use stek_core::time::{Seconds, Timestamp};
 
+use crate::metrics::RatchetView;
 use crate::readiness::LastPass;
 
 /// How long after the last pass that succeeded its absence is an alarm. Passes are at most five
@@ -19,6 +20,15 @@ const CLOCKS_APART: Duration = Duration::from_secs(10);
 /// How old tokens and grants may be; they are read every few minutes, and after a day they count
 /// for nothing.
 const ACCESS_OLD: Seconds = Seconds::from_hours(1);
+
+/// How long a change of seeds may take before that is worth a warning.
+const RESEED_SLOW: Seconds = Seconds::from_hours(1);
+
+/// How long an activation that instances were not ready for is told of.
+const FORCED_LATELY: Seconds = Seconds::from_hours(1);
+
+/// How long before its end a certificate is a warning.
+const CERTIFICATE_ENDS: Seconds = Seconds::from_days(3);
 
 /// How many keysets a notice names.
 pub(crate) const MOST_NAMED: usize = 5;
@@ -61,6 +71,39 @@ pub(crate) struct Facts {
     pub(crate) unpublishable: u64,
     /// When tokens and grants were read.
     pub(crate) access_read_at: Timestamp,
+    /// Tokens, grants and keysets in the database that cannot be read.
+    pub(crate) unreadable_rows: u64,
+    /// Lines of the audit trail that were there since the start, and are no more.
+    pub(crate) lost_audit_lines: u64,
+    /// Where all managers are with the ratchet.
+    pub(crate) ratchet: RatchetView,
+    /// When a key last activated though instances were known to lack it.
+    pub(crate) forced_at: Option<Timestamp>,
+    /// When the certificate of the page's listener ends.
+    pub(crate) certificate_end: Option<Timestamp>,
+}
+
+#[cfg(test)]
+impl Facts {
+    /// Those of one of two managers, in which nothing is wrong.
+    pub(crate) fn sound(now: Timestamp) -> Self {
+        Self {
+            now,
+            last_pass: LastPass::Succeeded,
+            succeeded_at: Some(now - Seconds::new(2)),
+            clocks_apart: Duration::from_millis(3),
+            epochs_behind: 0,
+            forged_rows: 0,
+            unwrap_failures: 0,
+            unpublishable: 0,
+            access_read_at: now,
+            unreadable_rows: 0,
+            lost_audit_lines: 0,
+            ratchet: RatchetView { replicas: 2, behind: 1, ..RatchetView::default() },
+            forced_at: None,
+            certificate_end: Some(now + Seconds::from_days(30)),
+        }
+    }
 }
 
 /// How rotation of one keyset goes.
@@ -110,64 +153,139 @@ fn tolerance(lead: Seconds) -> Seconds {
     Seconds::new((lead.as_secs() / 10).clamp(3, 60))
 }
 
+fn notice(severity: Severity, title: &str, detail: String) -> Notice {
+    Notice { severity, title: title.to_owned(), detail, keysets: Vec::new() }
+}
+
 /// What is wrong with the manager itself, worst first.
 pub(crate) fn of_manager(facts: &Facts) -> Vec<Notice> {
-    let mut notices = Vec::new();
-    let mut say = |severity, title: &str, detail: String| {
-        let (title, keysets) = (title.to_owned(), Vec::new());
-        notices.push(Notice { severity, title, detail, keysets });
-    };
+    let mut notices = Vec::from_iter(of_passes(facts));
+    notices.extend(of_rows(facts));
+    notices.extend(of_ratchet(facts));
+    notices.extend(of_time(facts));
+    notices.extend(since_the_start(facts));
+    notices.sort_by_key(|notice| std::cmp::Reverse(notice.severity));
+    notices
+}
+
+fn of_passes(facts: &Facts) -> Option<Notice> {
     let since = facts.succeeded_at.map_or("never".to_owned(), |at| at.to_string());
     let overdue = facts.succeeded_at.is_none_or(|at| facts.now.since(at) > PASS_OVERDUE);
     match facts.last_pass {
-        LastPass::Failed(why) => say(
+        LastPass::Failed(why) => Some(notice(
             Severity::Alarm,
             why,
             format!(
                 "This manager mints nothing and moves no schedule meanwhile; what was published \
                  stays. Last pass that succeeded: {since}."
             ),
-        ),
-        LastPass::Succeeded if overdue => say(
+        )),
+        LastPass::Succeeded if overdue => Some(notice(
             Severity::Alarm,
             "the reconcile loop does not come around",
             format!("Last pass that succeeded: {since}."),
-        ),
-        LastPass::None | LastPass::Succeeded => {}
+        )),
+        LastPass::None | LastPass::Succeeded => None,
     }
-    if facts.epochs_behind > 0 {
-        say(
-            Severity::Alarm,
-            "the ratchet lags",
-            format!(
-                "It is {} h behind: keys whose time has passed could still be unwrapped.",
-                facts.epochs_behind
-            ),
-        );
-    }
+}
+
+/// What stands in the database and should not, or should and does not.
+fn of_rows(facts: &Facts) -> Vec<Notice> {
+    let mut notices = Vec::new();
+    let mut alarm = |title, detail| notices.push(notice(Severity::Alarm, title, detail));
     if facts.forged_rows > 0 {
-        say(
-            Severity::Alarm,
-            "the database holds forged rows",
-            format!(
-                "{} tokens or grants have a seal that does not hold, and are ignored. Somebody \
-                 wrote them without the cluster secret.",
-                facts.forged_rows
-            ),
+        let detail = format!(
+            "{} tokens or grants have a seal that does not hold, and are ignored. Somebody wrote \
+             them without the cluster secret.",
+            facts.forged_rows
         );
+        alarm("the database holds forged rows", detail);
     }
-    notices.extend(since_the_start(facts));
-    notices.sort_by_key(|notice| std::cmp::Reverse(notice.severity));
+    if facts.unreadable_rows > 0 {
+        let rows = facts.unreadable_rows;
+        let detail = format!("{rows} tokens, grants or keysets; the log names them. Others go on.");
+        alarm("rows of the database cannot be read", detail);
+    }
+    if facts.lost_audit_lines > 0 {
+        let lines = facts.lost_audit_lines;
+        let detail = format!(
+            "{lines} lines are gone: the database was restored, or somebody cut it. \
+             `stekd audit verify --anchor` tells."
+        );
+        alarm("the audit trail is shorter than it was", detail);
+    }
+    notices
+}
+
+/// What is wrong with the ratchet, here and at the other managers.
+fn of_ratchet(facts: &Facts) -> Vec<Notice> {
+    let mut notices = Vec::new();
+    if facts.epochs_behind > 0 {
+        let detail = format!(
+            "It is {} h behind: keys whose time has passed could still be unwrapped.",
+            facts.epochs_behind
+        );
+        notices.push(notice(Severity::Alarm, "the ratchet lags", detail));
+    }
+    let mut warn = |title, detail| notices.push(notice(Severity::Warning, title, detail));
+    let RatchetView { behind, unproven, changing_since, .. } = facts.ratchet;
+    // Another turns its own in its own time.
+    if facts.epochs_behind == 0 && behind > 1 {
+        let detail = format!(
+            "The slowest is {behind} h behind: what ended since is not proven destroyed. \
+             `stekd ratchet show` names it."
+        );
+        warn("another manager's ratchet lags", detail);
+    }
+    if unproven > 0 {
+        let detail = format!(
+            "{unproven} managers have not said that they erased a seed that has ended. \
+             `stekd ratchet show` names them."
+        );
+        warn("destruction is not proven", detail);
+    }
+    if let Some(since) = changing_since.filter(|since| facts.now.since(*since) > RESEED_SLOW) {
+        let detail = format!(
+            "It began at {since}: a manager has not fetched the new seed. `stekd ratchet show` \
+             names who holds what."
+        );
+        warn("a change of seeds does not come to its end", detail);
+    }
+    notices
+}
+
+/// What has happened lately, or will soon.
+fn of_time(facts: &Facts) -> Vec<Notice> {
+    let mut notices = Vec::new();
+    if let Some(end) = facts.certificate_end.filter(|end| *end < facts.now + CERTIFICATE_ENDS) {
+        let (severity, title) = if end < facts.now {
+            (Severity::Alarm, "the certificate of this listener has ended")
+        } else {
+            (Severity::Warning, "the certificate of this listener ends soon")
+        };
+        notices.push(notice(severity, title, format!("At {end}. Renew it in its place.")));
+    }
+    if let Some(at) = facts.forced_at.filter(|at| facts.now.since(*at) <= FORCED_LATELY) {
+        let detail = format!(
+            "At {at}, after as long as the policy allows. Its tickets miss at the instances that \
+             lag until they poll."
+        );
+        notices.push(notice(Severity::Warning, "a key activated that instances lack", detail));
+    }
+    if facts.now.since(facts.access_read_at) > ACCESS_OLD {
+        let detail = format!(
+            "Tokens and grants were read at {}; a day later nobody is served by them.",
+            facts.access_read_at
+        );
+        notices.push(notice(Severity::Warning, "tokens and grants are old", detail));
+    }
     notices
 }
 
 /// What is worth a look, though nothing has stopped.
 fn since_the_start(facts: &Facts) -> Vec<Notice> {
     let mut notices = Vec::new();
-    let mut warn = |title: &str, detail: String| {
-        let (severity, title, keysets) = (Severity::Warning, title.to_owned(), Vec::new());
-        notices.push(Notice { severity, title, detail, keysets });
-    };
+    let mut warn = |title, detail| notices.push(notice(Severity::Warning, title, detail));
     let held = matches!(facts.last_pass, LastPass::Failed(_));
     if facts.clocks_apart >= CLOCKS_APART && !held {
         let apart = facts.clocks_apart.as_secs();
@@ -183,13 +301,6 @@ fn since_the_start(facts: &Facts) -> Vec<Notice> {
         let times = facts.unpublishable;
         let detail = format!("{times} times since this manager started; its log names them.");
         warn("keysets cannot be published", detail);
-    }
-    if facts.now.since(facts.access_read_at) > ACCESS_OLD {
-        let detail = format!(
-            "Tokens and grants were read at {}; a day later nobody is served by them.",
-            facts.access_read_at
-        );
-        warn("tokens and grants are old", detail);
     }
     notices
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use stek_core::audit::AuditAction;
-use stek_core::time::Seconds;
+use stek_core::time::{Seconds, Timestamp};
 use stek_core::wrapped::{Epoch, SeedId};
 use stek_store::{Ratchet, Replica, StoreError};
 
@@ -97,6 +97,12 @@ pub(super) async fn forget(
     Ok(())
 }
 
+/// When the newest of several seeds was claimed.
+fn changing_since(rows: &Ratchet) -> Option<Timestamp> {
+    let newest = rows.seeds.iter().map(|seed| seed.row.claimed_at).max();
+    newest.filter(|_| rows.seeds.len() > 1)
+}
+
 /// Shows where everybody is.
 pub(super) fn observe(
     engine: &Engine,
@@ -114,7 +120,7 @@ pub(super) fn observe(
         replicas: rows.replicas.len(),
         behind: behind.unwrap_or(0),
         unproven,
-        changing: rows.seeds.len() > 1,
+        changing_since: changing_since(rows),
         previous_secret_needed: needed,
     });
     engine.set_previous_secret_needed(needed);

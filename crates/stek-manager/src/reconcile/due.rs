@@ -241,7 +241,7 @@ async fn commit(
     }
     let committed = engine.store.commit(&commit, &engine.audit).await?;
     for event in &commit.events {
-        metrics.observe_event(event.action);
+        metrics.observe_event(event.action, event.at);
         if event.action == AuditAction::ActivationForced {
             let (keyset, reason) = (event.keyset.as_ref().map(KeysetName::as_str), &event.reason);
             tracing::error!(keyset, reason, "key activates though instances lack it");

@@ -15,10 +15,12 @@ use http::header::{
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use stek_core::access::{Role, TokenSecret};
+use stek_core::bundle::Bundle;
 use stek_core::principal::Principals;
 use stek_core::time::Seconds;
 use stek_http::{Channel, ClientCertificate, Peer};
 use stek_wire::admin::PolicyDocument;
+use stek_wire::bundle::encode_bundle;
 use tower::ServiceExt;
 
 use crate::fixture::{FAST, Running, Site, eventually, name, principal, soon};
@@ -337,5 +339,49 @@ async fn events_are_read_once_for_many_viewers() {
     site.store.fail("cluster", Fault::Panic, u64::MAX);
     for _ in 0..20 {
         assert_eq!(get(&router, "/status", &cookie).await.status, StatusCode::OK);
+    }
+}
+
+/// How the keys of `bundle` could show: a part is enough.
+fn canaries(bundle: &Bundle) -> Vec<String> {
+    let document = String::from_utf8(encode_bundle(bundle).as_slice().to_vec()).unwrap();
+    let in_base64 = document.split("\"secret\":\"").skip(1).map(|rest| rest[..10].to_owned());
+    let mut canaries: Vec<_> = in_base64.collect();
+    assert_eq!(canaries.len(), bundle.keys().len());
+    for key in bundle.keys() {
+        let bytes = &key.material.expose_secret()[..8];
+        canaries.push(bytes.iter().map(|byte| format!("{byte:02x}")).collect());
+        canaries.push(bytes.iter().map(u8::to_string).collect::<Vec<_>>().join(", "));
+    }
+    canaries
+}
+
+#[tokio::test]
+async fn no_page_holds_a_secret() {
+    let site = Site::new();
+    let (running, router, cookie) = signed_in(&site).await;
+    let (token, _) = running.token("token:edge", &[(Role::Terminator, "main")]).await;
+    let token = token.expose_text();
+    site.advance(&running, 5).await;
+    running.operations().rotate(&name("main"), "token:root").await.unwrap();
+    let feed = running.until(|feed| feed.keysets[&name("main")].keys().len() == 3).await;
+    let mut canaries = canaries(&feed.keysets[&name("main")]);
+    let session = cookie.split_once('=').unwrap().1.to_owned();
+    canaries.extend([token[5..21].to_owned(), site.text[..16].to_owned(), session]);
+
+    let lines = [(COOKIE, cookie.as_str())];
+    let mut pages = vec![
+        // Whoever may do nothing here is not told what he has shown.
+        post(&router, "/status/login", format!("token={token}"), &[]).await.text,
+        post(&router, "/status/login", format!("token={token}x"), &[]).await.text,
+    ];
+    for path in ["/status", "/status/keysets/main", "/status/login", "/status?q=main"] {
+        pages.push(get(&router, path, &lines).await.text);
+    }
+    assert!(pages[3].contains("token:root"), "events and keys are shown: {}", pages[3]);
+    for page in pages {
+        for canary in &canaries {
+            assert!(!page.contains(canary), "{canary} is a secret: {page}");
+        }
     }
 }

@@ -203,3 +203,41 @@ impl From<LookUpError> for LookUpOutcome {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The outcomes in the table of docs/PROTOCOL.md whose heading has these words.
+    fn table(column: usize, heading: &str) -> BTreeSet<&'static str> {
+        let document = include_str!("../../../../docs/PROTOCOL.md");
+        let lines = document.lines().skip_while(|line| !line.contains(heading)).skip(2);
+        let rows = lines.take_while(|line| line.starts_with('|'));
+        let cells = rows.map(|row| row.trim_matches('|').split('|').nth(column).unwrap());
+        let found: BTreeSet<_> =
+            cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+        assert!(!found.is_empty(), "no table: {heading}");
+        found
+    }
+
+    fn labels<T: Copy>(all: &[T], label: impl Fn(T) -> &'static str) -> BTreeSet<&'static str> {
+        all.iter().copied().map(label).collect()
+    }
+
+    #[test]
+    fn the_protocol_has_every_outcome() {
+        let sealing = table(1, "`outcome` in `stek_tickets_sealed_total`");
+        let sealed = labels(&SealOutcome::ALL, SealOutcome::as_str);
+        assert_eq!(&sealing | &["sealed"].into(), sealed);
+        let opening = table(1, "`outcome` in `stek_tickets_opened_total`");
+        let opening = &opening | &["active", "decrypt-only", "pending"].into();
+        assert_eq!(opening, labels(&OpenOutcome::ALL, OpenOutcome::as_str));
+
+        let put = &(&sealing | &["accepted"].into()) | &table(0, "why a session was not kept");
+        assert_eq!(put, labels(&PutOutcome::ALL, PutOutcome::as_str));
+        let looked_up = &opening | &table(0, "why none resumed");
+        assert_eq!(looked_up, labels(&LookUpOutcome::ALL, LookUpOutcome::as_str));
+    }
+}

@@ -1,12 +1,12 @@
 //! `stekd audit …`.
 
+use std::cell::Cell;
 use std::path::Path;
 
 use anyhow::Result;
 use reqwest::Method;
 use stek_clock::{Clock, SystemClock};
 use stek_core::audit::ChainLink;
-use stek_core::name::KeysetName;
 use stek_core::time::{Seconds, Timestamp};
 use stek_manager::{TrailQuery, list_offline, verify_offline};
 use stek_wire::admin::{AuditList, VerdictDocument};
@@ -14,7 +14,7 @@ use stek_wire::admin::{AuditList, VerdictDocument};
 use crate::Refused;
 use crate::cli::{AuditArgs, AuditCommand};
 use crate::commands::manager_client::ManagerClient;
-use crate::commands::table;
+use crate::commands::{progress, table};
 use crate::config::{self, ManagerConfig};
 use crate::exit::Faulty;
 use crate::roles::database;
@@ -26,23 +26,27 @@ pub(crate) async fn run(asked: AuditArgs) -> Result<()> {
     match asked.command {
         AuditCommand::List { keyset, since, offline } => {
             let since = since.as_deref().map(instant).transpose()?;
-            let list = match offline {
-                Some(config) => read_offline(&config, keyset, since).await?,
-                None => read(&ManagerClient::new(profile.as_ref())?, keyset, since).await?,
+            let line = Cell::new(0);
+            let words = || format!("reading the audit trail, after line {}", line.get());
+            let query = TrailQuery { after: 0, keyset, since };
+            let read = async {
+                match offline {
+                    Some(config) => read_offline(&config, query, &line).await,
+                    None => read(&ManagerClient::new(profile.as_ref())?, query, &line).await,
+                }
             };
+            let list = progress::show(words, read).await?;
             table::print(output, &list, list_table)
         }
         AuditCommand::Verify { anchor, offline } => {
             let anchor = anchor.as_deref().map(parse_anchor).transpose()?;
-            let verdict = match offline {
-                Some(config) => {
-                    let config: ManagerConfig = config::read(&config)?;
-                    let cluster = read_cluster_secret(&config.custody)?;
-                    let store = database::open(&config.database).await?;
-                    verify_offline(store.as_ref(), &cluster, anchor).await?
+            let verify = async {
+                match offline {
+                    Some(config) => verify_alone(&config, anchor).await,
+                    None => verify(&ManagerClient::new(profile.as_ref())?, anchor).await,
                 }
-                None => verify(&ManagerClient::new(profile.as_ref())?, anchor).await?,
             };
+            let verdict = progress::show(|| "verifying the audit trail".to_owned(), verify).await?;
             table::print(output, &verdict, verdict_table)?;
             judge(&verdict, anchor)
         }
@@ -64,14 +68,11 @@ fn instant(text: &str) -> Result<Timestamp> {
     })
 }
 
-async fn read(
-    manager: &ManagerClient,
-    keyset: Option<KeysetName>,
-    since: Option<Timestamp>,
-) -> Result<AuditList> {
+async fn read(manager: &ManagerClient, query: TrailQuery, line: &Cell<u64>) -> Result<AuditList> {
+    let TrailQuery { mut after, keyset, since } = query;
     let mut all = AuditList { events: Vec::new(), unreadable: Vec::new(), next: None };
-    let mut after = 0;
     loop {
+        line.set(after);
         let mut path = format!("/admin/v1/audit?after={after}");
         if let Some(keyset) = &keyset {
             path.push_str(&format!("&keyset={keyset}"));
@@ -89,16 +90,12 @@ async fn read(
     }
 }
 
-async fn read_offline(
-    config: &Path,
-    keyset: Option<KeysetName>,
-    since: Option<Timestamp>,
-) -> Result<AuditList> {
+async fn read_offline(config: &Path, mut query: TrailQuery, line: &Cell<u64>) -> Result<AuditList> {
     let config: ManagerConfig = config::read(config)?;
     let store = database::open(&config.database).await?;
     let mut all = AuditList { events: Vec::new(), unreadable: Vec::new(), next: None };
-    let mut query = TrailQuery { after: 0, keyset, since };
     loop {
+        line.set(query.after);
         let page = list_offline(store.as_ref(), &query).await?;
         all.events.extend(page.events);
         all.unreadable.extend(page.unreadable);
@@ -107,6 +104,13 @@ async fn read_offline(
             None => return Ok(all),
         }
     }
+}
+
+async fn verify_alone(config: &Path, anchor: Option<ChainLink>) -> Result<VerdictDocument> {
+    let config: ManagerConfig = config::read(config)?;
+    let cluster = read_cluster_secret(&config.custody)?;
+    let store = database::open(&config.database).await?;
+    Ok(verify_offline(store.as_ref(), &cluster, anchor).await?)
 }
 
 async fn verify(manager: &ManagerClient, anchor: Option<ChainLink>) -> Result<VerdictDocument> {

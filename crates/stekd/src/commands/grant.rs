@@ -22,14 +22,18 @@ const PATH: &str = "/admin/v1/grants";
 pub(crate) async fn run(asked: GrantArgs) -> Result<()> {
     let (output, profile) = (asked.reach.output, asked.reach.profile);
     match asked.command {
-        GrantCommand::Add { grant, offline: Some(config) } => {
-            add_offline(&config, grant.into()).await
-        }
-        GrantCommand::Add { grant, offline: None } => {
-            let body = GrantEntry::from(&grant.into()).encode();
-            let manager = ManagerClient::new(profile.as_ref())?;
-            let _: GrantEntry = manager.ask(Method::POST, PATH, Some(body)).await?;
-            Ok(())
+        GrantCommand::Add { grant, offline } => {
+            let grant: Grant = grant.into();
+            let mut entry = GrantEntry::from(&grant);
+            match offline {
+                Some(config) => add_offline(&config, grant).await?,
+                None => {
+                    let manager = ManagerClient::new(profile.as_ref())?;
+                    entry = manager.ask(Method::POST, PATH, Some(entry.encode())).await?;
+                }
+            }
+            // For people, what was asked for is not said again.
+            table::print(output, &entry, |_| String::new())
         }
         GrantCommand::List => {
             let manager = ManagerClient::new(profile.as_ref())?;

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use reqwest::Method;
+use serde::Serialize;
 use stek_clock::SystemClock;
 use stek_custody::random::SystemRandom;
 use stek_manager::replace_lost_seed;
 use stek_wire::admin::RatchetDocument;
 
-use crate::cli::{RatchetArgs, RatchetCommand};
+use crate::cli::{Output, RatchetArgs, RatchetCommand};
 use crate::commands::manager_client::ManagerClient;
 use crate::commands::table;
 use crate::config::{self, ManagerConfig};
@@ -21,7 +22,7 @@ use crate::roles::manager::read_cluster_secret;
 pub(crate) async fn run(asked: RatchetArgs) -> Result<()> {
     let (output, profile) = (asked.reach.output, asked.reach.profile);
     if let RatchetCommand::Reseed { config: Some(config), .. } = &asked.command {
-        return give_up(config).await;
+        return give_up(config, output).await;
     }
     let manager = ManagerClient::new(profile.as_ref())?;
     match asked.command {
@@ -43,7 +44,13 @@ pub(crate) async fn run(asked: RatchetArgs) -> Result<()> {
     }
 }
 
-async fn give_up(config: &Path) -> Result<()> {
+/// The seed that took the place of a lost one.
+#[derive(Serialize)]
+struct GivenUp {
+    seed: String,
+}
+
+async fn give_up(config: &Path, output: Output) -> Result<()> {
     let config: ManagerConfig = config::read(config)?;
     let cluster = Arc::new(read_cluster_secret(&config.custody)?);
     let store = database::open(&config.database).await?;
@@ -51,10 +58,12 @@ async fn give_up(config: &Path) -> Result<()> {
     let seed = replace_lost_seed(store.as_ref(), &cluster, path, &SystemRandom, &SystemClock)
         .await
         .context("the seed was not given up")?;
-    table::line(&format!(
-        "seed {seed} is live. Start this manager: it ends every key of the seed that is lost and \
-         makes new ones. Every session needs a full handshake."
-    ))
+    table::print(output, &GivenUp { seed: seed.to_string() }, |GivenUp { seed }| {
+        format!(
+            "seed {seed} is live. Start this manager: it ends every key of the seed that is lost \
+             and makes new ones. Every session needs a full handshake.\n"
+        )
+    })
 }
 
 fn ratchet_table(shown: &RatchetDocument) -> String {
@@ -87,8 +96,11 @@ fn ratchet_table(shown: &RatchetDocument) -> String {
         &replicas,
     ));
     if let Some(needed) = shown.previous_cluster_secret_needed {
-        let may = if needed { "is still needed" } else { "may be removed" };
-        text.push_str(&format!("\nThe previous cluster secret {may}.\n"));
+        text.push_str(if needed {
+            "\nThe previous cluster secret is still needed.\n"
+        } else {
+            "\nThe previous cluster secret may be removed.\n"
+        });
     }
     text
 }

@@ -4,24 +4,28 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use reqwest::Method;
+use serde::Serialize;
 use stek_clock::{Clock, SystemClock};
-use stek_core::access::{Grant, KeysetSelector, Role, TokenSecret};
+use stek_core::access::{Grant, KeysetSelector, Role, Token, TokenSecret};
 use stek_core::name::PrincipalName;
 use stek_core::principal::PrincipalPattern;
 use stek_core::time::{Seconds, Timestamp};
 use stek_custody::random::{RandomSource, SystemRandom};
 use stek_manager::{NewToken, add_token_offline};
-use stek_wire::admin::{CreateToken, TokenDocument, TokenList};
+use stek_wire::admin::{CreateToken, GrantDocument, TokenDocument, TokenList};
 use zeroize::Zeroizing;
 
 use crate::Refused;
-use crate::cli::{RoleArg, TokenArgs, TokenCommand};
+use crate::cli::{Output, RoleArg, TokenArgs, TokenCommand};
 use crate::commands::manager_client::ManagerClient;
 use crate::commands::secret::write_private;
 use crate::commands::table;
 use crate::config::{self, ManagerConfig};
 use crate::roles::database;
 use crate::roles::manager::read_cluster_secret;
+
+/// Room for a token as a document, so that what is written of it stays in one place.
+const MOST_SHOWN: usize = 4096;
 
 /// Does what was asked and prints what came of it.
 pub(crate) async fn run(asked: TokenArgs) -> Result<()> {
@@ -34,17 +38,16 @@ pub(crate) async fn run(asked: TokenArgs) -> Result<()> {
             let principal = exactly.map_err(|error| Refused(error.to_string()))?;
             let grant = Grant { principal, keysets, role: role.into() };
             let (secret, new) = draw(name, vec![grant], valid_for)?;
-            match offline {
+            let made = match offline {
                 Some(config) => create_offline(&config, new).await?,
                 None => {
                     let manager = ManagerClient::new(profile.as_ref())?;
                     let NewToken { principal, hash, expires_at, grants } = new;
                     let body = CreateToken { principal, hash, expires_at, grants }.encode();
-                    let _: TokenDocument =
-                        manager.ask(Method::POST, "/admin/v1/tokens", Some(body)).await?;
+                    manager.ask(Method::POST, "/admin/v1/tokens", Some(body)).await?
                 }
-            }
-            hand_over(&secret, out.as_deref())
+            };
+            hand_over(&secret, out.as_deref(), made, output)
         }
         TokenCommand::List => {
             let manager = ManagerClient::new(profile.as_ref())?;
@@ -77,21 +80,48 @@ pub(crate) fn draw(
     Ok((secret, NewToken { principal, hash, expires_at: now + valid_for, grants }))
 }
 
-async fn create_offline(config: &Path, new: NewToken) -> Result<()> {
+async fn create_offline(config: &Path, new: NewToken) -> Result<TokenDocument> {
     let config: ManagerConfig = config::read(config)?;
     let cluster = read_cluster_secret(&config.custody)?;
     let store = database::open(&config.database).await?;
-    add_token_offline(store.as_ref(), &cluster, &SystemRandom, &SystemClock, new).await?;
-    Ok(())
+    let grants = new.grants.iter().map(GrantDocument::from).collect();
+    let made = add_token_offline(store.as_ref(), &cluster, &SystemRandom, &SystemClock, new);
+    let Token { id, principal, expires_at, .. } = made.await?;
+    let (id, principal) = (id.to_string(), principal.to_string());
+    Ok(TokenDocument { id, principal, expires_at: expires_at.to_string(), grants })
 }
 
-fn hand_over(secret: &TokenSecret, out: Option<&Path>) -> Result<()> {
-    let text = Zeroizing::new(secret.expose_text());
-    let handed_over = match out {
-        Some(path) => write_private(path, &text),
-        None => table::deliver(&[text.as_bytes(), b"\n"]).context("standard output"),
-    };
-    handed_over.context("the token was made and is lost; revoke it and make another")
+/// A new token as a document, with what its bearer shows.
+#[derive(Serialize)]
+struct Made<'a> {
+    #[serde(flatten)]
+    document: TokenDocument,
+    token: &'a str,
+}
+
+/// Gives the secret away, into the file or to whoever reads what is printed.
+fn hand_over(
+    secret: &TokenSecret,
+    out: Option<&Path>,
+    document: TokenDocument,
+    output: Output,
+) -> Result<()> {
+    let lost = "the token was made and is lost; revoke it and make another";
+    let token = Zeroizing::new(secret.expose_text());
+    if let Some(path) = out {
+        write_private(path, &token).context(lost)?;
+        // For people, what was asked for is not said again.
+        return table::print(output, &document, |_| String::new());
+    }
+    let mut shown = Zeroizing::new(Vec::with_capacity(MOST_SHOWN));
+    match output {
+        Output::Table => shown.extend_from_slice(token.as_bytes()),
+        Output::Json => {
+            let made = Made { document, token: &token };
+            serde_json::to_writer_pretty(&mut *shown, &made).context(lost)?;
+        }
+    }
+    table::deliver(&[shown.as_slice(), b"\n"]).context("standard output").context(lost)
 }
 
 fn list_table(list: &TokenList) -> String {

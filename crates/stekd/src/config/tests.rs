@@ -1,5 +1,7 @@
 use super::*;
 
+mod document;
+
 fn samples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/config")
 }

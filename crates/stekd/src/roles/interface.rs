@@ -44,17 +44,28 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
     use std::collections::BTreeSet;
+    use std::net::SocketAddr;
+    use std::sync::Arc;
 
+    use axum::Extension;
     use axum::body::Body;
     use axum::http::{Request, StatusCode};
     use http_body_util::BodyExt;
     use prometheus::Registry;
     use serde_json::Value;
+    use stek_clock::SystemClock;
+    use stek_core::access::{Grant, KeysetSelector, Role};
+    use stek_core::name::PrincipalName;
+    use stek_core::principal::PrincipalPattern;
+    use stek_core::time::Timestamp;
+    use stek_http::{Channel, ClientCertificate, Peer};
+    use stek_manager::{EngineParts, add_grant_offline};
     use tokio_util::sync::CancellationToken;
     use tower::ServiceExt;
 
     use super::*;
     use crate::dev::site::Site;
+    use crate::roles::listener::Prepared;
 
     async fn ask(router: &Router, method: &str, path: &str) -> (StatusCode, Vec<u8>) {
         let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
@@ -116,5 +127,47 @@ mod tests {
         shutdown.cancel();
         manager.stopped().await;
         replica.stopped().await;
+    }
+
+    /// Makes the certificate of `site` one that has ended, and lets `operator` in.
+    async fn with_an_ended_certificate(site: &Site, operator: &PrincipalName) -> EngineParts {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(2001, 1, 1);
+        let certificate = params.self_signed(&key).unwrap();
+        std::fs::write(site.certificate(), certificate.pem()).unwrap();
+        std::fs::write(site.private_key(), key.serialize_pem()).unwrap();
+        let parts = site.assemble().await.unwrap();
+        let principal = PrincipalPattern::exactly(operator).unwrap();
+        let grant = Grant { principal, keysets: KeysetSelector::All, role: Role::Operator };
+        let store = parts.store.as_ref();
+        add_grant_offline(store, &parts.cluster, &SystemClock, grant).await.unwrap();
+        parts
+    }
+
+    #[tokio::test]
+    async fn the_page_tells_that_the_certificate_of_its_listener_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let site = Site::open_or_create(dir.path()).unwrap();
+        let operator = PrincipalName::try_new("ops.example").unwrap();
+        let parts = with_an_ended_certificate(&site, &operator).await;
+        let (registry, shutdown) = (Registry::new(), CancellationToken::new());
+        let manager = Manager::start(parts, &registry, shutdown.clone()).unwrap();
+        manager.feed().wait_for(Option::is_some).await.unwrap();
+        let addr = SocketAddr::from(([127, 0, 0, 1], 0));
+        let shown = ClientCertificate { principals: operator.into(), not_after: Timestamp::MAX };
+        let peer = Peer { addr, channel: Channel::Tls(Some(Arc::new(shown))) };
+        let page = async || {
+            let router = manager.page_router().layer(Extension(peer.clone()));
+            let (status, body) = ask(&router, "GET", "/status").await;
+            assert_eq!(status, StatusCode::OK);
+            String::from_utf8(body).unwrap()
+        };
+        let words = "the certificate of this listener has ended";
+        assert!(!page().await.contains(words));
+        manager.watch_certificate(Prepared::new(&site.listen(addr)).unwrap().tls().unwrap());
+        assert!(page().await.contains(words));
+        shutdown.cancel();
+        manager.stopped().await;
     }
 }

@@ -71,6 +71,11 @@ impl Prepared {
         }
         Ok(Self { address, tls, plaintext, limits })
     }
+
+    /// Its certificate, unless it speaks plain HTTP.
+    pub(crate) fn tls(&self) -> Option<Arc<TlsFiles>> {
+        self.tls.clone()
+    }
 }
 
 /// The listeners of one process and what they have in common.

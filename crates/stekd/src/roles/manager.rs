@@ -33,6 +33,9 @@ pub(crate) async fn run(path: &Path) -> Result<()> {
     let manager = Manager::start(parts, &registry, shutdown.clone())?;
     let feed = Distribution::start(manager.feed(), manager.fleet(), &registry, shutdown.clone())?;
     confirmations::follow(&manager, &feed, instance_name(None)?);
+    if let Some(files) = listen.tls() {
+        manager.watch_certificate(files);
+    }
     let router = interface::admin(&manager, &feed);
     let mut listeners = Listeners::new(registry, shutdown)?;
     listeners.interface("admin", listen, router).await?;

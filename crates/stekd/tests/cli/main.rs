@@ -5,6 +5,7 @@
 mod alerts;
 mod changes;
 mod dev;
+mod documents;
 mod golang;
 mod haproxy;
 mod installed;
@@ -21,6 +22,7 @@ mod refusals;
 mod requests;
 mod reseeds;
 mod roles;
+mod shell;
 mod site;
 mod starts;
 #[cfg(feature = "otlp")]

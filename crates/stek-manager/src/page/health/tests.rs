@@ -28,17 +28,7 @@ fn name(text: &str) -> KeysetName {
 }
 
 fn sound() -> Facts {
-    Facts {
-        now: at(1000),
-        last_pass: LastPass::Succeeded,
-        succeeded_at: Some(at(998)),
-        clocks_apart: Duration::from_millis(3),
-        epochs_behind: 0,
-        forged_rows: 0,
-        unwrap_failures: 0,
-        unpublishable: 0,
-        access_read_at: at(900),
-    }
+    Facts { access_read_at: at(900), ..Facts::sound(at(1000)) }
 }
 
 fn titles(facts: Facts) -> Vec<String> {
@@ -67,13 +57,42 @@ fn each_fault_is_said_once() {
         (Facts { unwrap_failures: 1, ..sound() }, "unwrapped"),
         (Facts { unpublishable: 1, ..sound() }, "published"),
         (Facts { now: at(5000), succeeded_at: Some(at(4999)), ..sound() }, "grants are old"),
+        (Facts { unreadable_rows: 1, ..sound() }, "cannot be read"),
+        (Facts { lost_audit_lines: 1, ..sound() }, "shorter"),
+        (Facts { ratchet: RatchetView { behind: 2, ..sound().ratchet }, ..sound() }, "another"),
+        (
+            Facts { ratchet: RatchetView { unproven: 1, ..sound().ratchet }, ..sound() },
+            "not proven",
+        ),
+        (Facts { forced_at: Some(at(999)), ..sound() }, "instances lack"),
+        (Facts { certificate_end: Some(at(1001)), ..sound() }, "ends soon"),
+        (Facts { certificate_end: Some(at(999)), ..sound() }, "has ended"),
     ];
     for (facts, words) in faults {
         let said = titles(facts);
         assert!(said.len() == 1 && said[0].contains(words), "{words}: {said:?}");
     }
-    let limit = Facts { succeeded_at: Some(at(1000 - 60)), ..sound() };
+    let certificate_end = Some(at(1000) + CERTIFICATE_ENDS);
+    let limit = Facts { succeeded_at: Some(at(1000 - 60)), certificate_end, ..sound() };
     assert_eq!(titles(limit), Vec::<String>::new());
+}
+
+#[test]
+fn what_takes_its_time_is_told_once_it_takes_too_long() {
+    let changing = |since: u64| {
+        let ratchet = RatchetView { changing_since: Some(at(since)), ..sound().ratchet };
+        let now = Facts { now: at(9000), succeeded_at: Some(at(9000)), ..sound() };
+        titles(Facts { access_read_at: at(9000), ratchet, ..now })
+    };
+    assert_eq!(changing(9000 - 3600), Vec::<String>::new());
+    assert_eq!(changing(9000 - 3601), ["a change of seeds does not come to its end"]);
+    let forced = Facts { forced_at: Some(at(0)), now: at(3600), ..sound() };
+    let said = |facts: Facts| titles(Facts { succeeded_at: Some(facts.now), ..facts });
+    assert_eq!(said(forced), ["a key activated that instances lack"]);
+    assert_eq!(said(Facts { now: at(3601), ..forced }), Vec::<String>::new());
+    // The manager's own lag is the alarm, and the others' is not said beside it.
+    let ratchet = RatchetView { behind: 2, ..sound().ratchet };
+    assert_eq!(titles(Facts { epochs_behind: 2, ratchet, ..sound() }), ["the ratchet lags"]);
 }
 
 #[test]

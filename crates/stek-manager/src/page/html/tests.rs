@@ -1,9 +1,7 @@
-use std::time::Duration;
-
 use stek_core::audit::{AuditAction, AuditEvent, ChainLink};
 use stek_core::feed::FeedState;
 use stek_core::id::{Incarnation, Revision};
-use stek_core::time::{Seconds, Timestamp};
+use stek_core::time::Timestamp;
 use stek_store::AuditRow;
 
 use super::*;
@@ -15,17 +13,7 @@ const HOSTILE: &str = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>
 
 fn hostile() -> View {
     let now = Timestamp::from_unix(1_790_000_000);
-    let facts = Facts {
-        now,
-        last_pass: LastPass::Succeeded,
-        succeeded_at: Some(now - Seconds::new(2)),
-        clocks_apart: Duration::from_millis(3),
-        epochs_behind: 0,
-        forged_rows: 0,
-        unwrap_failures: 0,
-        unpublishable: 0,
-        access_read_at: now,
-    };
+    let facts = Facts::sound(now);
     let event = AuditEvent {
         at: now,
         actor: HOSTILE.into(),

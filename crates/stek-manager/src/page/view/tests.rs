@@ -12,7 +12,6 @@ use stek_core::schedule::Schedule;
 use stek_core::secret::KeyMaterial;
 
 use super::*;
-use crate::readiness::LastPass;
 
 const START: u64 = 1_790_000_000;
 
@@ -159,17 +158,7 @@ fn census(held: [u64; 2]) -> Census {
 fn view(feed: &FeedState, now: Timestamp) -> View {
     let (may_see, census) = (|_: &KeysetName| true, Census::default());
     let published = Published { feed, now, may_see: &may_see, census: &census };
-    let facts = Facts {
-        now,
-        last_pass: LastPass::Succeeded,
-        succeeded_at: Some(now),
-        clocks_apart: Duration::ZERO,
-        epochs_behind: 0,
-        forged_rows: 0,
-        unwrap_failures: 0,
-        unpublishable: 0,
-        access_read_at: now,
-    };
+    let facts = Facts::sound(now);
     let (of_keysets, subject) = published.overview(Filter::default());
     let head = Head {
         now,
