@@ -48,7 +48,7 @@ impl Operations {
     /// # Errors
     /// The database.
     pub async fn remove_grant(&self, grant: &Grant, actor: &str) -> Result<bool, OperationError> {
-        let (time, _) = self.begin().await?;
+        let (time, _) = self.begin_revoking().await?;
         let stored = self.engine.store.access().await?;
         if !stored.grants.iter().any(|row| row.grant == *grant) {
             return Ok(false);

@@ -88,7 +88,7 @@ impl Operations {
     /// # Errors
     /// The database.
     pub async fn revoke_token(&self, id: KeyId, actor: &str) -> Result<bool, OperationError> {
-        let (time, _) = self.begin().await?;
+        let (time, _) = self.begin_revoking().await?;
         let stored = self.engine.store.access().await?;
         let Some(row) = stored.tokens.iter().find(|row| row.token.id == id) else {
             return Ok(false);
