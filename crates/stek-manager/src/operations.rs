@@ -338,6 +338,7 @@ impl Operations {
                 actor,
                 time,
             )?;
+            draft.leave_undecided((&stored.keyset, stored.next_due), time.now);
             if let KeysetChange::Revoke { reason, .. } = asked {
                 draft.revoked_for(reason);
             }

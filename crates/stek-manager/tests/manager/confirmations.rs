@@ -129,6 +129,26 @@ async fn rotation_goes_on_at_the_deadline_and_an_alarm_is_raised_once() {
 }
 
 #[tokio::test]
+async fn a_quorum_that_is_turned_on_late_counts_for_the_next_activation() {
+    let off = PolicyDocument { activation_quorum: Some(ActivationQuorum::Off), ..FAST };
+    let on = PolicyDocument { activation_quorum: Some(ActivationQuorum::All), ..off };
+    for (deadline, boundary_then, forced) in [(10, 18, 0), (4, 14, 1)] {
+        let (site, running, start) = begin(off).await;
+        go_on(&site, &running, 8, &[(0, 1)]).await;
+        assert_eq!(boundary(&site, &running, start), 10);
+        let on = PolicyDocument { activation_deadline_seconds: Some(deadline), ..on };
+        // What is decided 4 s before is late, and not left out.
+        running.operations().change_policy(&name("main"), on, "test").await.unwrap();
+        go_on(&site, &running, 1, &[(0, 1)]).await;
+        assert_eq!(boundary(&site, &running, start), 14, "{deadline}");
+        go_on(&site, &running, 1, &[(0, 1)]).await;
+        assert_eq!(boundary(&site, &running, start), boundary_then, "{deadline}");
+        assert_eq!(actions(&site, AuditAction::ActivationForced).await, forced, "{deadline}");
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn nothing_waits_where_that_is_off_or_nobody_reports_any_more() {
     let policy = PolicyDocument { activation_quorum: Some(ActivationQuorum::Off), ..FAST };
     let (site, running, start) = begin(policy).await;
