@@ -5,16 +5,18 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use stek_clock::Clock;
-use stek_core::access::Role;
+use stek_core::access::{Grant, KeysetSelector, Role, TokenSecret};
 use stek_core::id::{Incarnation, Revision};
 use stek_core::planner::Selection;
+use stek_core::principal::PrincipalPattern;
 use stek_core::time::Seconds;
 use stek_core::wrapped::Epoch;
-use stek_manager::{KeysetChange, OperationError};
+use stek_custody::random::SystemRandom;
+use stek_manager::{KeysetChange, NewToken, OperationError, add_grant_offline, add_token_offline};
 use stek_store::KeyStore;
 use stek_wire::admin::PolicyDocument;
 
-use crate::fixture::{FAST, Running, Site, name};
+use crate::fixture::{FAST, Running, Site, name, principal};
 
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
@@ -176,6 +178,23 @@ async fn a_database_behind_what_was_published_is_neither_served_nor_written() {
     assert!(matches!(rotate, Err(OperationError::Behind(_))));
     let delete = operations.delete(&name("main"), "test").await;
     assert!(matches!(delete, Err(OperationError::Behind(_))));
+    let mark = custody.high_water();
+    let grant = Grant {
+        principal: PrincipalPattern::try_new("edge.example").unwrap(),
+        keysets: KeysetSelector::All,
+        role: Role::Terminator,
+    };
+    let (store, clock) = (site.store.as_ref(), site.clock.as_ref());
+    let offline = add_grant_offline(store, &site.cluster, clock, mark, grant.clone()).await;
+    assert!(matches!(offline, Err(OperationError::Behind(_))));
+    let new = NewToken {
+        principal: principal("token:late"),
+        hash: TokenSecret::take_from(&mut [7; 32]).hash(),
+        expires_at: site.now() + Seconds::from_days(1),
+        grants: vec![grant],
+    };
+    let offline = add_token_offline(store, &site.cluster, &SystemRandom, clock, mark, new).await;
+    assert!(matches!(offline, Err(OperationError::Behind(_))));
     // Looking is allowed.
     assert_eq!(operations.show(&name("main")).await.unwrap().name, "main");
     assert_eq!(site.store.inner.cluster().await.unwrap().revision, cluster.revision);

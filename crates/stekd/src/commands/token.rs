@@ -21,7 +21,7 @@ use crate::commands::secret::write_private;
 use crate::commands::table;
 use crate::config::{self, ManagerConfig};
 use crate::roles::database;
-use crate::roles::manager::read_cluster_secret;
+use crate::roles::manager::{read_cluster_secret, read_high_water};
 
 /// Does what was asked and prints what came of it.
 pub(crate) async fn run(asked: TokenArgs) -> Result<()> {
@@ -80,8 +80,9 @@ pub(crate) fn draw(
 async fn create_offline(config: &Path, new: NewToken) -> Result<()> {
     let config: ManagerConfig = config::read(config)?;
     let cluster = read_cluster_secret(&config.custody)?;
+    let mark = read_high_water(&config.custody)?;
     let store = database::open(&config.database).await?;
-    add_token_offline(store.as_ref(), &cluster, &SystemRandom, &SystemClock, new).await?;
+    add_token_offline(store.as_ref(), &cluster, &SystemRandom, &SystemClock, mark, new).await?;
     Ok(())
 }
 
