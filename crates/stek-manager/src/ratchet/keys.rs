@@ -110,6 +110,7 @@ async fn end_lost(
         Ok(Err(error)) => return log(name, &error),
         Err(error) => return log(name, &error),
     };
+    draft.revoked_for("lost: nobody holds what it could be unwrapped with");
     draft.leave_undecided((&stored.keyset, stored.next_due), time.now);
     let (update, events) = draft.into_update((stored.revision, stored.next_due), None);
     let commit = Commit { at: time.now, changes: vec![Change::UpdateKeyset(update)], events };
