@@ -60,6 +60,11 @@ impl FleetClock {
         self.millis_at(self.clock.boot())
     }
 
+    /// The same, if it was ever told.
+    pub fn told_millis(&self) -> Option<u64> {
+        self.anchor.at(self.clock.boot())
+    }
+
     /// Fleet time in whole seconds.
     pub fn now(&self) -> Timestamp {
         Timestamp::from_unix(self.now_millis() / 1000)
@@ -90,14 +95,14 @@ impl FleetClock {
         &self.clock
     }
 
-    /// Takes a reading at its word, as from one's own database.
+    /// Takes a reading at its word, as one that an operator vouches for.
     pub fn set(&self, fleet_millis: u64) {
         let boot = self.clock.boot();
         let mut trust = self.trust.lock().unwrap_or_else(PoisonError::into_inner);
         self.follow(&mut trust, Held { ahead: ahead(fleet_millis, boot), since: boot });
     }
 
-    /// Takes a reading that came from afar. One within `skew` of what was expected, and of what
+    /// Takes a reading, from afar or from one's own database. One within `skew` of what was expected, and of what
     /// would be expected by the reference of this `patience`, is followed: so fleet time is moved
     /// by at most one `skew` in each. One further off is followed only once readings have said
     /// the same, give or take a `skew`, for `patience`.

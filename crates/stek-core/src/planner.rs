@@ -162,6 +162,27 @@ pub fn next_due(keyset: &Keyset, convergence: &Convergence, now: Timestamp) -> T
     later.fold(coverage.max(now + Seconds::new(1)), Timestamp::min)
 }
 
+/// Since when it has been open whether an activation that is still to come waits, if that is due:
+/// a change of `before`, which the planner was to look at again at `due`, has made it so or has come
+/// first. Who makes such a change leaves it to the next pass, by being due since then.
+pub fn undecided(
+    (before, due): (&Keyset, Timestamp),
+    after: &Keyset,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let decided_at = |keyset: &Keyset, key: &KeyRecord| {
+        let waits = keyset.policy().activation_quorum() == ActivationQuorum::All;
+        waits.then(|| key.schedule.activate_at() - keyset.policy().postpone_margin())
+    };
+    let was_decided = |key: &KeyRecord| {
+        let old = before.keys().iter().find(|old| old.id == key.id);
+        old.and_then(|old| decided_at(before, old)).is_some_and(|at| at < due)
+    };
+    let to_come = after.keys().iter().filter(|key| key.schedule.activate_at() > now);
+    let open = to_come.filter(|key| !was_decided(key)).filter_map(|key| decided_at(after, key));
+    open.filter(|at| *at <= now).min()
+}
+
 /// Why a rotation cannot be had now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RotateError {

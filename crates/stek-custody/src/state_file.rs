@@ -142,18 +142,37 @@ impl StateFile {
     pub fn open(path: &Path) -> Result<(Self, Contents), StateFileError> {
         // NONBLOCK: opening a pipe by mistake must not hang.
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let descriptor = open(path, flags, Mode::empty()).map_err(|error| match error {
-            Errno::NOENT => StateFileError::Missing { path: path.into() },
-            Errno::LOOP | Errno::ISDIR => StateFileError::NotAFile { path: path.into() },
-            _ => failed(path, "open", error),
-        })?;
-        let file = File::from(descriptor);
+        let file = open_existing(path, flags)?;
         lock(path, &file)?;
         let status = fstat(&file).map_err(|error| failed(path, "examine", error))?;
         check_access(path, &status, geteuid().as_raw())?;
         let mut opened = Self { path: path.into(), file, sequence: 0, slots: [None, None] };
         let contents = opened.recover()?;
         Ok((opened, contents))
+    }
+
+    /// The high-water mark of the file at `path`, which another process may have open meanwhile.
+    ///
+    /// # Errors
+    /// [`StateFileError`], with the path.
+    pub fn read_high_water(path: &Path) -> Result<Option<HighWater>, StateFileError> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = open_existing(path, flags)?;
+        let read = Self { path: path.into(), file, sequence: 0, slots: [None, None] };
+        let mut latest = None;
+        for offset in SLOT_OFFSETS {
+            match read.read_at(offset)?.decode() {
+                Decoded::Whole { sequence, contents } => {
+                    latest = latest.max(Some((sequence, contents.high_water)));
+                }
+                Decoded::OtherVersion(version) => {
+                    return Err(StateFileError::Version { path: path.into(), version });
+                }
+                Decoded::Torn => {}
+            }
+        }
+        let latest = latest.ok_or_else(|| StateFileError::Torn { path: path.into() })?;
+        Ok(latest.1)
     }
 
     /// Overwrites both slots, one after the other: nothing of the state before is left.
@@ -281,6 +300,15 @@ impl StateFile {
 
 fn failed(path: &Path, operation: &'static str, source: impl Into<io::Error>) -> StateFileError {
     StateFileError::Io { path: path.into(), operation, source: source.into() }
+}
+
+fn open_existing(path: &Path, flags: OFlags) -> Result<File, StateFileError> {
+    let opened = open(path, flags, Mode::empty()).map_err(|error| match error {
+        Errno::NOENT => StateFileError::Missing { path: path.into() },
+        Errno::LOOP | Errno::ISDIR => StateFileError::NotAFile { path: path.into() },
+        _ => failed(path, "open", error),
+    });
+    opened.map(File::from)
 }
 
 fn lock(path: &Path, file: &File) -> Result<(), StateFileError> {

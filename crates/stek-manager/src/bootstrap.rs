@@ -18,7 +18,7 @@ use stek_custody::state_file::StateFileError;
 use stek_store::{KeyStore, SeedRow, StoreError};
 
 use crate::operations::{AcceptError, replace_lost_seed};
-use crate::ratchet::{NoPeers, PeerError, Peers, drop_ended, fetch, is_lost};
+use crate::ratchet::{NoPeers, PeerError, Peers, WATCH, drop_ended, fetch, is_lost};
 
 /// Why a manager cannot start with this database, state file and cluster secret.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +73,9 @@ pub enum BootstrapError {
 const JOIN_PATIENCE: Duration = Duration::from_secs(60);
 /// How long it rests between two rounds.
 const JOIN_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often it looks whether somebody shows life.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// What a manager brings to its start.
 pub struct Newcomer<'a> {
@@ -151,9 +154,7 @@ pub async fn join_ratchet(newcomer: &Newcomer<'_>) -> Result<Custody, BootstrapE
             Ok(custody)
         }
         Err(source) => {
-            let rows = store.ratchet().await?;
-            let now = time(newcomer).await?;
-            if !is_lost(store, &rows, row.seed, row.claimed_at, now).await? {
+            if !stays_lost(newcomer, &row).await? {
                 let path = path.to_owned();
                 return Err(BootstrapError::NoState { seed: row.seed, path, source });
             }
@@ -162,6 +163,25 @@ pub async fn join_ratchet(newcomer: &Newcomer<'_>) -> Result<Custody, BootstrapE
             replace_lost_seed(store, cluster, path, random, clock).await?;
             Ok(Custody::open(path, Arc::clone(cluster)).map_err(BootstrapError::State)?)
         }
+    }
+}
+
+/// Whether nobody who holds the live seed has shown life for a lead, nor does while the database is
+/// watched for [`WATCH`].
+async fn stays_lost(newcomer: &Newcomer<'_>, row: &SeedRow) -> Result<bool, BootstrapError> {
+    let Newcomer { store, clock, .. } = *newcomer;
+    let end = clock.boot() + WATCH;
+    loop {
+        let (rows, now) = (store.ratchet().await?, time(newcomer).await?);
+        if !is_lost(store, &rows, row.seed, row.claimed_at, now).await? {
+            return Ok(false);
+        }
+        if clock.boot() >= end {
+            return Ok(true);
+        }
+        tracing::warn!(seed = %row.seed, "nobody who holds the ratchet has shown life for a lead; \
+                       watching whether anybody does");
+        clock.sleep_until((clock.boot() + LOOK).min(end)).await;
     }
 }
 

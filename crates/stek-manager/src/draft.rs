@@ -108,6 +108,13 @@ impl Draft {
         Ok(Self { keyset, steps, events, next_due, publishes: planner::publishes(ops) })
     }
 
+    /// Leaves to the next pass what has to be decided by what the fleet holds, which this has not
+    /// looked at. `before` and `due` are as they were read.
+    pub(crate) fn leave_undecided(&mut self, before: (&Keyset, Timestamp), now: Timestamp) {
+        let since = planner::undecided(before, &self.keyset, now);
+        self.next_due = since.map_or(self.next_due, |since| since.min(self.next_due));
+    }
+
     /// The change of a keyset that was read at revision `expected`, due at `due`. A new policy is published even if no
     /// key changes with it.
     pub(crate) fn into_update(

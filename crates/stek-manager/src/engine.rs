@@ -1,10 +1,10 @@
 //! What every pass and every operation needs: the store, custody, the audit chain and the time.
 //! Decides whether the clock and the database may be believed; what to do then is the planner's.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use stek_clock::{Clock, FleetClock};
+use stek_clock::{Clock, FleetClock, FleetTimeError};
 use stek_core::id::{Incarnation, Revision};
 use stek_core::time::{Seconds, Timestamp};
 use stek_custody::clock_rules::{self, ClockDisagreement, ClockReading, HoldReason, Ruling};
@@ -16,6 +16,11 @@ use tokio::sync::Notify;
 
 use crate::confirmations::Confirmations;
 use crate::ratchet::RatchetRules;
+
+/// By how much the time may leave boot time at once.
+const STEP: Seconds = Seconds::new(clock_rules::MAX_DISAGREEMENT_MS / 1000);
+/// How long a longer step must last to be followed, at the least: what it destroys cannot be had back.
+const LEAST_PATIENCE: Seconds = Seconds::from_hours(1);
 
 /// What a manager is made of.
 pub struct EngineParts {
@@ -53,6 +58,8 @@ pub struct Engine {
     fleet: Arc<FleetClock>,
     /// The reading that an operator, or the start, vouches for.
     anchor: Mutex<ClockReading>,
+    /// The longest lead of what is published, in seconds.
+    longest_lead: AtomicU64,
     previous_secret_needed: AtomicBool,
     ratchet_detail: Mutex<String>,
     /// Somebody has changed something that the reconcile loop should look at.
@@ -68,9 +75,12 @@ pub(crate) struct PassTime {
     pub(crate) apart_millis: u64,
 }
 
-/// A reading of the clock that an operator vouches for.
+/// What the database's clock and ours show, which an operator vouches for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Vouched(ClockReading);
+pub(crate) struct Vouched {
+    database_millis: u64,
+    ours: ClockReading,
+}
 
 /// Why there is no time to act on. Nothing is minted and no schedule is moved meanwhile.
 #[derive(Debug, thiserror::Error)]
@@ -81,9 +91,19 @@ pub enum ClockError {
     /// Its clock and ours disagree.
     #[error(transparent)]
     Disagreement(#[from] ClockDisagreement),
-    /// Our clock jumped.
+    /// Our clock jumped further than is ever followed without an operator.
     #[error(transparent)]
     Jump(#[from] HoldReason),
+    /// Both clocks stepped together, as those of one machine do, and it has not lasted yet.
+    #[error(transparent)]
+    Step(#[from] FleetTimeError),
+}
+
+impl ClockError {
+    /// Whether the database was reached and the clocks are what is wrong.
+    pub(crate) fn is_dispute(&self) -> bool {
+        !matches!(self, Self::Store(_))
+    }
 }
 
 /// The database is one that must not be written or served: an operator has to accept it first.
@@ -108,6 +128,12 @@ pub(crate) enum ClusterError {
     Behind(#[from] DatabaseBehind),
 }
 
+impl PassTime {
+    fn new(millis: u64, apart_millis: u64) -> Self {
+        Self { now: Timestamp::from_unix(millis / 1000), millis, apart_millis }
+    }
+}
+
 impl Engine {
     /// An engine whose fleet time begins with the first pass.
     pub fn new(parts: EngineParts) -> Self {
@@ -126,6 +152,7 @@ impl Engine {
             confirmations: Arc::new(Confirmations::new(Arc::clone(&parts.clock))),
             fleet,
             anchor,
+            longest_lead: AtomicU64::new(0),
             previous_secret_needed: AtomicBool::new(true),
             ratchet_detail: Mutex::default(),
             changed: Notify::new(),
@@ -141,8 +168,9 @@ impl Engine {
         self.fleet.clock()
     }
 
-    /// Reads the database's clock and, if it may be believed, makes it fleet time and turns the
-    /// ratchet to its epoch.
+    /// Reads the database's clock and, if it may be believed, makes it fleet time. A step that both
+    /// clocks make is followed once it has lasted a lead, as by everybody who follows fleet time:
+    /// an outage of that length costs nothing, and a wrong time ends keys early.
     pub(crate) async fn read_time(&self) -> Result<PassTime, ClockError> {
         let millis = self.store.now_millis().await?;
         let ours = reading(self.clock().as_ref());
@@ -151,9 +179,27 @@ impl Engine {
         if let Ruling::Hold(reason) = clock_rules::judge(anchor, ours) {
             return Err(reason.into());
         }
-        self.fleet.set(millis);
-        let apart_millis = millis.abs_diff(ours.wall_ms);
-        Ok(PassTime { now: Timestamp::from_unix(millis / 1000), millis, apart_millis })
+        let lead = Seconds::new(self.longest_lead.load(Ordering::Relaxed));
+        self.fleet.observe(millis, STEP, lead.max(LEAST_PATIENCE))?;
+        Ok(PassTime::new(millis, millis.abs_diff(ours.wall_ms)))
+    }
+
+    /// What was last believed, run on by boot time: for what must not wait until clocks are right.
+    pub(crate) fn fleet_time(&self) -> Option<PassTime> {
+        self.fleet.told_millis().map(|millis| PassTime::new(millis, 0))
+    }
+
+    /// The present, or fleet time while that is in dispute.
+    pub(crate) async fn read_time_or_fleet_time(&self) -> Result<PassTime, ClockError> {
+        match self.read_time().await {
+            Err(error) if error.is_dispute() => self.fleet_time().ok_or(error),
+            read => read,
+        }
+    }
+
+    /// Notes the longest lead of what is published.
+    pub(crate) fn set_longest_lead(&self, lead: Seconds) {
+        self.longest_lead.store(lead.as_secs(), Ordering::Relaxed);
     }
 
     /// The present as an operator vouches for it: a jump up to now counts no more. The database's
@@ -162,14 +208,14 @@ impl Engine {
         let millis = self.store.now_millis().await?;
         let ours = reading(self.clock().as_ref());
         clock_rules::agree(millis, ours.wall_ms)?;
-        let apart_millis = millis.abs_diff(ours.wall_ms);
-        let time = PassTime { now: Timestamp::from_unix(millis / 1000), millis, apart_millis };
-        Ok((time, Vouched(ours)))
+        let time = PassTime::new(millis, millis.abs_diff(ours.wall_ms));
+        Ok((time, Vouched { database_millis: millis, ours }))
     }
 
-    /// Takes a reading as the one that jumps are measured from.
+    /// Takes a reading as fleet time, and as the one that jumps are measured from.
     pub(crate) fn vouch(&self, reading: Vouched) {
-        *self.anchor.lock().unwrap_or_else(PoisonError::into_inner) = reading.0;
+        *self.anchor.lock().unwrap_or_else(PoisonError::into_inner) = reading.ours;
+        self.fleet.set(reading.database_millis);
     }
 
     /// Where the managers are with the ratchet, in words that anyone may read.

@@ -10,7 +10,7 @@ use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry,
 };
-use stek_core::audit::AuditAction;
+use stek_core::audit::{AuditAction, ChainLink};
 use stek_core::feed::FeedState;
 use stek_core::schedule::KeyState;
 use stek_core::time::{Seconds, Timestamp};
@@ -85,6 +85,7 @@ pub(crate) struct ManagerMetrics {
     pub(crate) pass_seconds: Histogram,
     published: PublishedGauges,
     counted: Mutex<Option<Counted>>,
+    head: Mutex<Option<(u64, ChainLink)>>,
 }
 
 impl ManagerMetrics {
@@ -158,6 +159,7 @@ impl ManagerMetrics {
             )?,
             pass_seconds: pass_seconds(registry)?,
             counted: Mutex::new(None),
+            head: Mutex::new(None),
             published: PublishedGauges::register(registry)?,
         })
     }
@@ -214,13 +216,14 @@ impl ManagerMetrics {
 
     /// Exports the head of the audit chain, as an anchor that is kept outside the database.
     pub(crate) fn observe_audit(&self, cluster: &ClusterState) {
-        let lines = signed(cluster.audit_sequence);
-        if self.audit_lines.get() == lines {
+        let head = (cluster.audit_sequence, cluster.audit_head);
+        let before = self.head.lock().unwrap_or_else(PoisonError::into_inner).replace(head);
+        if before == Some(head) {
             return;
         }
         let (sequence, link) = (cluster.audit_sequence, cluster.audit_head.to_string());
         tracing::info!(sequence, link, "audit chain");
-        self.audit_lines.set(lines);
+        self.audit_lines.set(signed(sequence));
         self.most_audit_lines.fetch_max(sequence, Relaxed);
         self.audit_head.reset();
         self.audit_head.with_label_values(&[&link]).set(1);
@@ -413,4 +416,32 @@ where
 {
     registry.register(Box::new(collector.clone()))?;
     Ok(collector)
+}
+
+#[cfg(test)]
+mod tests {
+    use stek_core::id::{Incarnation, Revision};
+
+    use super::*;
+
+    /// As after a restore that has as many lines.
+    #[test]
+    fn another_head_is_exported_though_the_trail_is_as_long() {
+        let registry = Registry::new();
+        let metrics = ManagerMetrics::register(&registry).unwrap();
+        let (incarnation, revision) = (Incarnation::from_bytes([7; 16]), Revision::new(1));
+        for byte in [1, 2] {
+            let audit_head = ChainLink::from_bytes([byte; 32]);
+            let head = ClusterState {
+                incarnation,
+                revision,
+                access_revision: revision,
+                audit_sequence: 7,
+                audit_head,
+            };
+            metrics.observe_audit(&head);
+            let link = audit_head.to_string();
+            assert_eq!(metrics.audit_head.with_label_values(&[&link]).get(), 1);
+        }
+    }
 }

@@ -201,7 +201,7 @@ impl Operations {
         after: Option<&KeysetName>,
         visible: impl Fn(&KeysetName) -> bool,
     ) -> Result<KeysetList, OperationError> {
-        let time = self.engine.read_time().await?;
+        let time = self.engine.read_time_or_fleet_time().await?;
         let page = self.engine.store.keysets(after, PAGE).await?;
         let full = page.rows() == PAGE;
         let next = page.last_name().filter(|_| full).map(|last| last.to_string());
@@ -221,7 +221,7 @@ impl Operations {
         after: Option<&KeysetName>,
         names: &BTreeSet<KeysetName>,
     ) -> Result<KeysetList, OperationError> {
-        let time = self.engine.read_time().await?;
+        let time = self.engine.read_time_or_fleet_time().await?;
         let incarnation = self.engine.store.cluster().await?.incarnation;
         let mut later = names.iter().filter(|name| after < Some(name));
         let mut keysets = Vec::new();
@@ -240,7 +240,7 @@ impl Operations {
     /// # Errors
     /// [`OperationError::NotFound`], or the database.
     pub async fn show(&self, name: &KeysetName) -> Result<KeysetDocument, OperationError> {
-        let time = self.engine.read_time().await?;
+        let time = self.engine.read_time_or_fleet_time().await?;
         let stored = self.read(name).await?;
         let incarnation = self.engine.store.cluster().await?.incarnation;
         let mut document = outcome::document(&stored, incarnation, time.now);
@@ -260,7 +260,7 @@ impl Operations {
         name: &KeysetName,
         until: Timestamp,
     ) -> Result<PlanDocument, OperationError> {
-        let time = self.engine.read_time().await?;
+        let time = self.engine.read_time_or_fleet_time().await?;
         let stored = self.read(name).await?;
         Ok(forecast::forecast(&stored.keyset, time.now, until))
     }
@@ -300,7 +300,7 @@ impl Operations {
         actor: &str,
     ) -> Result<EffectDocument, OperationError> {
         for _ in 0..TRIES {
-            let (time, _) = self.begin().await?;
+            let (time, _) = self.begin_revoking().await?;
             let stored = self.read(name).await?;
             let change = Change::DeleteKeyset { name: name.clone(), expected: stored.revision };
             let reason = format!("{} keys revoked", stored.keys.len());
@@ -325,7 +325,10 @@ impl Operations {
         asked: &KeysetChange,
     ) -> Result<EffectDocument, OperationError> {
         for _ in 0..TRIES {
-            let (time, _) = self.begin().await?;
+            let (time, _) = match asked {
+                KeysetChange::Revoke { .. } => self.begin_revoking().await?,
+                KeysetChange::Rotate | KeysetChange::Policy(_) => self.begin().await?,
+            };
             let stored = self.read(name).await?;
             let planned = decide::decide(&stored, asked, time.now)?;
             let mut draft = Draft::new(
@@ -335,6 +338,7 @@ impl Operations {
                 actor,
                 time,
             )?;
+            draft.leave_undecided((&stored.keyset, stored.next_due), time.now);
             if let KeysetChange::Revoke { reason, .. } = asked {
                 draft.revoked_for(reason);
             }
@@ -362,6 +366,12 @@ impl Operations {
     /// What every change begins with: the time, and a database that may be written.
     async fn begin(&self) -> Result<(PassTime, ClusterState), OperationError> {
         let time = self.engine.read_time().await?;
+        Ok((time, self.engine.read_cluster().await?))
+    }
+
+    /// The same for what takes something back, which waits for no clock.
+    async fn begin_revoking(&self) -> Result<(PassTime, ClusterState), OperationError> {
+        let time = self.engine.read_time_or_fleet_time().await?;
         Ok((time, self.engine.read_cluster().await?))
     }
 

@@ -140,6 +140,8 @@ impl Publisher {
         let erased = erase(&mut next, now);
         if moved || reread || erased {
             self.raise_high_water(engine, &next).await?;
+            let leads = next.keysets.values().map(|bundle| bundle.keyset().policy().lead());
+            engine.set_longest_lead(leads.max().unwrap_or(Seconds::ZERO));
             self.put_out(next);
             // Only now: had anything failed before, the next pass must read them again.
             self.access_revision = Some(cluster.access_revision);

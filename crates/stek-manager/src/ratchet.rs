@@ -12,6 +12,7 @@ pub use peers::{NoPeers, PeerError, Peers};
 pub(crate) use seeds::{drop_ended, offer};
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use stek_core::audit::{AuditAction, AuditEvent};
 use stek_core::id::Incarnation;
@@ -48,6 +49,9 @@ impl Default for RatchetRules {
 const ALIVE: Seconds = Seconds::from_minutes(3);
 /// A manager that has shown no life for this span is forgotten.
 const FORGET_AFTER: Seconds = Seconds::from_days(7);
+/// For how long the database is watched before that counts: while it was away nobody could show
+/// life, and whoever holds the seed does within half of this once it is back.
+pub(crate) const WATCH: Duration = Duration::from_secs(2 * report::SAY_AGAIN.as_secs());
 /// The least time without life after which a seed may be given up as lost, without keysets.
 const LEAST_LOSS: Seconds = Seconds::from_hours(1);
 
@@ -92,6 +96,9 @@ pub(crate) struct State {
     swept: Option<(Incarnation, SeedId)>,
     resealed: Option<SeedId>,
     asked_for: Option<(SeedId, Timestamp)>,
+    /// The live seed, if it is not held and nobody else seems to, and since and until when that was
+    /// seen, in boot time.
+    lost: Option<(SeedId, Duration, Duration)>,
 }
 
 /// Whether the seeds are still those that were read.

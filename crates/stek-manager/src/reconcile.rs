@@ -70,7 +70,9 @@ impl PassError {
     fn outcome(&self) -> (Outcome, &'static str) {
         match self {
             Self::Clock(ClockError::Disagreement(_)) => (Outcome::Clock, "the clocks disagree"),
-            Self::Clock(ClockError::Jump(_)) => (Outcome::Clock, "the clock jumped"),
+            Self::Clock(ClockError::Jump(_) | ClockError::Step(_)) => {
+                (Outcome::Clock, "the clock jumped")
+            }
             Self::Behind(_) | Self::Publish(PublishError::Behind(_)) => {
                 (Outcome::Behind, "the database is behind what was published")
             }
@@ -211,8 +213,7 @@ impl Reconciler {
         };
         if let Some(feed) = published {
             self.metrics.observe_feed(&feed, now);
-            if !matches!(error, PassError::Clock(ClockError::Disagreement(_) | ClockError::Jump(_)))
-            {
+            if !matches!(error, PassError::Clock(error) if error.is_dispute()) {
                 turn_ratchet(&self.engine, &self.metrics, now);
             }
         }
@@ -227,7 +228,12 @@ async fn pass(
     state: &mut State,
 ) -> Result<Duration, PassError> {
     let begun = engine.clock().boot();
-    let time = engine.read_time().await?;
+    let time = match engine.read_time().await {
+        Err(error) if error.is_dispute() => {
+            return Err(pass_in_dispute(engine, metrics, state, error).await);
+        }
+        read => read?,
+    };
     metrics.observe_clocks(time.apart_millis);
     turn_ratchet(engine, metrics, time.now);
     let cluster = engine.read_cluster().await?;
@@ -257,6 +263,22 @@ async fn pass(
     let idle = due.map_or(LONGEST_IDLE, |due| engine.fleet().boot_at(due).saturating_sub(begun));
     let least = if state.resting.is_empty() { Duration::ZERO } else { RESTING_IDLE };
     Ok(idle.clamp(least, LONGEST_IDLE))
+}
+
+/// What is left of a pass while the time is in dispute: what was revoked must go out.
+async fn pass_in_dispute(
+    engine: &Engine,
+    metrics: &ManagerMetrics,
+    state: &mut State,
+    dispute: ClockError,
+) -> PassError {
+    if let Some(time) = engine.fleet_time()
+        && let Err(error) = state.publisher.refresh(engine, metrics, time.now).await
+    {
+        let error = &error as &dyn std::error::Error;
+        tracing::error!(error, "what was committed is not published");
+    }
+    dispute.into()
 }
 
 /// Deletes what is too old to remember. Nothing depends on it, so a failure waits for the next turn.

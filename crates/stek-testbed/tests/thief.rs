@@ -233,20 +233,20 @@ async fn a_destroyed_key_stays_destroyed_whatever_was_kept() {
     // While the epoch of a key lasts a backup opens, also of a key that was revoked since.
     assert_eq!(fleet.steal(&fleet.export("soon"), &[&then]), all, "the control");
 
-    // The last second of the epoch, and the first after it.
+    // The last half hour of the epoch, of which no look takes more than its share, and the next one.
     let end = last.end();
     while fleet.now() + stek_core::time::Seconds::from_hours(12) < end {
         fleet.clock.advance(Duration::from_secs(6 * HOUR));
         let epoch = Epoch::of(fleet.now());
         fleet.until("turn of the ratchet", async || fleet.custody.epoch() >= epoch).await;
     }
-    fleet.clock.advance(end.since(fleet.now()).to_std() - Duration::from_secs(30));
+    fleet.clock.advance(end.since(fleet.now()).to_std() - Duration::from_secs(HOUR / 2));
     let epoch = Epoch::of(fleet.now());
     fleet.until("turn of the ratchet", async || fleet.custody.epoch() >= epoch).await;
     assert_eq!(fleet.custody.epoch(), last);
     let latest = fleet.steal(&fleet.export("last-moment"), &[&then]);
     assert!(!latest.is_empty() && latest.is_subset(&all), "the control at the end of the epoch");
-    fleet.clock.advance(Duration::from_secs(30));
+    fleet.clock.advance(Duration::from_secs(HOUR / 2));
     fleet.until("turn of the ratchet", async || fleet.custody.epoch() > last).await;
     fleet
         .until("end of the keys", async || {

@@ -325,6 +325,28 @@ fn without_a_quorum_nothing_waits() {
 }
 
 #[test]
+fn what_a_change_finds_undecided_stays_due() {
+    let keyset = |quorum| doubtful(quorum, 100).0.keyset;
+    let (all, off) = (keyset(ActivationQuorum::All), keyset(ActivationQuorum::Off));
+    // Decided 9 s before 1100.
+    let table = [
+        ("before there is anything to decide", &off, 1100, 1090, None),
+        ("the quorum is turned on too late", &off, 1100, 1095, Some(at(1091))),
+        ("just so", &off, 1100, 1091, Some(at(1091))),
+        ("it has activated", &off, 1100, 1100, None),
+        ("the pass has decided", &all, 1100, 1095, None),
+        ("the change comes before the pass", &all, 1091, 1095, Some(at(1091))),
+    ];
+    for (what, before, due, now, expected) in table {
+        assert_eq!(undecided((before, at(due)), &all, at(now)), expected, "{what}");
+    }
+    assert_eq!(undecided((&all, at(1091)), &off, at(1095)), None, "nothing waits");
+    // Brought so near by a revocation, or minted so late.
+    let empty = all.retaining(|_| false);
+    assert_eq!(undecided((&empty, at(1200)), &all, at(1095)), Some(at(1091)));
+}
+
+#[test]
 fn a_policy_change_applies_from_the_next_mint() {
     let mut world = world();
     world.pass(at(1000));

@@ -80,6 +80,21 @@ fn two_openers_do_not_share_a_file() {
 }
 
 #[test]
+fn the_mark_is_read_though_another_has_the_file() {
+    let (_directory, path) = directory();
+    let mark = || StateFile::read_high_water(&path).map(|mark| mark.unwrap().revision.as_u64());
+    assert!(matches!(mark(), Err(StateFileError::Missing { .. })));
+    let mut file = StateFile::create(&path, &contents(EPOCH, 10)).unwrap();
+    assert_eq!(mark().unwrap(), 10);
+    for revision in 11..=13 {
+        file.update(&contents(EPOCH, revision)).unwrap();
+        assert_eq!(mark().unwrap(), revision);
+    }
+    fs::write(&path, [0; 8192]).unwrap();
+    assert!(matches!(mark(), Err(StateFileError::Torn { .. })));
+}
+
+#[test]
 fn open_to_others_is_refused() {
     let (_directory, path) = created();
     for mode in 0..0o1000 {

@@ -28,7 +28,7 @@ impl Operations {
         name: &KeysetName,
         asked: &KeysetChange,
     ) -> Result<CostDocument, OperationError> {
-        let now = self.engine.read_time().await?.now;
+        let now = self.engine.read_time_or_fleet_time().await?.now;
         let stored = self.read(name).await?;
         let planned = decide(&stored, asked, now)?;
         let minted = imagined(&planned.ops);
@@ -48,7 +48,7 @@ impl Operations {
         &self,
         name: &KeysetName,
     ) -> Result<CostDocument, OperationError> {
-        let now = self.engine.read_time().await?.now;
+        let now = self.engine.read_time_or_fleet_time().await?.now;
         let stored = self.read(name).await?;
         let effects = outcome::deletions(&stored, now);
         let warnings = vec!["tickets are not sealed again; there is no way back".to_owned()];

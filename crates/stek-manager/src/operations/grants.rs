@@ -4,9 +4,10 @@ use stek_clock::Clock;
 use stek_core::access::Grant;
 use stek_core::audit::{AuditAction, AuditEvent};
 use stek_custody::cluster_secret::{ClusterSecret, RowSealer};
+use stek_custody::state_file::HighWater;
 use stek_store::{Change, Commit, KeyStore, SealedGrant, StoredAccess};
 
-use super::tokens::{OFFLINE_ACTOR, describe, offline_time};
+use super::tokens::{OFFLINE_ACTOR, begin_offline, describe};
 use super::{OperationError, Operations, event};
 use crate::engine::PassTime;
 
@@ -48,7 +49,7 @@ impl Operations {
     /// # Errors
     /// The database.
     pub async fn remove_grant(&self, grant: &Grant, actor: &str) -> Result<bool, OperationError> {
-        let (time, _) = self.begin().await?;
+        let (time, _) = self.begin_revoking().await?;
         let stored = self.engine.store.access().await?;
         if !stored.grants.iter().any(|row| row.grant == *grant) {
             return Ok(false);
@@ -60,7 +61,7 @@ impl Operations {
 }
 
 /// Stores a grant with the database and the cluster secret alone, for the first operator. Returns
-/// whether there was none like it.
+/// whether there was none like it. `mark` is the highest revision published, as far as it is known.
 ///
 /// # Errors
 /// As for [`Operations::add_grant`].
@@ -68,9 +69,10 @@ pub async fn add_grant_offline(
     store: &dyn KeyStore,
     cluster: &ClusterSecret,
     clock: &dyn Clock,
+    mark: Option<HighWater>,
     grant: Grant,
 ) -> Result<bool, OperationError> {
-    let time = offline_time(store, cluster, clock).await?;
+    let time = begin_offline(store, cluster, clock, mark).await?;
     let stored = store.access().await?;
     let added = addition(&stored, grant, &cluster.row_sealer(), time, OFFLINE_ACTOR)?;
     let Some((changes, event)) = added else { return Ok(false) };

@@ -11,13 +11,16 @@ use stek_core::time::Timestamp;
 use stek_custody::clock_rules;
 use stek_custody::cluster_secret::{ClusterSecret, RowSealer};
 use stek_custody::random::RandomSource;
-use stek_store::{Change, Commit, KeyStore, MAX_BATCH, SealedGrant, SealedToken, StoredAccess};
+use stek_custody::state_file::HighWater;
+use stek_store::{
+    Change, ClusterState, Commit, KeyStore, MAX_BATCH, SealedGrant, SealedToken, StoredAccess,
+};
 
 use super::grants::MAX_GRANTS;
 use super::{OperationError, Operations, event};
 use crate::bootstrap::choose_secret;
 use crate::draft::new_id;
-use crate::engine::{ClockError, PassTime};
+use crate::engine::{ClockError, DatabaseBehind, PassTime};
 
 /// The most tokens of a cluster: every request is compared with all of them.
 pub const MAX_TOKENS: usize = 10_000;
@@ -88,7 +91,7 @@ impl Operations {
     /// # Errors
     /// The database.
     pub async fn revoke_token(&self, id: KeyId, actor: &str) -> Result<bool, OperationError> {
-        let (time, _) = self.begin().await?;
+        let (time, _) = self.begin_revoking().await?;
         let stored = self.engine.store.access().await?;
         let Some(row) = stored.tokens.iter().find(|row| row.token.id == id) else {
             return Ok(false);
@@ -139,7 +142,7 @@ impl Operations {
 }
 
 /// Stores a token with the database and the cluster secret alone, for the first operator: nobody
-/// can ask a manager for one yet.
+/// can ask a manager for one yet. `mark` is the highest revision published, as far as it is known.
 ///
 /// # Errors
 /// As for [`Operations::add_token`].
@@ -148,9 +151,10 @@ pub async fn add_token_offline(
     cluster: &ClusterSecret,
     random: &dyn RandomSource,
     clock: &dyn Clock,
+    mark: Option<HighWater>,
     new: NewToken,
 ) -> Result<Token, OperationError> {
-    let time = offline_time(store, cluster, clock).await?;
+    let time = begin_offline(store, cluster, clock, mark).await?;
     check_new(&store.access().await?, &new)?;
     let id = new_id(random, time)?;
     let (token, changes, events) = creation(new, id, &cluster.row_sealer(), time, OFFLINE_ACTOR);
@@ -159,13 +163,18 @@ pub async fn add_token_offline(
     Ok(token)
 }
 
-/// The database's time, if ours agrees. What is sealed and linked from then on is so under the
+/// The database's time, if ours agrees and the database may be written. What is sealed and linked from then on is so under the
 /// cluster secret that managers use.
-pub(super) async fn offline_time(
+pub(super) async fn begin_offline(
     store: &dyn KeyStore,
     cluster: &ClusterSecret,
     clock: &dyn Clock,
+    mark: Option<HighWater>,
 ) -> Result<PassTime, OperationError> {
+    let ClusterState { incarnation, revision, .. } = store.cluster().await?;
+    if Some(HighWater { incarnation, revision }) < mark {
+        return Err(DatabaseBehind { incarnation, revision }.into());
+    }
     if let Some(row) = store.seed().await? {
         choose_secret(cluster, &row).map_err(|error| OperationError::Failed(Box::new(error)))?;
     }

@@ -105,11 +105,13 @@ async fn end_lost(
         ops.extend(planner::plan(&rest, &Convergence::confirmed(), time.now));
         Draft::new(engine, (&stored.keyset, stored.next_due), &ops, "manager", time)
     });
-    let draft = match drafted {
+    let mut draft = match drafted {
         Ok(Ok(draft)) => draft,
         Ok(Err(error)) => return log(name, &error),
         Err(error) => return log(name, &error),
     };
+    draft.revoked_for("lost: nobody holds what it could be unwrapped with");
+    draft.leave_undecided((&stored.keyset, stored.next_due), time.now);
     let (update, events) = draft.into_update((stored.revision, stored.next_due), None);
     let commit = Commit { at: time.now, changes: vec![Change::UpdateKeyset(update)], events };
     match engine.store.commit(&commit, &engine.audit).await {

@@ -13,7 +13,7 @@ use crate::engine::{Engine, PassTime};
 use crate::metrics::ManagerMetrics;
 
 /// How often a manager says that it is there, if nothing else has changed.
-const SAY_AGAIN: Seconds = Seconds::new(60);
+pub(super) const SAY_AGAIN: Seconds = Seconds::new(60);
 
 /// Says what is held here, if that is news, and puts it among the rows.
 pub(super) async fn replica(

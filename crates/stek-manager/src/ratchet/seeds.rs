@@ -10,7 +10,7 @@ use stek_custody::ratchet::new_seed_id;
 use stek_custody::state_file::StateFileError;
 use stek_store::{Ratchet, Replica, SeedChange, SeedPhase, SeedRow};
 
-use super::{ALIVE, Outcome, PeerError, RatchetError, State, event, fetch, is_lost};
+use super::{ALIVE, Outcome, PeerError, RatchetError, State, WATCH, event, fetch, is_lost};
 use crate::engine::{Engine, PassTime};
 
 /// How long a seed that no peer gave is not asked for again.
@@ -75,7 +75,7 @@ pub(super) async fn hold_all(
             if rests { Err(PeerError::None) } else { ask(engine, state, row, time).await };
         match outcome {
             Ok(taken) => engine.custody.hold_next(taken, &row.check)?,
-            Err(_) if is_live && lost(engine, rows, row, time).await? => {
+            Err(_) if is_live && lost(engine, state, rows, row, time).await? => {
                 return replace(engine, row, time).await;
             }
             Err(source) if is_live => {
@@ -100,13 +100,23 @@ async fn ask(
     fetch(peers, &engine.cluster, random, wanted, time.now).await
 }
 
+/// Whether that has been so in each pass for [`WATCH`].
 async fn lost(
     engine: &Engine,
+    state: &mut State,
     rows: &Ratchet,
     row: &SeedRow,
     time: PassTime,
 ) -> Result<bool, RatchetError> {
-    Ok(is_lost(engine.store.as_ref(), rows, row.seed, row.claimed_at, time.now).await?)
+    if !is_lost(engine.store.as_ref(), rows, row.seed, row.claimed_at, time.now).await? {
+        state.lost = None;
+        return Ok(false);
+    }
+    let boot = engine.clock().boot();
+    let before = state.lost.filter(|(seed, _, last)| *seed == row.seed && boot < *last + WATCH / 2);
+    let since = before.map_or(boot, |(_, since, _)| since);
+    state.lost = Some((row.seed, since, boot));
+    Ok(boot >= since + WATCH)
 }
 
 /// A new seed in place of one that nobody holds any more. Its keys are ended by the sweep.

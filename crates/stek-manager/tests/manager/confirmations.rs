@@ -1,6 +1,6 @@
 //! What the manager makes of who holds what: activations that wait, and the answer to operators.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use stek_core::time::Timestamp;
 use stek_store::KeyStore;
 use stek_wire::admin::PolicyDocument;
 
-use crate::fixture::{FAST, Running, Site, name, principal};
+use crate::fixture::{FAST, Running, Site, eventually, name, principal};
 
 /// Replica `replica` sees so many instances that hold these revisions, and have polled twice by now.
 fn tally(site: &Site, running: &Running, replica: &str, holdings: &[(u64, u32)]) -> ReplicaTally {
@@ -126,6 +126,60 @@ async fn rotation_goes_on_at_the_deadline_and_an_alarm_is_raised_once() {
     assert!(boundary(&site, &running, start) > 18, "it has activated");
     assert_eq!(actions(&site, AuditAction::ActivationForced).await, 1);
     running.stop().await;
+}
+
+/// As of one credential that invents instances.
+#[tokio::test]
+async fn laggards_for_ever_stop_no_rotation() {
+    // It is decided six seconds before, and a tick is five.
+    let minutes = PolicyDocument {
+        rotation_period_seconds: Some(60),
+        ticket_lifetime_seconds: Some(60),
+        clock_skew_seconds: Some(3),
+        lead_seconds: Some(60),
+        session_lifetime_seconds: Some(600),
+        ..FAST
+    };
+    let (site, running, _) = begin(minutes).await;
+    let mut planned = BTreeMap::new();
+    let mut sealed = BTreeSet::new();
+    for _ in 0..240 {
+        report(&site, &running, &[(0, 16)]);
+        site.tick(&running).await;
+        let keyset = running.keyset("main");
+        for key in keyset.keys() {
+            let at = key.schedule.activate_at();
+            let first = *planned.entry(key.id).or_insert(at);
+            assert!(at.since(first).as_secs() <= 60, "the deadline is the lead of a minute");
+        }
+        sealed.insert(keyset.active(site.now()).expect("some key seals at every instant").id);
+    }
+    // Twenty minutes, and each key late by one at the most.
+    let forced = actions(&site, AuditAction::ActivationForced).await;
+    assert!(sealed.len() >= 10 && forced >= sealed.len() - 2, "{} {forced}", sealed.len());
+    let counted = || running.counter("stek_manager_forced_activations_total", None) as usize;
+    eventually(|| counted() == forced).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_quorum_that_is_turned_on_late_counts_for_the_next_activation() {
+    let off = PolicyDocument { activation_quorum: Some(ActivationQuorum::Off), ..FAST };
+    let on = PolicyDocument { activation_quorum: Some(ActivationQuorum::All), ..off };
+    for (deadline, boundary_then, forced) in [(10, 18, 0), (4, 14, 1)] {
+        let (site, running, start) = begin(off).await;
+        go_on(&site, &running, 8, &[(0, 1)]).await;
+        assert_eq!(boundary(&site, &running, start), 10);
+        let on = PolicyDocument { activation_deadline_seconds: Some(deadline), ..on };
+        // What is decided 4 s before is late, and not left out.
+        running.operations().change_policy(&name("main"), on, "test").await.unwrap();
+        go_on(&site, &running, 1, &[(0, 1)]).await;
+        assert_eq!(boundary(&site, &running, start), 14, "{deadline}");
+        go_on(&site, &running, 1, &[(0, 1)]).await;
+        assert_eq!(boundary(&site, &running, start), boundary_then, "{deadline}");
+        assert_eq!(actions(&site, AuditAction::ActivationForced).await, forced, "{deadline}");
+        running.stop().await;
+    }
 }
 
 #[tokio::test]

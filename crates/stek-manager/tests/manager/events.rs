@@ -2,18 +2,21 @@
 //! with who, why and when. Joining and seeds are with the ratchet's tests.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use stek_core::access::{Grant, KeysetSelector, Role};
-use stek_core::audit::{AuditAction, AuditEvent};
+use stek_core::audit::{AuditAction, AuditEvent, checkpoint_canonical};
 use stek_core::id::KeyId;
 use stek_core::planner::Selection;
 use stek_core::principal::PrincipalPattern;
 use stek_core::time::Timestamp;
-use stek_store::{KeyStore, MAX_PAGE};
+use stek_manager::verify_offline;
+use stek_store::{AuditCheckpoint, Change, Commit, KeyStore, MAX_PAGE};
 use stek_wire::admin::PolicyDocument;
+use tokio::sync::Barrier;
 
-use crate::fixture::{FAST, Site, name};
+use crate::fixture::{FAST, Site, name, soon};
 
 async fn trail(site: &Site) -> Vec<AuditEvent> {
     let rows = site.store.inner.audit(0, MAX_PAGE).await.unwrap();
@@ -122,4 +125,36 @@ async fn each_activation_is_written_down_once_and_when_it_was_seen() {
     for manager in managers {
         manager.stop().await;
     }
+}
+
+/// Removes the trail up to line `sequence` for its age, as another manager does.
+async fn prune(site: &Site, sequence: u64) {
+    let store = &site.store.inner;
+    let link = store.audit(sequence - 1, 1).await.unwrap()[0].link;
+    let seal = site.cluster.row_sealer().seal(&checkpoint_canonical(sequence, &link));
+    let changes = vec![Change::PruneAudit(AuditCheckpoint { sequence, link, seal })];
+    let commit = Commit { at: site.now(), changes, events: Vec::new() };
+    store.commit(&commit, &site.cluster.audit_key()).await.unwrap();
+}
+
+#[tokio::test]
+async fn lines_that_go_for_their_age_while_they_are_verified_are_no_break() {
+    let site = Site::new();
+    let running = site.start().await;
+    running.create("main", FAST).await;
+    running.stop().await;
+    let reading = Arc::new(Barrier::new(2));
+    *site.store.reading.lock().unwrap() = Some(Arc::clone(&reading));
+    let (store, cluster) = (Arc::clone(&site.store), Arc::clone(&site.cluster));
+    let verifying = tokio::spawn(async move { verify_offline(&*store, &cluster, None).await });
+    for gone in 1..=4 {
+        soon(reading.wait()).await;
+        prune(&site, gone).await;
+        if gone == 4 {
+            *site.store.reading.lock().unwrap() = None;
+        }
+        soon(reading.wait()).await;
+    }
+    let verdict = soon(verifying).await.unwrap().unwrap();
+    assert_eq!((verdict.broken, verdict.first), (None, 5));
 }

@@ -51,6 +51,8 @@ pub(crate) struct FaultyStore {
     pub(crate) word: watch::Sender<Option<Revision>>,
     /// Meets whoever next reads the ratchet twice, with the answer in hand.
     pub(crate) meeting: Mutex<Option<Arc<Barrier>>>,
+    /// Meets whoever reads the audit trail twice, before it does.
+    pub(crate) reading: Mutex<Option<Arc<Barrier>>>,
     /// How often a manager said what it holds.
     pub(crate) reports: AtomicU64,
 }
@@ -66,6 +68,7 @@ impl FaultyStore {
             refused,
             commits: AtomicU64::new(0),
             meeting: Mutex::default(),
+            reading: Mutex::default(),
             reports: AtomicU64::new(0),
             word,
         }
@@ -336,6 +339,11 @@ impl KeyStore for FaultyStore {
     }
 
     async fn audit(&self, after: u64, limit: usize) -> Result<Vec<AuditRow>, StoreError> {
+        let reading = self.reading.lock().unwrap().clone();
+        if let Some(reading) = reading {
+            reading.wait().await;
+            reading.wait().await;
+        }
         self.inner.audit(after, limit).await
     }
 

@@ -60,6 +60,8 @@ const SKEW: Seconds = Seconds::new(120);
 enum Place {
     Manager,
     Database,
+    /// The one machine of manager and database.
+    ManagerAndDatabase,
     Distribution,
     Terminator,
 }
@@ -137,12 +139,17 @@ impl Site {
         Self { bed, tier_host, tier, edges, ledger, turns, shutdown }
     }
 
-    fn host(&self, place: Place) -> &HostClock {
-        match place {
-            Place::Manager => &self.bed.manager_host,
-            Place::Database => &self.bed.database_host,
-            Place::Distribution => &self.tier_host,
-            Place::Terminator => &self.edges[1].host,
+    fn set_ahead(&self, place: Place, millis: i64) {
+        let (manager, database) = (&self.bed.manager_host, &self.bed.database_host);
+        let hosts: &[&Arc<HostClock>] = match place {
+            Place::Manager => &[manager],
+            Place::Database => &[database],
+            Place::ManagerAndDatabase => &[manager, database],
+            Place::Distribution => &[&self.tier_host],
+            Place::Terminator => &[&self.edges[1].host],
+        };
+        for host in hosts {
+            host.set_ahead(millis);
         }
     }
 
@@ -300,6 +307,9 @@ impl Site {
                             && checks.contains("the clocks disagree")
                             && (apart - seconds.abs()).abs() < 1.0
                     }
+                    Place::ManagerAndDatabase => {
+                        clock_passes() > passes && checks.contains("the clock jumped")
+                    }
                     Place::Distribution | Place::Terminator => {
                         let torn = f64::from(leaps);
                         clock_passes() <= passes + torn && !checks.contains("disagree")
@@ -324,7 +334,7 @@ async fn wrong_clock(site: &Site, place: Place, (fault, ahead): (&str, i64)) {
     let visitor = Visitor::new(&site.bed.site.authority()).unwrap();
     assert!(!site.visit(&visitor, 0).await, "a new client");
     let before = clock_passes(&site.bed);
-    site.host(place).set_ahead(ahead);
+    site.set_ahead(place, ahead);
     for step in 1..=STEPS {
         site.advance(STEP);
         let when = format!("{what}, step {step}");
@@ -337,7 +347,7 @@ async fn wrong_clock(site: &Site, place: Place, (fault, ahead): (&str, i64)) {
             assert!(site.visit(&visitor, edge).await, "{when}, {edge}");
         }
     }
-    site.host(place).set_ahead(0);
+    site.set_ahead(place, 0);
     site.is_whole_again(&format!("after {what}")).await;
     for edge in [1, 0] {
         assert!(site.visit(&visitor, edge).await, "after {what}, {edge}");
@@ -387,7 +397,13 @@ async fn suspended(site: &Site, (fault, hours): (&str, u32)) {
 async fn no_wrong_clock_ends_a_key_early_moves_a_period_or_costs_a_resumption() {
     let site = Site::start().await;
     site.is_whole_again("at the start").await;
-    for place in [Place::Manager, Place::Database, Place::Distribution, Place::Terminator] {
+    for place in [
+        Place::Manager,
+        Place::Database,
+        Place::ManagerAndDatabase,
+        Place::Distribution,
+        Place::Terminator,
+    ] {
         for fault in FAULTS {
             wrong_clock(&site, place, fault).await;
         }

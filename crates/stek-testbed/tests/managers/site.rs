@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 const START_MILLIS: u64 = 1_790_000_000_000;
 
 /// How long anything may take that a test waits for.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Keys that rotate every ten seconds.
 pub(super) const FAST: PolicyDocument = PolicyDocument {

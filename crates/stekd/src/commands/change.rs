@@ -98,11 +98,11 @@ pub(crate) async fn make(
     }
     let Request { path, body } = change.ask;
     let effect: EffectDocument = manager.ask(change.method, &path, body).await?;
-    let revision = effect.revision;
+    let counted = (effect.revision, cost.instances);
     // The change is made: whatever fails from here on, what it did is shown.
     let (confirmation, missing) = match how.wait.as_secs() {
         0 => (None, None),
-        _ => match confirmation::wait(manager, &change.keyset, revision, how.wait).await {
+        _ => match confirmation::wait(manager, &change.keyset, counted, how.wait).await {
             Ok(found) if found.is_complete() => (Some(found), None),
             Ok(found) => {
                 let missing = Unconfirmed(found.lines().join("\n"));

@@ -14,7 +14,7 @@ use crate::commands::manager_client::ManagerClient;
 use crate::commands::table;
 use crate::config::{self, ManagerConfig};
 use crate::roles::database;
-use crate::roles::manager::read_cluster_secret;
+use crate::roles::manager::{read_cluster_secret, read_high_water};
 
 const PATH: &str = "/admin/v1/grants";
 
@@ -60,8 +60,9 @@ fn removal(grant: &GrantEntry) -> Result<String> {
 async fn add_offline(config: &Path, grant: Grant) -> Result<()> {
     let config: ManagerConfig = config::read(config)?;
     let cluster = read_cluster_secret(&config.custody)?;
+    let mark = read_high_water(&config.custody)?;
     let store = database::open(&config.database).await?;
-    add_grant_offline(store.as_ref(), &cluster, &SystemClock, grant).await?;
+    add_grant_offline(store.as_ref(), &cluster, &SystemClock, mark, grant).await?;
     Ok(())
 }
 

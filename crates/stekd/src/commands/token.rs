@@ -22,7 +22,7 @@ use crate::commands::secret::write_private;
 use crate::commands::table;
 use crate::config::{self, ManagerConfig};
 use crate::roles::database;
-use crate::roles::manager::read_cluster_secret;
+use crate::roles::manager::{read_cluster_secret, read_high_water};
 
 /// Room for a token as a document, so that what is written of it stays in one place.
 const MOST_SHOWN: usize = 4096;
@@ -83,9 +83,10 @@ pub(crate) fn draw(
 async fn create_offline(config: &Path, new: NewToken) -> Result<TokenDocument> {
     let config: ManagerConfig = config::read(config)?;
     let cluster = read_cluster_secret(&config.custody)?;
+    let mark = read_high_water(&config.custody)?;
     let store = database::open(&config.database).await?;
     let grants = new.grants.iter().map(GrantDocument::from).collect();
-    let made = add_token_offline(store.as_ref(), &cluster, &SystemRandom, &SystemClock, new);
+    let made = add_token_offline(store.as_ref(), &cluster, &SystemRandom, &SystemClock, mark, new);
     let Token { id, principal, expires_at, .. } = made.await?;
     let (id, principal) = (id.to_string(), principal.to_string());
     Ok(TokenDocument { id, principal, expires_at: expires_at.to_string(), grants })

@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use stek_clock::SystemClock;
 use stek_core::time::Seconds;
 use stek_custody::cluster_secret::ClusterSecret;
 use stek_custody::random::SystemRandom;
+use stek_custody::state_file::{HighWater, StateFile, StateFileError};
 use stek_distribution::Distribution;
 use stek_manager::{EngineParts, Manager, Newcomer, RatchetRules, join_ratchet};
 use tokio_util::sync::CancellationToken;
@@ -104,4 +105,13 @@ pub(crate) fn read_cluster_secret(custody: &CustodySection) -> Result<ClusterSec
         Some(path) => current.with_previous(read("previous_cluster_secret_file", path)?),
         None => current,
     })
+}
+
+/// The highest revision published that the state file knows of, which a manager may have open; none
+/// where there is no such file.
+pub(crate) fn read_high_water(custody: &CustodySection) -> Result<Option<HighWater>> {
+    match StateFile::read_high_water(&custody.state_file) {
+        Err(StateFileError::Missing { .. }) => Ok(None),
+        read => read.context("whether the database was restored from a backup cannot be told"),
+    }
 }

@@ -3,23 +3,56 @@
 
 use std::process::{Command, Stdio};
 
+use crate::managers::until;
 use crate::process::{said, status, terminate};
-use crate::site::{Role, Site};
+use crate::site::{LISTEN, Role, Site, reach};
 
 /// A site on SQLite whose manager can be told to stop.
 fn site() -> Site {
     Site::with_database("sqlite:keys.db")
 }
 
+/// The same with a distribution, and a terminator that stands still once it is known.
+fn site_with_a_laggard() -> (Site, Role, [Role; 2]) {
+    let site = site();
+    let manager = Role::start("manager", &site.path("manager.toml"));
+    let admin = manager.port("admin");
+    site.profile("operator", &admin);
+    site.stekd("keyset create main --profile DIR/operator.toml");
+    let upstream = reach(&[&admin], "distribution-token");
+    let file = site.write("distribution.toml", &format!("{upstream}{LISTEN}"));
+    let distribution = Role::start("distribution", &file);
+    let upstream = reach(&[&distribution.port("distribution")], "terminator-token");
+    let named = format!("keyset = \"main\"\ninstance = \"edge-7\"\n{upstream}{LISTEN}");
+    let edge = Role::start("terminator", &site.write("edge.toml", &named));
+    until(&site, "keyset terminators main --profile DIR/operator.toml", |output| {
+        String::from_utf8_lossy(&output.stdout).contains("1 of 1 instances")
+    });
+    let id = edge.process.id().to_string();
+    assert!(Command::new("kill").args(["-STOP", &id]).status().unwrap().success());
+    (site, manager, [distribution, edge])
+}
+
+#[test]
+fn who_has_not_confirmed_is_named_and_is_no_success() {
+    let (site, mut manager, _others) = site_with_a_laggard();
+    // Each revokes anew, until the distribution has told who lags within the wait.
+    let revoke = "keyset revoke main --reason leak --yes --wait 1s --profile DIR/operator.toml";
+    until(&site, revoke, |output| {
+        assert_eq!(status(output), 75, "{}", said(output));
+        let said = said(output);
+        said.contains("1 of 1 instances had not confirmed") && said.contains("edge-7")
+    });
+    terminate(&mut manager.process);
+}
+
 #[test]
 fn what_was_changed_is_shown_though_the_manager_stops_meanwhile() {
-    let site = site();
-    let mut manager = Role::start("manager", &site.path("manager.toml"));
-    let profile = site.profile("operator", &manager.port("admin"));
-    site.stekd("keyset create main --profile DIR/operator.toml");
-    // Nobody reports, so that it waits for some seconds.
+    let (site, mut manager, _others) = site_with_a_laggard();
+    let profile = site.path("operator.toml");
+    // One never confirms, so that it waits.
     let asking = Command::new(env!("CARGO_BIN_EXE_stekd"))
-        .args(["keyset", "policy", "main", "--ticket-lifetime", "5h", "--wait", "60s"])
+        .args(["keyset", "policy", "main", "--ticket-lifetime", "5h", "--wait", "10m"])
         .args(["--output", "json", "--profile"])
         .arg(profile)
         .stdout(Stdio::piped())

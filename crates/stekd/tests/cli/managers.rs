@@ -12,7 +12,7 @@ use crate::site::{LISTEN, Role, Site, reach};
 const RUNS: usize = 3000;
 
 /// Runs a command until it does what is wanted; each run takes its own time.
-fn until(site: &Site, arguments: &str, wanted: impl Fn(&Output) -> bool) -> Output {
+pub(crate) fn until(site: &Site, arguments: &str, wanted: impl Fn(&Output) -> bool) -> Output {
     let filled = arguments.replace("DIR", site.path("").to_str().unwrap());
     let arguments: Vec<_> = filled.split_whitespace().collect();
     for _ in 0..RUNS {

@@ -4,6 +4,19 @@
 use crate::process::{Offer, terminate, visit};
 use crate::site::{LISTEN, Role, Site, reach};
 
+/// It leaves no core file, and its memory is locked unless it says that it is not.
+fn keeps_its_memory_out_of_files(role: &Role) {
+    let process = format!("/proc/{}", role.process.id());
+    let limits = std::fs::read_to_string(format!("{process}/limits")).unwrap();
+    let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().take(2).collect::<Vec<_>>(), ["0", "0"]);
+    role.first_line("core files are off");
+    let said = role.first_line("memory is ");
+    let status = std::fs::read_to_string(format!("{process}/status")).unwrap();
+    let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
+    assert_eq!(said.contains("memory is locked"), locked.trim() != "0 kB", "{said}, {locked}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn roles_of_their_own_share_keys_and_rotate() {
     let database = stek_testpg::create_database().await.unwrap();
@@ -27,6 +40,9 @@ async fn roles_of_their_own_share_keys_and_rotate() {
         terminators.push((role, port));
     }
 
+    for role in [&manager, &distribution].into_iter().chain(terminators.iter().map(|one| &one.0)) {
+        keeps_its_memory_out_of_files(role);
+    }
     let (authority, session) = (site.path("tls/ca.pem"), site.path("session"));
     let visit = |port: &str, offer| visit(port, &authority, &session, offer);
     let (first, before) = visit(&terminators[0].1, Offer::Nothing);

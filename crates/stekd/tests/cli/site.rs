@@ -60,6 +60,11 @@ impl Role {
         self.lines.borrow().clone()
     }
 
+    /// The first line of the log that has `message`, before or after anything else.
+    pub(crate) fn first_line(&self, message: &str) -> String {
+        (0..).map(|number| self.line(number)).find(|line| line.contains(message)).unwrap()
+    }
+
     /// Waits until the role logs `message` once more.
     pub(crate) fn logs(&self, message: &str) {
         self.log_line(message);
