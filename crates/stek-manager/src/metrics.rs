@@ -63,16 +63,12 @@ pub(crate) struct ManagerMetrics {
     pub(crate) unsound_access: IntGauge,
     pub(crate) unsound_keysets: IntGauge,
     audit_lines: IntGauge,
-    /// The most lines that this process has seen; not exported.
-    most_audit_lines: AtomicU64,
     audit_head: IntGaugeVec,
     pub(crate) keyset_failures: IntCounter,
     pub(crate) ratchet_failures: IntCounter,
     pub(crate) unpublishable: IntCounter,
     pub(crate) unwrap_failures: IntCounter,
     forced_activations: IntCounter,
-    /// When a key last activated so, 0 if none did; not exported.
-    forced_at: AtomicU64,
     rescheduled: IntCounter,
     pub(crate) keys_proven_destroyed: IntCounter,
     passes: IntCounterVec,
@@ -80,12 +76,22 @@ pub(crate) struct ManagerMetrics {
     next_due: IntGauge,
     ratchet_epoch: IntGauge,
     ratchet: RatchetGauges,
-    ratchet_view: Mutex<RatchetView>,
     clock_disagreement: Gauge,
     pub(crate) pass_seconds: Histogram,
     published: PublishedGauges,
     counted: Mutex<Option<Counted>>,
     head: Mutex<Option<(u64, ChainLink)>>,
+    seen: Seen,
+}
+
+/// What was seen and is not exported, for the status page.
+#[derive(Default)]
+struct Seen {
+    /// The most lines that the audit trail had.
+    audit_lines: AtomicU64,
+    /// When a key last activated though instances were known to lack it; 0 if none did.
+    forced_at: AtomicU64,
+    ratchet: Mutex<RatchetView>,
 }
 
 impl ManagerMetrics {
@@ -107,7 +113,6 @@ impl ManagerMetrics {
                 "Keysets that are due and cannot be read from the database.",
             )?,
             audit_lines: gauge("stek_manager_audit_lines", "Lines that the audit trail ever had.")?,
-            most_audit_lines: AtomicU64::new(0),
             audit_head: audit_head(registry)?,
             keyset_failures: counter(
                 "stek_manager_keyset_failures_total",
@@ -133,7 +138,6 @@ impl ManagerMetrics {
                 "stek_manager_forced_activations_total",
                 "Keys that activated though instances were known to lack them.",
             )?,
-            forced_at: AtomicU64::new(0),
             rescheduled: counter(
                 "stek_manager_rescheduled_keys_total",
                 "Keys that the planner rescheduled, as when an activation is postponed.",
@@ -152,14 +156,14 @@ impl ManagerMetrics {
                 "Epoch of the ratchet, in hours since 1970.",
             )?,
             ratchet: RatchetGauges::register(registry)?,
-            ratchet_view: Mutex::default(),
             clock_disagreement: add(
                 registry,
                 Gauge::new("stek_manager_clock_disagreement_seconds", disagreement)?,
             )?,
             pass_seconds: pass_seconds(registry)?,
-            counted: Mutex::new(None),
-            head: Mutex::new(None),
+            counted: Mutex::default(),
+            head: Mutex::default(),
+            seen: Seen::default(),
             published: PublishedGauges::register(registry)?,
         })
     }
@@ -179,7 +183,7 @@ impl ManagerMetrics {
         match action {
             AuditAction::ActivationForced => {
                 self.forced_activations.inc();
-                self.forced_at.store(at.as_unix(), Relaxed);
+                self.seen.forced_at.store(at.as_unix(), Relaxed);
             }
             AuditAction::KeyRescheduled => self.rescheduled.inc(),
             _ => {}
@@ -188,18 +192,18 @@ impl ManagerMetrics {
 
     /// When a key last activated though instances were known to lack it.
     pub(crate) fn forced_at(&self) -> Option<Timestamp> {
-        Some(self.forced_at.load(Relaxed)).filter(|at| *at > 0).map(Timestamp::from_unix)
+        Some(self.seen.forced_at.load(Relaxed)).filter(|at| *at > 0).map(Timestamp::from_unix)
     }
 
     /// How many lines the audit trail had that it has no more.
     pub(crate) fn lost_audit_lines(&self) -> u64 {
         let lines = u64::try_from(self.audit_lines.get()).unwrap_or(0);
-        self.most_audit_lines.load(Relaxed).saturating_sub(lines)
+        self.seen.audit_lines.load(Relaxed).saturating_sub(lines)
     }
 
     /// Where the managers are with the ratchet, as of the last pass that could tell.
     pub(crate) fn ratchet(&self) -> RatchetView {
-        *self.ratchet_view.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.seen.ratchet.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn passes(&self, outcome: Outcome) -> IntCounter {
@@ -224,7 +228,7 @@ impl ManagerMetrics {
         let (sequence, link) = (cluster.audit_sequence, cluster.audit_head.to_string());
         tracing::info!(sequence, link, "audit chain");
         self.audit_lines.set(signed(sequence));
-        self.most_audit_lines.fetch_max(sequence, Relaxed);
+        self.seen.audit_lines.fetch_max(sequence, Relaxed);
         self.audit_head.reset();
         self.audit_head.with_label_values(&[&link]).set(1);
     }
@@ -236,7 +240,7 @@ impl ManagerMetrics {
         gauges.unproven.set(count(view.unproven));
         gauges.changing.set(i64::from(view.changing_since.is_some()));
         gauges.previous_secret_needed.set(i64::from(view.previous_secret_needed));
-        *self.ratchet_view.lock().unwrap_or_else(PoisonError::into_inner) = view;
+        *self.seen.ratchet.lock().unwrap_or_else(PoisonError::into_inner) = view;
     }
 
     pub(crate) fn observe_due(&self, now: Timestamp, due: Option<Timestamp>) {
