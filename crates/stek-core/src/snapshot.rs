@@ -4,6 +4,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use crate::bundle::{Bundle, EndCause};
 use crate::derive::{Schema, Use};
 use crate::id::{ContentTag, KeyId, KeyName};
@@ -82,8 +84,8 @@ pub struct Candidate<'a> {
 /// A ticket that opened.
 #[derive(Debug)]
 pub struct Opened {
-    /// The session as the TLS library encoded it.
-    pub payload: Vec<u8>,
+    /// The session as the TLS library encoded it; erased unless somebody takes it.
+    pub payload: Zeroizing<Vec<u8>>,
     /// The ticket's instants.
     pub stamp: Stamp,
     /// The key that opened it.

@@ -49,7 +49,7 @@ fn opens_under_pending_active_and_retired_keys() {
     }
     let late = seal(&snapshot, 299);
     assert_eq!(snapshot.open(&late, at(300)).unwrap().state, KeyState::DecryptOnly);
-    assert_eq!(snapshot.open(&late, at(388)).unwrap().payload, b"session");
+    assert_eq!(snapshot.open(&late, at(388)).unwrap().payload.as_slice(), b"session");
 }
 
 #[test]

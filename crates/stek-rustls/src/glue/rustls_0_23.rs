@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, ProducesTickets, StoresServerSessions};
+use zeroize::Zeroizing;
 
 use crate::store::ConnectionStore;
 use crate::tickets::ConnectionTickets;
@@ -56,7 +57,7 @@ impl ProducesTickets for ConnectionTickets {
 
 impl StoresServerSessions for ConnectionStore {
     fn put(&self, key: Vec<u8>, session: Vec<u8>) -> bool {
-        self.put(&key, &session)
+        self.put(&key, &Zeroizing::new(session))
     }
 
     /// Always `None`: only TLS 1.2 asks so, for a session that stays and may be resumed many times
