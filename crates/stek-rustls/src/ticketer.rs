@@ -118,7 +118,8 @@ impl ProducesTickets for UnboundedTicketer {
         true
     }
 
-    /// Seconds for which a ticket sealed now will open, at most seven days.
+    /// Seconds for which a ticket sealed now will open, at most seven days. The call does not tell
+    /// the version, so where TLS 1.2 resumes it is what a ticket of either has.
     ///
     /// Zero when nothing seals. Then rustls sends no ticket at all in TLS 1.3, for it asks only
     /// after [`encrypt`](ProducesTickets::encrypt) gave one, and in TLS 1.2 an empty ticket with a
@@ -129,7 +130,9 @@ impl ProducesTickets for UnboundedTicketer {
     fn lifetime(&self) -> u32 {
         let now = self.sealer.keys.now();
         let snapshot = self.sealer.keys.load();
-        let hint = snapshot.as_ref().map_or(Seconds::ZERO, |known| known.lifetime_hint(now, now));
+        let hint = snapshot.as_ref().map_or(Seconds::ZERO, |known| {
+            known.lifetime_hint(now, now).min(self.sealer.rules.least_span(known.policy()))
+        });
         // At most 604,800.
         u32::try_from(hint.as_secs()).unwrap_or(0)
     }

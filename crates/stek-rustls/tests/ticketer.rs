@@ -291,6 +291,29 @@ fn scopes_that_promise_more_are_refused() {
 }
 
 #[test]
+fn the_hint_is_no_longer_than_tls12_resumes() {
+    let clock = clock();
+    let request = PolicyRequest {
+        rotation_period: hours(1),
+        ticket_lifetime: hours(6),
+        ..PolicyRequest::default()
+    };
+    let keys = [key(0, HOUR, 8 * HOUR)];
+    let node =
+        Node::with(&clock, "web", &bundle_of(1, &keys, Policy::try_new(&request).unwrap(), vec![]));
+    let metrics = TicketMetrics::register(&Registry::new(), &keyset()).unwrap();
+    let strict = UnboundedTicketer::try_new(Arc::clone(&node.keys), metrics).unwrap();
+    let two = if cfg!(feature = "tls12") { 2 } else { 6 };
+    assert_eq!((strict.lifetime(), node.ticketer.lifetime()), (6 * 3600, two * 3600));
+    if let Some(ticket) = node.ticketer.encrypt(&session(TLS12)) {
+        advance(&clock, 2 * HOUR - 1);
+        assert!(node.ticketer.decrypt(&ticket).is_some());
+        advance(&clock, 1);
+        assert_eq!(node.ticketer.decrypt(&ticket), None);
+    }
+}
+
+#[test]
 fn handshakes_go_on_while_keys_are_replaced() {
     let (_, node) = node();
     let keys = [planned_key(0), planned_key(6 * HOUR)];
