@@ -75,8 +75,9 @@
 //! # Features
 //!
 //! - `client` (default): the poller, and with it `Fleet` and `Acceptor::accept`. Without it,
-//!   whoever has [bundles](stek_core::bundle::Bundle) feeds [`TicketKeys`], makes servers of them by
-//!   [`ServerBuilder::with_keys`], and drives the handshakes.
+//!   whoever has [bundles](stek_core::bundle::Bundle) feeds [`TicketKeys`], has ended keys erased by
+//!   a timer ([`TicketKeys::erase_ended`]), makes servers of them by [`ServerBuilder::with_keys`],
+//!   and drives the handshakes.
 //! - `tls12`: allows opting in to TLS 1.2 tickets.
 //!
 //!   TLS 1.2 itself is in rustls as soon as anybody in the program asks for it, which the HTTP

@@ -162,6 +162,24 @@ fn derived_keys_are_taken_over_and_erased_with_their_last_snapshot() {
 }
 
 #[test]
+fn ended_keys_are_erased_one_by_one_without_a_bundle() {
+    let first = snapshot_of(&three(), None);
+    let ticket = seal(&first, 100);
+    let erased = Arc::downgrade(&first.find(&ticket).unwrap().key.derived);
+    assert!(first.without_ended(at(299)).is_none());
+    let second = first.without_ended(at(300)).unwrap();
+    drop(first);
+    assert!(erased.upgrade().is_none());
+    assert_eq!(second.open(&ticket, at(300)).unwrap_err(), OpenMiss::Expired);
+    // The others go on, and each is as it was.
+    assert_eq!((second.tag(), second.policy()), (three().tag(), three().policy()));
+    assert!(second.open(&seal(&second, 300), at(300)).is_ok());
+    let last = second.without_ended(at(500)).unwrap();
+    assert_eq!(last.schedules().count(), 0);
+    assert_eq!(last.open(&ticket, at(500)).unwrap_err(), OpenMiss::Expired);
+}
+
+#[test]
 fn a_stale_node_and_a_fresh_one_open_each_others_tickets() {
     let stale = snapshot_of(&three(), None);
     let fresh = snapshot_of(&bundle(tag(1, 2, 2), vec![key(2, 200, 300), key(3, 300, 400)]), None);
