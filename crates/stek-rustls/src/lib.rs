@@ -29,7 +29,7 @@
 //! registry that it was given.
 //!
 //! Who accepts connections in a loop of his own, or by QUIC, asks the acceptor for a configuration
-//! for each: [`Acceptor::per_connection_config`]. Who wants single-use tickets or 0-RTT lets servers
+//! for each: [`Acceptor::per_connection_config`], [`Acceptor::per_connection_quic_config`]. Who wants single-use tickets or 0-RTT lets servers
 //! keep the sessions: [`ServerBuilder::resumption`].
 //!
 //! # What is safe

@@ -18,7 +18,7 @@ use crate::tickets::ConnectionTickets;
 /// |---|---|---|---|
 /// | `Tickets` | the sealed session | as often as it is offered | no |
 /// | `Store` | a look-up key | once | no |
-/// | `StoreWithEarlyData` | a look-up key | once in the whole fleet | by [`per_connection_config`] |
+/// | `StoreWithEarlyData` | a look-up key | once in the whole fleet | [`per_connection_config`], [`per_connection_quic_config`] |
 ///
 /// Who may resume, and for how long, is the same in all of them. In the modes with a store nothing
 /// but TLS 1.3 resumes, and clients are told to forget a session after 24 h whatever is left of it:
@@ -58,7 +58,7 @@ pub enum Resumption {
     StoreWithEarlyData {
         /// Where sessions are kept.
         backend: Arc<dyn SharedBackend>,
-        /// The most bytes that a client may send early; 16,384 is usual.
+        /// The most bytes that a client may send early over TCP; 16,384 is usual.
         max_early_data_size: NonZeroU32,
     },
 }
