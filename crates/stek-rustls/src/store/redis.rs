@@ -180,6 +180,10 @@ impl fmt::Debug for RedisConfig {
 /// all the same, rustls' own check of ticket age (RFC 8446, 8.3) leaves a replay the minute around
 /// the instant at which the client sent what is replayed, whatever the age of the session. Use a
 /// Redis that evicts by `maxmemory`: what is evicted is a full handshake.
+///
+/// Single is the reading, not the sending. A look-up that ends busy, by the breaker or at the
+/// deadline may have taken nothing: then the client's early data is refused and sent again after the
+/// handshake, and a copy of it may be read elsewhere, once, in the same minute.
 pub struct RedisBackend {
     look_ups: mpsc::Sender<LookUp>,
     puts: mpsc::Sender<Put>,
