@@ -1,36 +1,49 @@
 //! Session tickets for rustls servers under the keys of a fleet: a session begun at one server
 //! resumes at any other, and the keys rotate and are erased without any of them restarting.
 //!
-//! Three lines make a server of the fleet:
+//! Three lines make a server of the fleet, once it is said where distribution is and who metrics
+//! are for:
 //!
 //! ```no_run
 //! # #[cfg(feature = "client")]
 //! # async fn adopt(
-//! #     client: &stek_rustls::ClientConfig,
-//! #     registry: &stek_rustls::prometheus::Registry,
 //! #     chain: Vec<rustls::pki_types::CertificateDer<'static>>,
 //! #     key: rustls::pki_types::PrivateKeyDer<'static>,
 //! #     tcp: tokio::net::TcpStream,
 //! # ) -> Result<(), Box<dyn std::error::Error>> {
-//! # use stek_rustls::KeysetName;
-//! let fleet = stek_rustls::Fleet::connect(client, KeysetName::try_new("web")?, registry)?;
+//! use stek_rustls::prometheus::Registry;
+//! use stek_rustls::{ClientConfig, ClientOptions, Fleet, InstanceName, KeysetName};
+//!
+//! let url = "https://stekd.example.org:9443";
+//! let mut options = ClientOptions::new([url], InstanceName::try_new("edge-7")?);
+//! options.roots = vec!["/etc/stek/ca.pem".into()];
+//! options.token = Some("/etc/stek/token".into());
+//! let (client, registry) = (ClientConfig::try_new(&options)?, Registry::new());
+//!
+//! let fleet = Fleet::connect(&client, KeysetName::try_new("web")?, &registry)?;
 //! let acceptor = fleet.server("shop").certificate(chain, key).build()?;
 //! let tls = acceptor.accept(tcp).await?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! `ClientOptions` say where distribution is. What else the three lines need is named here too:
-//! [`KeysetName`] and [`prometheus`]. Linux is what it builds for: fleet time goes on through a suspend
-//! by `CLOCK_BOOTTIME`.
+//! The crate is on no registry; it is had from its repository, at a commit of your choice:
+//!
+//! ```toml
+//! [dependencies]
+//! stek-rustls = { git = "https://…/stekd", rev = "…" }
+//! rustls = { version = "0.23", default-features = false, features = ["aws_lc_rs", "std"] }
+//! ```
+//!
+//! Linux is what it builds for: fleet time goes on through a suspend by `CLOCK_BOOTTIME`.
 //!
 //! Keep the `Fleet` while the server runs. `Fleet::ready` waits for the first keys, which is
 //! optional: without keys every handshake is a full one. `connect` has put all metrics into the
 //! registry that it was given.
 //!
 //! Who accepts connections in a loop of his own, or by QUIC, asks the acceptor for a configuration
-//! for each: [`Acceptor::per_connection_config`], [`Acceptor::per_connection_quic_config`]. Who wants single-use tickets or 0-RTT lets servers
-//! keep the sessions: [`ServerBuilder::resumption`].
+//! for each: [`Acceptor::per_connection_config`], [`Acceptor::per_connection_quic_config`]. Who wants
+//! single-use tickets or 0-RTT lets servers keep the sessions: [`ServerBuilder::resumption`].
 //!
 //! # What is safe
 //!
@@ -44,10 +57,12 @@
 //!   had to pass here.** A [`ServerBuilder`] makes configuration and scope from one statement:
 //!   whether clients are asked for certificates, by which authorities, and by which rule a verifier
 //!   of one's own judges, is part of what keys are derived from. Servers that ask give no tickets
-//!   at all unless told to, and then none that outlives the client's own certificate.
+//!   at all unless told to, and then none that outlives the client's own certificate. Not part of
+//!   it is how a check is computed: the signature algorithms of the `CryptoProvider` and the clock
+//!   of the `TimeProvider`, which servers of one scope should have alike.
 //! - TLS 1.2 sessions do not resume unless opted in, for each renewal seals one master secret again.
-//! - A client has at most four of the tickets that it offers decrypted, or one looked up, however
-//!   many it offers.
+//! - A client of an acceptor has at most four of the tickets that it offers decrypted, or one looked
+//!   up, however many it offers.
 //! - All this holds for tickets and for sessions that servers keep, see [`Resumption`].
 //! - A ticket that does not open is `None` to rustls, whatever the cause. The cause is counted:
 //!   see [`TicketMetrics`].
@@ -65,8 +80,9 @@
 //!
 //! An [`UnboundedTicketer`], for those who have to keep a `ServerConfig` of their own and share it
 //! by all connections, is shown the bytes of a session and nothing of its connection. It cannot cap
-//! chains of renewal, and it cannot see whether certificates are asked of clients. **Do not use it
-//! on a server that verifies client certificates.** Its tickets and those of acceptors never open
+//! chains of renewal, it cannot count what one client has decrypted, and it cannot see whether
+//! certificates are asked of clients. **Do not use it on a server that verifies client
+//! certificates.** Its tickets and those of acceptors never open
 //! each other, or the cap could be laundered away.
 //!
 //! All servers that share a scope must be ready to serve each other's clients: give servers that

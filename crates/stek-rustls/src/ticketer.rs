@@ -26,6 +26,9 @@ use crate::tickets::{counted_open, counted_seal};
 /// - cannot cap chains of renewal: each resumption brings a ticket that counts as new, and a client
 ///   that resumes often enough never makes a full handshake again. What bounds it is the lifetime
 ///   of each single ticket;
+/// - cannot limit how many tickets one connection has decrypted. What bounds that is the longest
+///   `ClientHello` that rustls reads, 64 KiB: some five hundred tickets that bear a name of ours, in
+///   one handshake. Others cost one look-up by name;
 /// - cannot see client authentication: a session begun without a client certificate resumes at a
 ///   server that demands one. **Do not use it on a server that verifies client certificates**;
 ///   rustls does not let anybody ask a `ServerConfig` whether it does. Sessions in which a client
