@@ -1,40 +1,62 @@
-//! A ticket that a client made: it never panics and never opens, unless it is one that was sealed
-//! here and not changed. The first byte chooses between foreign bytes and a real ticket with some
-//! of its bytes changed, or else no input would come past the tag.
+//! A ticket that a client made, to a terminator with three keys: it never panics and never opens,
+//! unless it is one that was sealed here and not changed. The first byte chooses between foreign
+//! bytes and a real ticket with some of its bytes changed, or else no input would come past the tag.
 
 #![no_main]
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
-use stek_core::derive::{Schema, Use};
+use stek_core::bundle::{Bundle, BundleKey};
+use stek_core::derive::{self, Schema, Use};
+use stek_core::id::{ContentDigest, ContentTag, Incarnation, KeyId, Revision};
+use stek_core::keyset::{KeyRecord, TicketFormat};
+use stek_core::name::KeysetName;
+use stek_core::policy::Policy;
+use stek_core::schedule::{KeyState, Schedule};
 use stek_core::scope::ScopeDigest;
 use stek_core::secret::KeyMaterial;
-use stek_core::ticket::{DerivedKey, Stamp, key_name_of};
+use stek_core::snapshot::Snapshot;
 use stek_core::time::Timestamp;
 
-static KEY: LazyLock<DerivedKey> = LazyLock::new(|| {
-    let material = KeyMaterial::take_from(&mut [7; 32]);
+/// The keys seal for an hour each, one after another; the second does so now.
+const NOW: Timestamp = Timestamp::from_unix(5_400);
+const BEGUN: Timestamp = Timestamp::from_unix(5_000);
+
+static KEYS: LazyLock<Snapshot> = LazyLock::new(|| {
+    let tag = ContentTag {
+        incarnation: Incarnation::new(0, &[1; 10]),
+        revision: Revision::new(1),
+        digest: ContentDigest::from_bytes([1; 8]),
+    };
+    let name = KeysetName::try_new("fuzz").expect("a name");
+    let keys = (0..3).map(key).collect();
+    let bundle = Bundle::try_new(tag, name, Policy::default(), keys, Vec::new()).expect("sound");
     let scope = ScopeDigest::from_bytes([1; 32]);
-    DerivedKey::derive(&material, Use::Ticket, Schema::RUSTLS_0_23, &scope)
+    Snapshot::new(&bundle, Use::Ticket, Schema::RUSTLS_0_23, scope, None)
 });
 
-const STAMP: Stamp =
-    Stamp { issued_at: Timestamp::from_unix(2), authenticated_at: Timestamp::from_unix(1) };
+fn key(number: u8) -> BundleKey {
+    // Any bytes that look random.
+    let mut bytes = std::array::from_fn(|i| (7 * i * i) as u8 ^ number);
+    let material = Arc::new(KeyMaterial::take_from(&mut bytes));
+    let at = |hour| Timestamp::from_unix(3_600 * (u64::from(number) + hour));
+    let schedule = Schedule::try_new(Timestamp::EPOCH, at(0), at(1), at(8), at(8)).expect("sound");
+    let (id, kcv) = (KeyId::from_bytes([number + 1; 16]), derive::kcv(&material));
+    BundleKey { record: KeyRecord { id, format: TicketFormat::V1, kcv, schedule }, material }
+}
 
 fuzz_target!(|input: &[u8]| {
-    let _ = key_name_of(input);
     let Some((choice, bytes)) = input.split_first() else { return };
+    let (payload, changes) = bytes.split_at(bytes.len() / 2);
+    let Ok(sealed) = KEYS.seal(payload, BEGUN, &[*choice; 24], NOW) else { return };
     if choice % 2 == 0 {
-        let mut ticket = KEY.name().as_bytes().to_vec();
-        ticket.extend_from_slice(bytes);
-        assert!(KEY.open(bytes).is_err());
-        assert!(KEY.open(&ticket).is_err(), "a ticket that was never sealed opened");
+        assert!(KEYS.open(bytes, NOW).is_err());
+        let ticket = [&sealed.ticket[..16], bytes].concat();
+        assert!(KEYS.open(&ticket, NOW).is_err(), "a ticket that was never sealed opened");
         return;
     }
-    let (payload, changes) = bytes.split_at(bytes.len() / 2);
-    let Ok(sealed) = KEY.seal(STAMP, payload, &[*choice; 24]) else { return };
-    let mut ticket = sealed.clone();
+    let mut ticket = sealed.ticket.clone();
     // Each change is a position and what is added there; a lone byte at the end cuts the ticket.
     let (pairs, cut) = changes.as_chunks::<3>();
     for [high, low, value] in pairs {
@@ -44,12 +66,15 @@ fuzz_target!(|input: &[u8]| {
     if let [by, ..] = cut {
         ticket.truncate(ticket.len() - usize::from(*by) % ticket.len());
     }
-    match KEY.open(&ticket) {
-        Ok(contents) => {
+    let opened = KEYS.find(&ticket).and_then(|candidate| candidate.open(NOW));
+    match opened {
+        Ok(opened) => {
             // The name is authenticated too, so nothing may have been changed at all.
-            assert_eq!(ticket, sealed, "a changed ticket opened");
-            assert_eq!((contents.payload.as_slice(), contents.stamp), (payload, STAMP));
+            assert_eq!(ticket, sealed.ticket, "a changed ticket opened");
+            assert_eq!(opened.payload.as_slice(), payload);
+            let stamp = (opened.stamp.issued_at, opened.stamp.authenticated_at);
+            assert_eq!((stamp, opened.state), ((NOW, BEGUN), KeyState::Active));
         }
-        Err(_) => assert_ne!(ticket, sealed, "a ticket did not open"),
+        Err(_) => assert_ne!(ticket, sealed.ticket, "a ticket did not open"),
     }
 });

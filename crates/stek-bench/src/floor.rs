@@ -1,12 +1,13 @@
-//! What sealing cannot do without. [`Bare`] is XAES-256-GCM straight over its crates, with the GCM
-//! and the randomness of the ticketer, in a buffer that is there already. [`Floor`] is the least that
-//! a ticketer of rustls can make of it, and what this project measures itself against.
+//! What sealing cannot do without. [`Floor`] is the bare AEAD, XAES-256-GCM straight over its crates,
+//! with the GCM and the randomness of the ticketer, in a buffer that is there already: what this
+//! project measures itself against. [`LeastTicketer`] is the least that a ticketer of rustls can make
+//! of it, which tells how much of the distance is rustls' and the format's.
 //!
 //! rustls lends a session and wants a vector back. So whoever answers allocates one, copies the
-//! session into it and, if it is to be one of our tickets, encrypts the padding too; the floor does
-//! that, for a ticket of the same length. It does nothing that belongs to this project alone: it does
-//! not read the session, knows no schedule and no clock but the one of the nonce, authenticates no
-//! additional data, counts nothing and erases no stack.
+//! session into it and, if it is to be one of our tickets, encrypts the padding too; the least
+//! ticketer does that, for a ticket of the same length. It does nothing that belongs to this project
+//! alone: it does not read the session, knows no schedule and no clock but the one of the nonce,
+//! authenticates no additional data, counts nothing and erases no stack.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::cipher::{AES_256, EncryptingKey, UnboundCipherKey};
@@ -23,13 +24,13 @@ const HEAD_LEN: usize = KeyName::LEN + NONCE_LEN;
 const INNER_HEAD_LEN: usize = 16 + size_of::<u16>();
 
 /// The bare AEAD under a random key.
-pub(crate) struct Bare<N> {
+pub(crate) struct Floor<N> {
     outer: EncryptingKey,
     k1: [u8; 16],
     nonces: N,
 }
 
-impl<N: NonceSource> Bare<N> {
+impl<N: NonceSource> Floor<N> {
     /// A random key; nonces come from `nonces`.
     pub(crate) fn new(nonces: N) -> anyhow::Result<Self> {
         let mut key = [0; 32];
@@ -80,9 +81,9 @@ impl<N: NonceSource> Bare<N> {
 }
 
 /// The bare AEAD as a ticketer whose tickets have the length of ours.
-pub(crate) struct Floor<N>(pub(crate) Bare<N>);
+pub(crate) struct LeastTicketer<N>(pub(crate) Floor<N>);
 
-impl<N: NonceSource> ProducesTickets for Floor<N> {
+impl<N: NonceSource> ProducesTickets for LeastTicketer<N> {
     fn enabled(&self) -> bool {
         true
     }
@@ -118,8 +119,8 @@ impl<N: NonceSource> ProducesTickets for Floor<N> {
     }
 }
 
-impl<N> std::fmt::Debug for Floor<N> {
+impl<N> std::fmt::Debug for LeastTicketer<N> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Floor")
+        f.write_str("LeastTicketer")
     }
 }

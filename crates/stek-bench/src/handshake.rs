@@ -16,7 +16,7 @@ use rustls::{
 };
 use stek_rustls::{Acceptor, PooledNonces};
 
-use crate::floor::{Bare, Floor};
+use crate::floor::{Floor, LeastTicketer};
 use crate::measure::{instant, median, nanos};
 use crate::report::{Report, STEK};
 use crate::sessions::{Clients, NAME};
@@ -114,7 +114,7 @@ pub(crate) fn measure(report: &mut Report) -> anyhow::Result<()> {
     let pki = Pki::new()?;
     let acceptor = pki.acceptor(None)?;
     let mut stek = Side::new(&pki, || acceptor.per_connection_config())?;
-    let plain = Floor(Bare::new(PooledNonces)?);
+    let plain = LeastTicketer(Floor::new(PooledNonces)?);
     let plain = Arc::new(pki.server(Arc::new(plain))?);
     let mut plain = Side::new(&pki, || Arc::clone(&plain))?;
     for pair in 0..PAIRS {

@@ -40,8 +40,9 @@ fn main() -> anyhow::Result<()> {
 
 /// How this program was built, as far as it matters for what it measures.
 fn build() -> String {
-    let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
-    let flags = if flags.trim().is_empty() { "default".to_owned() } else { format!("{flags:?}") };
+    // As cargo had them when it built this, from whatever source; separated by 0x1f.
+    let flags = env!("STEK_BENCH_RUSTFLAGS").replace('\u{1f}', " ");
+    let flags = if flags.is_empty() { "default".to_owned() } else { format!("{flags:?}") };
     let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
     let aes = if cfg!(target_feature = "aes") { "compiled in" } else { "found at run time" };
     format!("RUSTFLAGS {flags}, {profile} profile, AES instructions {aes}")

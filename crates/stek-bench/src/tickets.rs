@@ -1,5 +1,5 @@
 //! Sealing and opening: the whole call of a connection's ticketer as an acceptor makes it, those of
-//! the ticketers of rustls and of the floor, and the bare AEAD.
+//! the ticketers of rustls and of the least one over the same AEAD, and the floor, the bare AEAD.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use rustls::crypto::{aws_lc_rs, ring};
 use rustls::server::ProducesTickets;
 use stek_rustls::PooledNonces;
 
-use crate::floor::{Bare, Floor};
+use crate::floor::{Floor, LeastTicketer};
 use crate::handshake::Pki;
 use crate::measure::{median, nanos_per_call};
 use crate::report::{self, Report};
@@ -24,10 +24,10 @@ const CALLS: u32 = 100;
 /// Gives what one thread seals and opens with: a connection of its own, or what all share.
 type Connect = Box<dyn Fn() -> Arc<dyn ProducesTickets> + Sync>;
 
-/// What is measured against what: the ticketers and, which is none, the bare AEAD.
+/// What is measured against what: the ticketers and, which is none, the floor.
 struct Contenders {
     ticketers: [(&'static str, Connect); 4],
-    bare: Bare<PooledNonces>,
+    floor: Floor<PooledNonces>,
 }
 
 impl Contenders {
@@ -38,9 +38,9 @@ impl Contenders {
             (report::STEK, Box::new(ours)),
             (report::RING, shared(ring::Ticketer::new()?)),
             (report::AWS_LC, shared(aws_lc_rs::Ticketer::new()?)),
-            (report::FLOOR, shared(Arc::new(Floor(Bare::new(PooledNonces)?)))),
+            (report::LEAST, shared(Arc::new(LeastTicketer(Floor::new(PooledNonces)?)))),
         ];
-        Ok(Self { ticketers, bare: Bare::new(PooledNonces)? })
+        Ok(Self { ticketers, floor: Floor::new(PooledNonces)? })
     }
 }
 
@@ -90,7 +90,7 @@ fn seal(
         let work = || {
             let mut buffer = session.to_vec();
             move || {
-                std::hint::black_box(all.bare.seal(&mut buffer));
+                std::hint::black_box(all.floor.seal(&mut buffer));
             }
         };
         rounds[4].push(nanos_per_call(threads, CALLS, work));
@@ -114,7 +114,7 @@ fn open(
     });
     let tickets: Vec<_> = tickets.collect::<anyhow::Result<_>>()?;
     let mut sealed = session.to_vec();
-    let (nonce, tag) = all.bare.seal(&mut sealed).context("bare")?;
+    let (nonce, tag) = all.floor.seal(&mut sealed).context(report::FLOOR)?;
     let mut rounds: [Vec<f64>; 5] = Default::default();
     for _ in 0..ROUNDS {
         for (((_, connect), ticket), round) in all.ticketers.iter().zip(&tickets).zip(&mut rounds) {
@@ -127,7 +127,7 @@ fn open(
         let work = || {
             let (mut plain, sealed, nonce, tag) = (sealed.clone(), &sealed, &nonce, &tag);
             move || {
-                std::hint::black_box(all.bare.open(nonce, tag, sealed, &mut plain));
+                std::hint::black_box(all.floor.open(nonce, tag, sealed, &mut plain));
             }
         };
         rounds[4].push(nanos_per_call(threads, CALLS, work));
@@ -137,7 +137,7 @@ fn open(
 }
 
 fn record(report: &mut Report, all: &Contenders, what: &str, case: &str, rounds: &[Vec<f64>; 5]) {
-    let names = all.ticketers.iter().map(|(name, _)| *name).chain([report::BARE]);
+    let names = all.ticketers.iter().map(|(name, _)| *name).chain([report::FLOOR]);
     for (name, round) in names.zip(rounds) {
         report.add(what, case, name, median(round), "ns");
     }

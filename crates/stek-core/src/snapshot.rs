@@ -4,6 +4,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use crate::bundle::{Bundle, EndCause};
 use crate::derive::{Schema, Use};
 use crate::id::{ContentTag, KeyId, KeyName};
@@ -20,6 +22,7 @@ pub const REMEMBER_ENDED: Seconds = Seconds::from_days(7);
 /// The most names of ended keys that are remembered.
 pub const MAX_REMEMBERED: usize = 256;
 
+#[derive(Clone)]
 struct SnapshotKey {
     id: KeyId,
     schedule: Schedule,
@@ -82,8 +85,8 @@ pub struct Candidate<'a> {
 /// A ticket that opened.
 #[derive(Debug)]
 pub struct Opened {
-    /// The session as the TLS library encoded it.
-    pub payload: Vec<u8>,
+    /// The session as the TLS library encoded it; erased unless somebody takes it.
+    pub payload: Zeroizing<Vec<u8>>,
     /// The ticket's instants.
     pub stamp: Stamp,
     /// The key that opened it.
@@ -155,12 +158,9 @@ impl Snapshot {
             .keys
             .iter()
             .filter(|key| bundle.keys().iter().all(|still| still.record.id != key.id));
-        let newly = gone.map(|key| {
-            let (cause, ended_at) = cause_of(key.id)
-                .map_or((EndCause::Expired, key.schedule.destroy_at()), |ended| {
-                    (ended.cause, ended.ended_at)
-                });
-            EndedName { id: key.id, name: *key.derived.name(), cause, ended_at }
+        let newly = gone.map(|key| match cause_of(key.id) {
+            Some(ended) => EndedName { ended_at: ended.ended_at, ..key.expired() },
+            None => key.expired(),
         });
         let mut ended: Vec<_> = self.ended.iter().copied().chain(newly).collect();
         for known in &mut ended {
@@ -168,12 +168,22 @@ impl Snapshot {
                 known.cause = ended.cause;
             }
         }
-        ended.sort_by_key(|ended| std::cmp::Reverse(ended.ended_at));
-        let newest = ended.first().map_or(Timestamp::EPOCH, |ended| ended.ended_at);
-        ended.retain(|ended| newest.since(ended.ended_at) < REMEMBER_ENDED);
-        ended.truncate(MAX_REMEMBERED);
-        ended.sort_unstable_by_key(|ended| ended.name);
-        ended
+        newest_by_name(ended)
+    }
+
+    /// The same without the keys whose `destroy_at` has come at `now`, whose names are remembered;
+    /// `None` if there is none of them.
+    #[must_use]
+    pub fn without_ended(&self, now: Timestamp) -> Option<Self> {
+        let (keys, gone): (Vec<_>, Vec<_>) =
+            self.keys.iter().cloned().partition(|key| key.schedule.opens(now));
+        if gone.is_empty() {
+            return None;
+        }
+        let newly = gone.iter().map(SnapshotKey::expired);
+        let ended = newest_by_name(self.ended.iter().copied().chain(newly).collect());
+        let Self { tag, policy, usage, schema, scope, .. } = *self;
+        Some(Self { tag, policy, usage, schema, scope, keys, ended })
     }
 
     /// The content that it was made of.
@@ -279,6 +289,24 @@ impl Snapshot {
         }
         Ok(())
     }
+}
+
+impl SnapshotKey {
+    /// What is remembered of it once its time has come.
+    fn expired(&self) -> EndedName {
+        let ended_at = self.schedule.destroy_at();
+        EndedName { id: self.id, name: *self.derived.name(), cause: EndCause::Expired, ended_at }
+    }
+}
+
+/// Those of the last days, at most so many, by name.
+fn newest_by_name(mut ended: Vec<EndedName>) -> Vec<EndedName> {
+    ended.sort_by_key(|ended| std::cmp::Reverse(ended.ended_at));
+    let newest = ended.first().map_or(Timestamp::EPOCH, |ended| ended.ended_at);
+    ended.retain(|ended| newest.since(ended.ended_at) < REMEMBER_ENDED);
+    ended.truncate(MAX_REMEMBERED);
+    ended.sort_unstable_by_key(|ended| ended.name);
+    ended
 }
 
 impl Candidate<'_> {

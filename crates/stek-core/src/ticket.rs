@@ -57,8 +57,8 @@ pub struct Stamp {
 pub struct Contents {
     /// Its instants.
     pub stamp: Stamp,
-    /// The session as the TLS library encoded it.
-    pub payload: Vec<u8>,
+    /// The session as the TLS library encoded it; erased unless somebody takes it.
+    pub payload: Zeroizing<Vec<u8>>,
 }
 
 impl fmt::Debug for Contents {
@@ -149,7 +149,8 @@ impl DerivedKey {
         self.aead
             .open(parts.nonce, &aad(parts.name), parts.ciphertext, parts.tag, &mut plain)
             .map_err(|_| OpenError::Forged)?;
-        let (stamp, len) = parse(&plain).inspect_err(|_| plain.zeroize())?;
+        let mut plain = Zeroizing::new(plain);
+        let (stamp, len) = parse(&plain)?;
         // The payload moves to the front of the buffer it came in. A copy would have to be erased,
         // which at a byte at a time costs as much as decrypting it did.
         plain.copy_within(INNER_HEAD_LEN..INNER_HEAD_LEN + len, 0);

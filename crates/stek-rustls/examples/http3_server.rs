@@ -49,7 +49,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 /// TLS for one connection.
 fn crypto(acceptor: &Acceptor) -> Result<Arc<QuicServerConfig>, Box<dyn Error>> {
-    Ok(Arc::new(QuicServerConfig::try_from(acceptor.per_connection_config())?))
+    Ok(Arc::new(QuicServerConfig::try_from(acceptor.per_connection_quic_config())?))
 }
 
 async fn serve(

@@ -76,13 +76,27 @@ impl Acceptor {
         self.counted(start.into_stream(self.config_without_early_data())).await
     }
 
-    /// The configuration for one connection, for those who accept connections themselves and for
-    /// QUIC. Ask for another for each connection, and tell how each handshake ended by
-    /// [`Acceptor::count_handshake`].
+    /// The configuration for one connection, for those who accept connections themselves; for QUIC
+    /// there is [another](Self::per_connection_quic_config). Ask for a new one for each connection,
+    /// and tell how each handshake ended by [`Acceptor::count_handshake`]:
     ///
-    /// With quinn: `QuicServerConfig::try_from(acceptor.per_connection_config())` for each
-    /// `Incoming`, given to `Incoming::accept_with`. QUIC has TLS 1.3 alone. With early data it
-    /// wants a `max_early_data_size` of `u32::MAX` (RFC 9001, 4.6.1), which TCP should not have.
+    /// ```
+    /// # use std::{io, net::TcpStream, time::Duration};
+    /// use rustls::{ServerConnection, StreamOwned};
+    ///
+    /// # fn shake(
+    /// #     acceptor: &stek_rustls::Acceptor,
+    /// #     mut tcp: TcpStream,
+    /// # ) -> Result<StreamOwned<ServerConnection, TcpStream>, Box<dyn std::error::Error>> {
+    /// tcp.set_read_timeout(Some(Duration::from_secs(10)))?;
+    /// let mut tls = ServerConnection::new(acceptor.per_connection_config())?;
+    /// let shaken = tls.complete_io(&mut tcp);
+    /// acceptor.count_handshake(shaken.as_ref().ok().and_then(|_| tls.handshake_kind()));
+    /// shaken?;
+    /// let tls = StreamOwned::new(tls, tcp);
+    /// # Ok(tls)
+    /// # }
+    /// ```
     ///
     /// On TCP early data comes out of `ServerConnection::early_data` and nothing else; the streams
     /// of tokio-rustls lose what was accepted. Servers that refuse it, for which
@@ -94,6 +108,24 @@ impl Acceptor {
     /// little resumes.
     pub fn per_connection_config(&self) -> Arc<ServerConfig> {
         Arc::new(self.connection_config())
+    }
+
+    /// The same for QUIC, which has TLS 1.3 alone and of early data all or none: where it is let in
+    /// `max_early_data_size` is `u32::MAX` (RFC 9001, 4.6.1), and flow control bounds it.
+    ///
+    /// With quinn: `QuicServerConfig::try_from(acceptor.per_connection_quic_config())` for each
+    /// `Incoming`, given to `Incoming::accept_with`; early data comes by `Connecting::into_0rtt`.
+    /// **Do not give it [the other one](Self::per_connection_config):** with a number of bytes
+    /// that is not one of QUIC's, quinn panics in a lock of its endpoint, which is of no use after.
+    ///
+    /// quinn does not tell whether a handshake resumed, so there `stek_handshakes_total` counts
+    /// nothing; what opened is counted.
+    pub fn per_connection_quic_config(&self) -> Arc<ServerConfig> {
+        let mut config = self.connection_config();
+        if config.max_early_data_size != 0 {
+            config.max_early_data_size = u32::MAX;
+        }
+        Arc::new(config)
     }
 
     fn connection_config(&self) -> ServerConfig {

@@ -45,11 +45,13 @@ pub struct ServerBuilder<'a> {
     alpn: Vec<Vec<u8>>,
     provider: Option<Arc<CryptoProvider>>,
     time: Option<Arc<dyn TimeProvider>>,
+    configure: Configure<'a>,
     resumption: Resumption,
     rules: Rules,
 }
 
 type KeysFor<'a> = Box<dyn FnOnce(Use, &Scope) -> Arc<TicketKeys> + 'a>;
+type Configure<'a> = Box<dyn FnOnce(&mut ServerConfig) + 'a>;
 
 enum Certificate {
     Missing,
@@ -124,6 +126,7 @@ impl<'a> ServerBuilder<'a> {
             alpn: Vec::new(),
             provider: None,
             time: None,
+            configure: Box::new(|_| ()),
             resumption: Resumption::default(),
             rules: Rules::default(),
         }
@@ -244,6 +247,21 @@ impl<'a> ServerBuilder<'a> {
         self
     }
 
+    /// Lets `hook` set what this builder has no method for. It may do with the configuration what it
+    /// likes; taken over are these fields alone: `ignore_client_order`, `max_fragment_size`,
+    /// `key_log`, `enable_secret_extraction`, `send_half_rtt_data`, `send_tls13_tickets`,
+    /// `max_tls13_tickets`, `cert_compressors`, `cert_compression_cache`, `cert_decompressors` and,
+    /// with the feature `tls12`, `require_ems`. Nobody gets in or resumes by any of them who would
+    /// not otherwise.
+    ///
+    /// So nothing else gets in, not even by exchanging the whole configuration: ticketer, session
+    /// storage and early data are [`resumption`](Self::resumption)'s, certificate, clock,
+    /// cryptography and the verifier of clients have methods of their own.
+    pub fn configure(mut self, hook: impl FnOnce(&mut ServerConfig) + 'a) -> Self {
+        self.configure = Box::new(hook);
+        self
+    }
+
     /// How sessions resume: by tickets if not said.
     pub fn resumption(mut self, resumption: Resumption) -> Self {
         self.resumption = resumption;
@@ -285,6 +303,7 @@ impl<'a> ServerBuilder<'a> {
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(resolver);
         config.alpn_protocols = self.alpn;
+        rustls_0_23::adjust(&mut config, self.configure);
         let keys = (self.keys_for)(usage, &scope);
         if keys.scope() != &scope {
             return Err(unfit(&keys));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use stek_core::time::Timestamp;
+use zeroize::Zeroizing;
 
 use crate::metrics::{OpenOutcome, SealOutcome};
 use crate::sealer::{Opened, Sealed, Sealer};
@@ -47,7 +48,7 @@ impl Connection {
         &self,
         sealed: &[u8],
         may_try: impl FnOnce() -> bool,
-        unbind: impl FnOnce(Vec<u8>) -> Result<Vec<u8>, E>,
+        unbind: impl FnOnce(Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, E>,
     ) -> Result<Opened, E> {
         let opened = self.sealer.open(sealed, may_try, unbind)?;
         self.authenticated_at.fetch_min(opened.authenticated_at.as_unix(), Ordering::Relaxed);

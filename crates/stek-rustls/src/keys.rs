@@ -3,7 +3,7 @@
 //! [`Snapshot`].
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwapOption, Guard};
@@ -11,10 +11,9 @@ use stek_clock::FleetClock;
 use stek_core::bundle::Bundle;
 use stek_core::derive::{Schema, Use};
 use stek_core::id::ContentTag;
-use stek_core::name::KeysetName;
 use stek_core::scope::{Scope, ScopeDigest};
 use stek_core::snapshot::Snapshot;
-use stek_core::time::Timestamp;
+use stek_core::time::{Seconds, Timestamp};
 
 /// The current ticket keys of one scope and one use.
 ///
@@ -27,9 +26,9 @@ pub struct TicketKeys {
     digest: ScopeDigest,
     clock: Arc<FleetClock>,
     current: ArcSwapOption<Snapshot>,
-    /// Held while the snapshot is replaced, so that of two replacements one builds on the other:
-    /// the keyset of the last bundle. Handshakes never wait for it.
-    installed: Mutex<Option<KeysetName>>,
+    /// Held while the snapshot is replaced, so that of two replacements one builds on the other.
+    /// Handshakes never wait for it.
+    replacing: Mutex<()>,
 }
 
 impl TicketKeys {
@@ -41,51 +40,46 @@ impl TicketKeys {
     /// The same for tickets or for stored sessions. Neither ever opens what was sealed for the other.
     pub fn for_use(usage: Use, scope: Scope, clock: Arc<FleetClock>) -> Self {
         let digest = scope.digest();
-        let (current, installed) = (ArcSwapOption::empty(), Mutex::default());
-        Self { usage, scope, digest, clock, current, installed }
+        let (current, replacing) = (ArcSwapOption::empty(), Mutex::default());
+        Self { usage, scope, digest, clock, current, replacing }
     }
 
     /// Replaces the keys by those of `bundle`, without those whose `destroy_at` has come.
     ///
     /// Only keys that were not there before are derived. What is left out is erased as soon as the
-    /// last handshake that is sealing or opening at this moment is through with it. A bundle that
-    /// is installed again later erases what has ended since.
+    /// last handshake that is sealing or opening at this moment is through with it.
     ///
     /// Not asked here: whether the bundle is newer and of the same keyset. That is
     /// [`stek_core::bundle::check_replacement`], which whoever feeds this has to call.
     pub fn install(&self, bundle: &Bundle) {
-        let mut installed = self.installed.lock().unwrap_or_else(PoisonError::into_inner);
-        *installed = Some(bundle.name().clone());
-        self.replace(&bundle.erased_at(self.clock.now()));
+        let _replacing = self.replacing();
+        let bundle = bundle.erased_at(self.clock.now());
+        let previous = self.current.load_full();
+        let schema = Schema::RUSTLS_0_23;
+        let next = Snapshot::new(&bundle, self.usage, schema, self.digest, previous.as_deref());
+        self.current.store(Some(Arc::new(next)));
     }
 
-    /// Erases the keys if all of them have ended, and says whether it did. The names stay, so that
-    /// tickets go on to be missed as expired.
+    /// Erases each key whose `destroy_at` has come, and says for how long the next one has left,
+    /// `None` if there is none. The names stay, so that tickets go on to be missed as expired.
     ///
-    /// For when bundles no longer come; a single key is erased by the next [`TicketKeys::install`].
-    pub fn clear_expired(&self) -> bool {
-        let installed = self.installed.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(name) = &*installed else { return false };
-        let Some(snapshot) = self.current.load_full() else { return false };
-        let now = self.clock.now();
-        if snapshot.schedules().next().is_none()
-            || snapshot.schedules().any(|(_, schedule)| schedule.opens(now))
-        {
-            return false;
+    /// An ended key opens nothing, but it stays in memory until this is called, or
+    /// [`install`](Self::install). **Whoever feeds bundles in calls it by a timer,** again when that
+    /// span has passed; the bundles themselves are to be erased beside it
+    /// ([`Bundle::erased_at`]). A `Fleet` does all that for its own.
+    pub fn erase_ended(&self) -> Option<Seconds> {
+        let _replacing = self.replacing();
+        let (snapshot, now) = (self.current.load_full()?, self.clock.now());
+        if let Some(rest) = snapshot.without_ended(now) {
+            self.current.store(Some(Arc::new(rest)));
         }
-        let (tag, policy) = (snapshot.tag(), *snapshot.policy());
-        match Bundle::try_new(tag, name.clone(), policy, Vec::new(), Vec::new()) {
-            Ok(empty) => self.replace(&empty),
-            // Only keys are ever refused, so this is not reached; erasing is right all the same.
-            Err(_) => self.current.store(None),
-        }
-        true
+        let ends = snapshot.schedules().map(|(_, schedule)| schedule.destroy_at());
+        ends.filter(|end| *end > now).min().map(|end| end.since(now))
     }
 
     /// Erases all keys at once, and forgets the names of ended ones.
     pub fn clear(&self) {
-        let mut installed = self.installed.lock().unwrap_or_else(PoisonError::into_inner);
-        *installed = None;
+        let _replacing = self.replacing();
         self.current.store(None);
     }
 
@@ -119,11 +113,8 @@ impl TicketKeys {
         self.current.load()
     }
 
-    fn replace(&self, bundle: &Bundle) {
-        let previous = self.current.load_full();
-        let schema = Schema::RUSTLS_0_23;
-        let next = Snapshot::new(bundle, self.usage, schema, self.digest, previous.as_deref());
-        self.current.store(Some(Arc::new(next)));
+    fn replacing(&self) -> MutexGuard<'_, ()> {
+        self.replacing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -173,6 +164,24 @@ mod tests {
         let secret = planned_key(0);
         keys.install(&bundle(1, std::slice::from_ref(&secret)));
         assert_eq!(Arc::strong_count(&secret.material), 1);
+    }
+
+    #[test]
+    fn each_key_is_erased_when_it_has_ended_though_no_bundle_comes() {
+        let (clock, keys) = keys();
+        assert_eq!(keys.erase_ended(), None);
+        keys.install(&bundle(1, &[key(0, 10, 20), key(10, 20, 30)]));
+        let held = || keys.load().as_ref().unwrap().schedules().count();
+        let left = |seconds| Some(Seconds::new(seconds));
+        assert_eq!((keys.erase_ended(), held()), (left(20), 2));
+        advance(&clock, 19);
+        assert_eq!((keys.erase_ended(), held()), (left(1), 2));
+        advance(&clock, 1);
+        let old = watched(&keys);
+        assert_eq!((keys.erase_ended(), held()), (left(10), 1));
+        assert!(old.upgrade().is_none());
+        advance(&clock, 10);
+        assert_eq!((keys.erase_ended(), held()), (None, 0));
     }
 
     #[test]

@@ -25,16 +25,18 @@
 //! # }
 //! ```
 //!
-//! The options say where distribution is, which authority to trust and where the token is. Linux is
-//! what it builds for: fleet time goes on through a suspend by `CLOCK_BOOTTIME`.
+//! The options say where distribution is, which authority to trust and where the token is. The crate
+//! is on no registry: with a clone of its repository beside yours it is had by `cargo add --path
+//! ../stekd/crates/stek-rustls`. Linux is what it builds for: fleet time goes on through a suspend by
+//! `CLOCK_BOOTTIME`.
 //!
 //! Keep the `Fleet` while the server runs. `Fleet::ready` waits for the first keys, which is
 //! optional: without keys every handshake is a full one. `connect` has put all metrics into the
 //! registry that it was given.
 //!
 //! Who accepts connections in a loop of his own, or by QUIC, asks the acceptor for a configuration
-//! for each: [`Acceptor::per_connection_config`]. Who wants single-use tickets or 0-RTT lets servers
-//! keep the sessions: [`ServerBuilder::resumption`].
+//! for each: [`Acceptor::per_connection_config`], [`Acceptor::per_connection_quic_config`]. Who wants
+//! single-use tickets or 0-RTT lets servers keep the sessions: [`ServerBuilder::resumption`].
 //!
 //! # What is safe
 //!
@@ -48,10 +50,12 @@
 //!   had to pass here.** A [`ServerBuilder`] makes configuration and scope from one statement:
 //!   whether clients are asked for certificates, by which authorities, and by which rule a verifier
 //!   of one's own judges, is part of what keys are derived from. Servers that ask give no tickets
-//!   at all unless told to, and then none that outlives the client's own certificate.
+//!   at all unless told to, and then none that outlives the client's own certificate. Not part of
+//!   it is how a check is computed: the signature algorithms of the `CryptoProvider` and the clock
+//!   of the `TimeProvider`, which servers of one scope should have alike.
 //! - TLS 1.2 sessions do not resume unless opted in, for each renewal seals one master secret again.
-//! - A client has at most four of the tickets that it offers decrypted, or one looked up, however
-//!   many it offers.
+//! - A client of an acceptor has at most four of the tickets that it offers decrypted, or one looked
+//!   up, however many it offers.
 //! - All this holds for tickets and for sessions that servers keep, see [`Resumption`].
 //! - A ticket that does not open is `None` to rustls, whatever the cause. The cause is counted:
 //!   see [`TicketMetrics`].
@@ -69,8 +73,9 @@
 //!
 //! An [`UnboundedTicketer`], for those who have to keep a `ServerConfig` of their own and share it
 //! by all connections, is shown the bytes of a session and nothing of its connection. It cannot cap
-//! chains of renewal, and it cannot see whether certificates are asked of clients. **Do not use it
-//! on a server that verifies client certificates.** Its tickets and those of acceptors never open
+//! chains of renewal, it cannot count what one client has decrypted, and it cannot see whether
+//! certificates are asked of clients. **Do not use it on a server that verifies client
+//! certificates.** Its tickets and those of acceptors never open
 //! each other, or the cap could be laundered away.
 //!
 //! All servers that share a scope must be ready to serve each other's clients: give servers that
@@ -79,8 +84,9 @@
 //! # Features
 //!
 //! - `client` (default): the poller, and with it `Fleet` and `Acceptor::accept`. Without it,
-//!   whoever has [bundles](stek_core::bundle::Bundle) feeds [`TicketKeys`], makes servers of them by
-//!   [`ServerBuilder::with_keys`], and drives the handshakes.
+//!   whoever has [bundles](stek_core::bundle::Bundle) feeds [`TicketKeys`], has ended keys erased by
+//!   a timer ([`TicketKeys::erase_ended`]), makes servers of them by [`ServerBuilder::with_keys`],
+//!   and drives the handshakes.
 //! - `tls12`: allows opting in to TLS 1.2 tickets.
 //!
 //!   TLS 1.2 itself is in rustls as soon as anybody in the program asks for it, which the HTTP

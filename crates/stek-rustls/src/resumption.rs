@@ -18,13 +18,14 @@ use crate::tickets::ConnectionTickets;
 /// |---|---|---|---|
 /// | `Tickets` | the sealed session | as often as it is offered | no |
 /// | `Store` | a look-up key | once | no |
-/// | `StoreWithEarlyData` | a look-up key | once in the whole fleet | by [`per_connection_config`] |
+/// | `StoreWithEarlyData` | a look-up key | once in the whole fleet | [`per_connection_config`], [`per_connection_quic_config`] |
 ///
 /// Who may resume, and for how long, is the same in all of them. In the modes with a store nothing
 /// but TLS 1.3 resumes, and clients are told to forget a session after 24 h whatever is left of it:
 /// rustls lets nobody say less. One that ends earlier is a look-up in vain and a full handshake.
 ///
 /// [`per_connection_config`]: crate::Acceptor::per_connection_config
+/// [`per_connection_quic_config`]: crate::Acceptor::per_connection_quic_config
 ///
 /// A backend that is not shared does not go with early data:
 ///
@@ -46,19 +47,45 @@ pub enum Resumption {
     Store(Arc<dyn SessionBackend>),
     /// The same, and clients may send data with their first message (RFC 8446, 2.3).
     ///
-    /// Who replays that message to any server of the fleet does not get the data read again, for
-    /// the session was taken (RFC 8446, 8.1); that rests on the promise of [`SharedBackend`]. Early
-    /// data is still not forward secret, and an attacker may hold the first copy back. Let only
-    /// idempotent requests in.
+    /// Data that was read early is not read so again from a replay, at any server of the fleet, for
+    /// the session was taken (RFC 8446, 8.1); that rests on the promise of [`SharedBackend`]. **It
+    /// may still be acted on twice** (RFC 8446, 8): a server that takes no session, because the
+    /// attacker holds the first copy back or because the backend is busy, late or not there, refuses
+    /// the data; the client sends it again after the handshake, and the copy may then be read early,
+    /// once. Nor is early data forward secret. Let only idempotent requests in.
     ///
-    /// It is taken on connections of [`per_connection_config`] alone, by quinn or from
-    /// `ServerConnection::early_data`; `Acceptor::accept` refuses it.
+    /// It is taken on connections of [`per_connection_config`], from
+    /// `ServerConnection::early_data`, and of [`per_connection_quic_config`]; `Acceptor::accept`
+    /// refuses it. With a Redis of the fleet, on the clock of the machine:
+    ///
+    /// ```no_run
+    /// # #[cfg(all(feature = "client", feature = "redis"))]
+    /// # fn build(
+    /// #     fleet: &stek_rustls::Fleet,
+    /// #     keyset: &stek_rustls::KeysetName,
+    /// #     chain: Vec<rustls::pki_types::CertificateDer<'static>>,
+    /// #     key: rustls::pki_types::PrivateKeyDer<'static>,
+    /// # ) -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::{num::NonZeroU32, sync::Arc};
+    /// use stek_rustls::{RedisBackend, RedisConfig, Resumption, SystemClock};
+    ///
+    /// let redis = RedisConfig::try_new("unix:///run/redis.sock", keyset)?;
+    /// let backend = RedisBackend::start(redis, Arc::new(SystemClock), fleet.metrics())?;
+    /// let way = Resumption::StoreWithEarlyData {
+    ///     backend: Arc::new(backend),
+    ///     max_early_data_size: NonZeroU32::new(16_384).expect("not zero"),
+    /// };
+    /// let acceptor = fleet.server("shop").certificate(chain, key).resumption(way).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// [`per_connection_config`]: crate::Acceptor::per_connection_config
+    /// [`per_connection_quic_config`]: crate::Acceptor::per_connection_quic_config
     StoreWithEarlyData {
         /// Where sessions are kept.
         backend: Arc<dyn SharedBackend>,
-        /// The most bytes that a client may send early; 16,384 is usual.
+        /// The most bytes that a client may send early over TCP; 16,384 is usual.
         max_early_data_size: NonZeroU32,
     },
 }

@@ -77,6 +77,22 @@ impl Rules {
         let asked = client_auth != ClientAuth::None;
         fits && version && (!asked || self.client_auth != ResumeClientAuth::Never)
     }
+
+    /// How long at least a chain lasts, whichever version of those allowed it is of.
+    pub(crate) fn least_span(&self, policy: &Policy) -> Seconds {
+        match self.tls12 {
+            ResumeTls12::Never => span(TlsVersion::Tls13, policy),
+            ResumeTls12::TwoRotations => span(TlsVersion::Tls12, policy),
+        }
+    }
+}
+
+/// How long after its full handshake a chain ends.
+fn span(version: TlsVersion, policy: &Policy) -> Seconds {
+    match version {
+        TlsVersion::Tls13 => policy.session_lifetime(),
+        TlsVersion::Tls12 => policy.session_lifetime().min(policy.rotation_period().times(2)),
+    }
 }
 
 /// The first instant at which nothing of a chain begun at `authenticated_at` resumes any more, or
@@ -86,11 +102,7 @@ pub(crate) fn session_end(
     policy: &Policy,
     authenticated_at: Timestamp,
 ) -> Option<Timestamp> {
-    let span = match session.version {
-        TlsVersion::Tls13 => policy.session_lifetime(),
-        TlsVersion::Tls12 => policy.session_lifetime().min(policy.rotation_period().times(2)),
-    };
-    let end = authenticated_at + span;
+    let end = authenticated_at + span(session.version, policy);
     match session.client_certificate {
         // It is still valid in the second of its notAfter.
         Some(certificate) => Some(end.min(not_after(certificate)? + Seconds::new(1))),

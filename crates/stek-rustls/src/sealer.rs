@@ -34,12 +34,20 @@ pub(crate) struct Sealed {
 
 /// A session that opened.
 pub(crate) struct Opened {
-    pub(crate) session: Vec<u8>,
+    /// Erased unless rustls takes it.
+    pub(crate) session: Zeroizing<Vec<u8>>,
     pub(crate) authenticated_at: Timestamp,
     /// Since it was sealed.
     pub(crate) age: Seconds,
     /// Which tells the state of its key.
     pub(crate) outcome: OpenOutcome,
+}
+
+impl Opened {
+    /// The session for rustls, which wants plain bytes; they are moved, so nothing is left here.
+    pub(crate) fn into_session(mut self) -> Vec<u8> {
+        std::mem::take(&mut *self.session)
+    }
 }
 
 impl Sealer {
@@ -82,7 +90,7 @@ impl Sealer {
         &self,
         sealed: &[u8],
         may_try: impl FnOnce() -> bool,
-        unbind: impl FnOnce(Vec<u8>) -> Result<Vec<u8>, E>,
+        unbind: impl FnOnce(Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, E>,
     ) -> Result<Opened, E> {
         let miss = |miss: OpenMiss| OpenOutcome::from(miss);
         // Clock and keys come after what can be told without them, for a hello may offer thousands.

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 pub(crate) mod backend;
 #[cfg(feature = "redis")]
 mod breaker;
@@ -51,7 +53,7 @@ impl ConnectionStore {
         let outcome =
             taken.as_ref().map_or_else(|miss| *miss, |opened| LookUpOutcome::from(opened.outcome));
         self.connection.sealer().metrics.count_look_up(outcome);
-        taken.ok().map(|opened| opened.session)
+        taken.ok().map(Opened::into_session)
     }
 
     /// Counts that a session was asked for that stays; there is none.
@@ -80,7 +82,7 @@ impl ConnectionStore {
             return Err(LookUpOutcome::TooMany);
         }
         let value = self.backend.take(&key)?.ok_or(LookUpOutcome::Absent)?;
-        let unbind = |mut payload: Vec<u8>| {
+        let unbind = |mut payload: Zeroizing<Vec<u8>>| {
             if !payload.starts_with(key.as_bytes()) {
                 return Err(LookUpOutcome::Swapped);
             }

@@ -26,6 +26,9 @@ use crate::tickets::{counted_open, counted_seal};
 /// - cannot cap chains of renewal: each resumption brings a ticket that counts as new, and a client
 ///   that resumes often enough never makes a full handshake again. What bounds it is the lifetime
 ///   of each single ticket;
+/// - cannot limit how many tickets one connection has decrypted. What bounds that is the longest
+///   `ClientHello` that rustls reads, 64 KiB: some five hundred tickets that bear a name of ours, in
+///   one handshake. Others cost one look-up by name;
 /// - cannot see client authentication: a session begun without a client certificate resumes at a
 ///   server that demands one. **Do not use it on a server that verifies client certificates**;
 ///   rustls does not let anybody ask a `ServerConfig` whether it does. Sessions in which a client
@@ -118,7 +121,8 @@ impl ProducesTickets for UnboundedTicketer {
         true
     }
 
-    /// Seconds for which a ticket sealed now will open, at most seven days.
+    /// Seconds for which a ticket sealed now will open, at most seven days. The call does not tell
+    /// the version, so where TLS 1.2 resumes it is what a ticket of either has.
     ///
     /// Zero when nothing seals. Then rustls sends no ticket at all in TLS 1.3, for it asks only
     /// after [`encrypt`](ProducesTickets::encrypt) gave one, and in TLS 1.2 an empty ticket with a
@@ -129,7 +133,9 @@ impl ProducesTickets for UnboundedTicketer {
     fn lifetime(&self) -> u32 {
         let now = self.sealer.keys.now();
         let snapshot = self.sealer.keys.load();
-        let hint = snapshot.as_ref().map_or(Seconds::ZERO, |known| known.lifetime_hint(now, now));
+        let hint = snapshot.as_ref().map_or(Seconds::ZERO, |known| {
+            known.lifetime_hint(now, now).min(self.sealer.rules.least_span(known.policy()))
+        });
         // At most 604,800.
         u32::try_from(hint.as_secs()).unwrap_or(0)
     }

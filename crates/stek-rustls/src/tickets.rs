@@ -57,5 +57,5 @@ pub(crate) fn counted_open(
     metrics.count_opened(opened.as_ref().map_or_else(|miss| *miss, |opened| opened.outcome));
     let opened = opened.ok()?;
     metrics.observe_age(opened.age);
-    Some(opened.session)
+    Some(opened.into_session())
 }

@@ -132,6 +132,26 @@ async fn virtual_hosts_behind_one_socket_do_not_share_tickets() {
     assert_eq!((handshakes(&open), handshakes(&closed)), ([3, 1, 0], [1, 1, 1]));
 }
 
+/// A tenant whose site differs from another's by its label alone, and who sends clients there.
+#[tokio::test]
+async fn a_client_that_is_redirected_to_another_tenant_makes_a_full_handshake() {
+    let (clock, site, keys) = (clock(), Site::new(), bundle(1, &[planned_key(0)]));
+    let [shop, bank] = ["shop", "bank"].map(|label| site.server_of(label, &clock, &keys));
+    let client = site.client(TLS13, None);
+    for (tenant, kind) in [
+        (&shop, HandshakeKind::Full),
+        (&shop, HandshakeKind::Resumed),
+        (&bank, HandshakeKind::Full),
+        (&bank, HandshakeKind::Resumed),
+        (&shop, HandshakeKind::Full),
+    ] {
+        let accepted = meet(&client, NAME, |io| tenant.acceptor.accept(io)).await.unwrap();
+        assert_eq!(accepted, kind);
+    }
+    assert_eq!((shop.count("opened", "unknown"), bank.count("opened", "unknown")), (1, 1));
+    assert_eq!((handshakes(&shop), handshakes(&bank)), ([2, 1, 0], [1, 1, 0]));
+}
+
 /// Sends `data` early and, if the server refuses that, again after the handshake; then closes.
 async fn hurry(client: &Arc<ClientConfig>, io: &mut DuplexStream, data: &[u8]) -> io::Result<()> {
     let name = ServerName::try_from(NAME).unwrap();

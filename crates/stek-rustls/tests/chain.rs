@@ -106,6 +106,45 @@ fn thirty_days_of_unbounded_resumption_never_end() {
     assert_eq!(full, [0]);
 }
 
+/// The master secret of each connection of a client, as a key log has it.
+#[cfg(feature = "tls12")]
+#[derive(Debug, Default)]
+struct MasterSecrets(std::sync::Mutex<Vec<Vec<u8>>>);
+
+#[cfg(feature = "tls12")]
+impl rustls::KeyLog for MasterSecrets {
+    fn log(&self, label: &str, _: &[u8], secret: &[u8]) {
+        assert_eq!(label, "CLIENT_RANDOM");
+        self.0.lock().unwrap().push(secret.to_vec());
+    }
+}
+
+/// Why TLS 1.2 takes an opt-in, and what the cap is for.
+#[cfg(feature = "tls12")]
+#[test]
+fn renewed_tls12_tickets_carry_one_master_secret_until_the_cap() {
+    let (clock, site) = (clock(), Site::new());
+    let server = site.server(&clock, &bundle(0, &[]), |builder| {
+        builder.resume_tls12_resealing_one_master_secret()
+    });
+    let secrets = Arc::new(MasterSecrets::default());
+    let mut client = (*site.client(TLS12, None)).clone();
+    client.key_log = Arc::<MasterSecrets>::clone(&secrets);
+    let client = Arc::new(client);
+    let keys: Vec<_> = (0..3).map(|number| planned_key(number * 6 * HOUR)).collect();
+    for hour in 0..=12 {
+        server.keys.install(&bundle_at(&keys, hour));
+        let expected = if hour % 12 == 0 { Full } else { Resumed };
+        assert_eq!(server.meet(&client, NAME), expected, "{hour}");
+        advance(&clock, HOUR);
+    }
+    // Twelve connections under two keys, one secret; then a new one.
+    let secrets = secrets.0.lock().unwrap();
+    assert_eq!(secrets.len(), 13);
+    assert!(secrets[..12].iter().all(|secret| *secret == secrets[0]));
+    assert_ne!(secrets[12], secrets[0]);
+}
+
 #[test]
 fn the_cap_is_not_laundered_away_by_an_unbounded_ticketer() {
     let (clock, site, keys) = (clock(), Site::new(), bundle(1, &[planned_key(0)]));

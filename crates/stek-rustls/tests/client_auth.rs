@@ -123,6 +123,22 @@ fn a_client_without_a_certificate_is_refused_whatever_ticket_it_has() {
 }
 
 #[test]
+fn a_hook_that_exchanges_the_whole_configuration_lets_nobody_in() {
+    let (clock, site, keys) = (clock(), Site::new(), bundle(1, &[planned_key(0)]));
+    let authority = Authority::new("clients");
+    let open = site.server(&clock, &keys, |builder| builder).acceptor.per_connection_config();
+    let roots = roots(&[&authority]);
+    let closed = site.server(&clock, &keys, |builder| {
+        builder
+            .require_client_certificates(roots)
+            .configure(move |config| *config = (*open).clone())
+    });
+    assert_eq!(closed.meet(&site.client(TLS13, None), NAME), Refused);
+    let known = site.client(TLS13, Some(&authority.issue(YEAR)));
+    assert_eq!(closed.meet(&known, NAME), Full);
+}
+
+#[test]
 fn clients_of_a_removed_authority_are_verified_again() {
     for way in &ways() {
         let (clock, site, keys) = (clock(), Site::new(), bundle(1, &[planned_key(0)]));

@@ -1,4 +1,5 @@
-//! Keys leave the memory of a terminator at their `destroy_at`. The process searches
+//! Keys leave the memory of a terminator at their `destroy_at`, and sessions when they are refused.
+//! The process searches
 //! its own memory for them, before, when they must be found, and after. Whoever makes and serves
 //! the keys is another process, and what is searched for is kept masked, so that all that is found
 //! was left there by the terminator.
@@ -7,29 +8,40 @@
 #![allow(clippy::unwrap_used, reason = "only tests use it")]
 
 mod fixture;
+mod servers;
+mod sessions;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fixture::{HOUR, START, TLS13, advance, bundle, clock, keyset, planned_key, session};
+use fixture::{
+    HOUR, Node, START, TLS13, advance, at, bundle, clock, key, keyset, planned_key, session,
+};
 use prometheus::Registry;
-use rustls::server::ResolvesServerCertUsingSni;
+use rustls::server::{ProducesTickets, ResolvesServerCertUsingSni};
+use servers::Site;
+use sessions::memory;
 use stek_client::{ClientConfig, ClientOptions};
 use stek_core::bundle::BundleKey;
 use stek_core::derive::{self, Schema, Use};
 use stek_core::name::InstanceName;
 use stek_core::scope::{ChainRule, Scope};
-use stek_rustls::Fleet;
+use stek_core::ticket::{DerivedKey, Stamp};
+use stek_core::xaes::NONCE_LEN;
+use stek_rustls::{Fleet, LookUpError, PutError, Resumption, SessionBackend, SessionKey};
 use stek_wire::bundle::encode_bundle;
 use stek_wire::tag::format_etag;
+use zeroize::Zeroizing;
 
 /// Set for the process that serves the keys.
 const SERVES: &str = "STEK_TEST_SERVES_KEYS";
 const MASK: u8 = 0x5a;
+/// Held by each test, for a search reads all memory, and another would find what it has just read.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 /// How long anything may take before the test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -111,7 +123,7 @@ impl Searcher {
 struct Server {
     child: Child,
     url: String,
-    /// For each key the ticket key itself and what it seals with in the scope.
+    /// For each key the ticket key itself and what it seals tickets and stored sessions with.
     needles: Vec<Needle>,
 }
 
@@ -152,11 +164,14 @@ fn scope() -> Scope {
     Scope::try_new("web", ChainRule::Capped).unwrap()
 }
 
-fn masked(key: &BundleKey) -> [String; 2] {
+fn masked(key: &BundleKey) -> [String; 3] {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{:02x}", byte ^ MASK)).collect();
-    let (usage, schema) = (Use::Ticket, Schema::RUSTLS_0_23);
-    let derived = derive::aead_key(&key.material, usage, schema, &scope().digest());
-    [hex(key.material.expose_secret()), hex(derived.as_slice())]
+    let derived = |usage| {
+        let schema = Schema::RUSTLS_0_23;
+        let key = derive::aead_key(&key.material, usage, schema, &scope().digest());
+        hex(key.as_slice())
+    };
+    [hex(key.material.expose_secret()), derived(Use::Ticket), derived(Use::Store)]
 }
 
 /// Not a test by itself: the process that [`Server::start`] starts.
@@ -197,6 +212,7 @@ fn serves_keys_to_the_other_process() {
 
 #[tokio::test]
 async fn keys_leave_memory_when_their_time_has_come() {
+    let _alone = ALONE.lock().await;
     let server = Server::start();
     let options = ClientOptions {
         upstreams: vec![server.url.clone()],
@@ -211,21 +227,79 @@ async fn keys_leave_memory_when_their_time_has_come() {
     let time = Arc::<stek_clock::ManualClock>::clone(&clock);
     let fleet = Fleet::connect_with_clock(&config, keyset(), time, &Registry::new()).unwrap();
     let certificates = Arc::new(ResolvesServerCertUsingSni::new());
-    let acceptor = fleet.server("web").certificate_resolver(certificates).build().unwrap();
-    assert_eq!(*acceptor.scope(), scope());
+    let builder = || fleet.server("web").certificate_resolver(certificates.clone());
+    let acceptor = builder().build().unwrap();
+    let keeps = builder().resumption(Resumption::Store(memory())).build().unwrap();
+    assert_eq!((acceptor.scope(), keeps.scope()), (&scope(), &scope()));
     tokio::time::timeout(PATIENCE, fleet.ready()).await.unwrap().unwrap();
     let seal = || acceptor.per_connection_config().ticketer.encrypt(&session(TLS13)).unwrap();
     let ticket = seal();
     assert!(acceptor.per_connection_config().ticketer.decrypt(&ticket).is_some());
+    let storage = || Arc::clone(&keeps.per_connection_config().session_storage);
+    assert!(storage().put(vec![1; 32], session(TLS13)));
+    assert!(storage().take(&[1; 32]).is_some());
 
     let mut searcher = Searcher::new();
     let before = searcher.count(&server.needles);
     assert!(before.iter().all(|found| *found > 0), "{before:?}");
     // The first key ends after 12 h and the skew; the second has more than five hours left.
     advance(&clock, 13 * HOUR);
-    let after = searcher.until_gone(&server.needles, 0..2).await;
-    assert!(after[2..].iter().all(|found| *found > 0), "{after:?}");
+    let after = searcher.until_gone(&server.needles, 0..3).await;
+    assert!(after[3..].iter().all(|found| *found > 0), "{after:?}");
     fleet.shutdown().await;
-    searcher.until_gone(&server.needles, 2..4).await;
-    drop(acceptor);
+    searcher.until_gone(&server.needles, 3..6).await;
+    drop((acceptor, keeps));
+}
+
+/// Gives the one value that it has for whatever key.
+#[derive(Debug, Default)]
+struct Swaps(Mutex<Option<Vec<u8>>>);
+
+impl SessionBackend for Swaps {
+    fn put(&self, _: &SessionKey, value: Vec<u8>, _: Duration) -> Result<(), PutError> {
+        *self.0.lock().unwrap() = Some(value);
+        Ok(())
+    }
+
+    fn take(&self, _: &SessionKey) -> Result<Option<Vec<u8>>, LookUpError> {
+        Ok(self.0.lock().unwrap().take())
+    }
+}
+
+#[test]
+fn a_session_that_opens_and_is_refused_leaves_memory() {
+    let _alone = ALONE.blocking_lock();
+    let (clock, secret) = (clock(), key(0, 24 * HOUR, 48 * HOUR));
+    let keys = bundle(1, std::slice::from_ref(&secret));
+    let node = Node::with(&clock, "web", &keys);
+    let store = Resumption::Store(Arc::new(Swaps::default()));
+    let stores = Site::new().server(&clock, &keys, |builder| builder.resumption(store));
+    // A secret of 48 bytes, after a name of 16 bytes, version and suite.
+    let mut session = Zeroizing::new(session(TLS13));
+    getrandom::fill(&mut session[23..][..48]).unwrap();
+    let needle = [Needle(session[23..][16..48].iter().map(|byte| byte ^ MASK).collect())];
+    let mut searcher = Searcher::new();
+    let mut found = || searcher.count(&needle)[0];
+    let good = node.ticketer.encrypt(&session).unwrap();
+    let unreadable = {
+        let digest = fixture::scope("web").digest();
+        let (usage, schema) = (Use::Ticket, Schema::RUSTLS_0_23);
+        let derived = DerivedKey::derive(&secret.material, usage, schema, &digest);
+        let stamp = Stamp { issued_at: at(0), authenticated_at: at(0) };
+        derived.seal(stamp, &session[1..], &[7; NONCE_LEN]).unwrap()
+    };
+    assert!(stores.storage().put(vec![1; 32], session.to_vec()));
+    assert_eq!(found(), 1);
+    drop(session);
+    assert_eq!(found(), 0);
+    let opened = Zeroizing::new(node.ticketer.decrypt(&good).unwrap());
+    assert_eq!(found(), 1);
+    drop(opened);
+    assert_eq!(node.ticketer.decrypt(&unreadable), None);
+    assert_eq!(stores.storage().take(&[2; 32]), None);
+    advance(&clock, 7 * HOUR);
+    assert_eq!(node.ticketer.decrypt(&good), None);
+    assert_eq!(found(), 0);
+    let refused = [node.count("opened", "not-allowed"), node.count("opened", "expired")];
+    assert_eq!((refused, stores.stored("looked_up", "swapped")), ([1, 1], 1));
 }

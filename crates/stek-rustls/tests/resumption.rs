@@ -14,6 +14,7 @@ use prometheus::Registry;
 use rustls::HandshakeKind::{Full, Resumed};
 #[cfg(feature = "tls12")]
 use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
 use rustls::server::ProducesTickets;
 use stek_core::bundle::{EndCause, EndedKey};
 use stek_rustls::{TicketMetrics, UnboundedTicketer};
@@ -35,6 +36,26 @@ fn a_ticket_of_one_server_resumes_on_another_of_the_fleet() {
     // Two for each TLS 1.3 handshake, one for each of TLS 1.2.
     let sealed = (a.count("sealed", "sealed"), b.count("sealed", "sealed"));
     assert_eq!(sealed, (2 + 2 * versions, 1 + versions));
+}
+
+#[test]
+fn sessions_of_every_cipher_suite_resume() {
+    let (clock, pki) = (clock(), Pki::new());
+    let node = Node::with(&clock, "web", &bundle(1, &[planned_key(0)]));
+    let server = node.server(&pki);
+    let mut resumed = 0;
+    for suite in aws_lc_rs::default_provider().cipher_suites {
+        let version = if suite.tls13().is_some() { TLS13 } else { TLS12 };
+        // The certificate of the server is of ECDSA.
+        if !RESUMED.contains(&version) || format!("{:?}", suite.suite()).contains("RSA") {
+            continue;
+        }
+        let client = pki.client_of(version, vec![suite]);
+        assert_eq!(kind(&server, &client), Full, "{suite:?}");
+        assert_eq!(kind(&server, &client), Resumed, "{suite:?}");
+        resumed += 1;
+    }
+    assert_eq!(resumed, 3 * RESUMED.len());
 }
 
 #[test]

@@ -16,7 +16,8 @@ use std::time::Duration;
 use fixture::{
     HOUR, SKEW, TLS12, TLS13, advance, at, bundle, bundle_of, clock, planned_key, policy, session,
 };
-use rustls::server::{ResolvesServerCertUsingSni, StoresServerSessions};
+use rustls::crypto::aws_lc_rs;
+use rustls::server::{ResolvesServerCertUsingSni, ServerSessionMemoryCache, StoresServerSessions};
 use servers::Outcome::{Full, Resumed};
 use servers::{Counters, NAME, Server, Site};
 use sessions::{accepted_early, eager, early, early_flight, memory};
@@ -364,6 +365,34 @@ fn each_mode_fixes_ticketer_storage_and_early_data() {
             assert_eq!(config.session_storage.can_cache(), !tickets);
             assert_eq!(config.max_early_data_size, bytes);
         }
+    }
+}
+
+#[test]
+fn a_hook_sets_the_rest_and_undoes_no_mode() {
+    let (clock, site, keys) = (clock(), Site::new(), bundle(1, &[planned_key(0)]));
+    for mode in [Resumption::Tickets, Resumption::Store(memory())] {
+        let tickets = matches!(mode, Resumption::Tickets);
+        let server = site.server(&clock, &keys, |builder| {
+            builder.resumption(mode).alpn(["h2"]).configure(|config| {
+                config.ticketer = aws_lc_rs::Ticketer::new().unwrap();
+                config.session_storage = ServerSessionMemoryCache::new(16);
+                config.max_early_data_size = 77;
+                config.alpn_protocols = Vec::new();
+                config.cert_resolver = Arc::new(ResolvesServerCertUsingSni::new());
+                config.send_tls13_tickets = 5;
+                config.max_fragment_size = Some(1_400);
+            })
+        });
+        let client = site.client(TLS13, None);
+        assert_eq!((server.meet(&client, NAME), server.meet(&client, NAME)), (Full, Resumed));
+        assert_eq!(server.sealed("sealed"), 10);
+        let config = server.acceptor.per_connection_config();
+        assert_eq!(config.ticketer.enabled(), tickets);
+        assert_eq!(config.session_storage.can_cache(), !tickets);
+        assert_eq!(config.max_early_data_size, 0);
+        assert_eq!(config.alpn_protocols, [b"h2"]);
+        assert_eq!(config.max_fragment_size, Some(1_400));
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod fixture;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -185,6 +186,44 @@ fn tickets_of_the_system_source_share_no_nonce() {
     assert_eq!(nonces.len(), 1000);
 }
 
+/// `session` with so much data that the server keeps with it: before the last 12 bytes there is its
+/// length, else 0.
+fn keeping(session: &[u8], data: u16) -> Vec<u8> {
+    let (head, tail) = session.split_at(session.len() - 12);
+    let head = head.strip_suffix(&[0, 0]).expect("a session without data");
+    [head, &data.to_be_bytes(), &vec![7; usize::from(data)], tail].concat()
+}
+
+/// What somebody on the path sees of the tickets of many sessions of all lengths, at two sites.
+#[test]
+fn lengths_and_names_of_tickets_tell_the_site_and_the_key_and_little_else() {
+    let (clock, keys) = (clock(), bundle(1, &[planned_key(0), planned_key(6 * HOUR)]));
+    let sites = ["web", "shop"].map(|label| Node::with(&clock, label, &keys));
+    let session = session(TLS13);
+    let (mut lengths, mut names) = (BTreeMap::new(), BTreeMap::new());
+    let mut rest = BTreeSet::new();
+    for (site, key) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
+        if (site, key) == (0, 1) {
+            advance(&clock, 6 * HOUR);
+        }
+        for data in 0..640 {
+            let ticket = sites[site].ticketer.encrypt(&keeping(&session, data)).unwrap();
+            *lengths.entry(ticket.len()).or_insert(0) += 1;
+            names.entry(ticket[..16].to_vec()).or_insert_with(BTreeSet::new).insert((site, key));
+            // Nonces, and the bytes under them, which are the same in many sessions.
+            rest.insert(ticket[16..56].to_vec());
+        }
+    }
+    let spans: Vec<_> = lengths.keys().zip(lengths.keys().skip(1)).map(|(a, b)| b - a).collect();
+    assert_eq!(spans, [64; 10], "{lengths:?}");
+    // 64 lengths of sessions look alike, in each of four.
+    let whole = lengths.values().filter(|count| **count == 64 * 4).count();
+    assert!(whole >= 9, "{lengths:?}");
+    assert_eq!(names.len(), 4);
+    assert!(names.values().all(|of| of.len() == 1), "{names:?}");
+    assert_eq!(rest.len(), 4 * 640);
+}
+
 #[test]
 fn every_opening_is_counted_by_outcome() {
     let clock = clock();
@@ -246,6 +285,29 @@ fn the_age_of_opened_tickets_is_observed() {
     let ages = ages.get_metric()[0].get_histogram();
     assert_eq!(ages.get_sample_count(), 2);
     assert!((ages.get_sample_sum() - 1100.0).abs() < f64::EPSILON);
+}
+
+#[test]
+fn the_hint_is_no_longer_than_tls12_resumes() {
+    let clock = clock();
+    let request = PolicyRequest {
+        rotation_period: hours(1),
+        ticket_lifetime: hours(6),
+        ..PolicyRequest::default()
+    };
+    let keys = [key(0, HOUR, 8 * HOUR)];
+    let node =
+        Node::with(&clock, "web", &bundle_of(1, &keys, Policy::try_new(&request).unwrap(), vec![]));
+    let metrics = TicketMetrics::register(&Registry::new(), &keyset()).unwrap();
+    let strict = UnboundedTicketer::try_new(Arc::clone(&node.keys), metrics).unwrap();
+    let two = if cfg!(feature = "tls12") { 2 } else { 6 };
+    assert_eq!((strict.lifetime(), node.ticketer.lifetime()), (6 * 3600, two * 3600));
+    if let Some(ticket) = node.ticketer.encrypt(&session(TLS12)) {
+        advance(&clock, 2 * HOUR - 1);
+        assert!(node.ticketer.decrypt(&ticket).is_some());
+        advance(&clock, 1);
+        assert_eq!(node.ticketer.decrypt(&ticket), None);
+    }
 }
 
 #[test]
@@ -321,18 +383,16 @@ fn handshakes_go_on_while_keys_are_replaced() {
 }
 
 #[test]
-fn keys_are_cleared_once_all_have_ended() {
+fn tickets_of_erased_keys_are_missed_as_expired() {
     let clock = clock();
     let node = Node::with(&clock, "web", &bundle(1, &[key(0, 10, 20), key(10, 20, 30)]));
     let ticket = node.ticketer.encrypt(&session(TLS13)).unwrap();
-    assert!(!Node::new(&clock, "web").keys.clear_expired());
-    advance(&clock, 29);
-    assert!(!node.keys.clear_expired());
-    advance(&clock, 1);
-    assert!(node.keys.clear_expired());
-    assert!(!node.keys.clear_expired());
-    assert_eq!(node.ticketer.decrypt(&ticket), None);
-    assert_eq!(node.count("opened", "expired"), 1);
+    for seconds in [20, 10] {
+        advance(&clock, seconds);
+        node.keys.erase_ended();
+        assert_eq!(node.ticketer.decrypt(&ticket), None);
+    }
+    assert_eq!(node.count("opened", "expired"), 2);
     assert_eq!(node.keys.tag(), Some(bundle(1, &[]).tag()));
     node.keys.install(&bundle_of(2, &[planned_key(30)], policy(), vec![]));
     assert!(node.ticketer.encrypt(&session(TLS13)).is_some());

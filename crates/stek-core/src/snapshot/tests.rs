@@ -49,7 +49,7 @@ fn opens_under_pending_active_and_retired_keys() {
     }
     let late = seal(&snapshot, 299);
     assert_eq!(snapshot.open(&late, at(300)).unwrap().state, KeyState::DecryptOnly);
-    assert_eq!(snapshot.open(&late, at(388)).unwrap().payload, b"session");
+    assert_eq!(snapshot.open(&late, at(388)).unwrap().payload.as_slice(), b"session");
 }
 
 #[test]
@@ -159,6 +159,24 @@ fn derived_keys_are_taken_over_and_erased_with_their_last_snapshot() {
     let gone = |id| watched.iter().find(|(key, _)| *key == id).unwrap().1.upgrade().is_none();
     assert!(gone(KeyId::from_bytes([1; 16])));
     assert!(!gone(KeyId::from_bytes([3; 16])));
+}
+
+#[test]
+fn ended_keys_are_erased_one_by_one_without_a_bundle() {
+    let first = snapshot_of(&three(), None);
+    let ticket = seal(&first, 100);
+    let erased = Arc::downgrade(&first.find(&ticket).unwrap().key.derived);
+    assert!(first.without_ended(at(299)).is_none());
+    let second = first.without_ended(at(300)).unwrap();
+    drop(first);
+    assert!(erased.upgrade().is_none());
+    assert_eq!(second.open(&ticket, at(300)).unwrap_err(), OpenMiss::Expired);
+    // The others go on, and each is as it was.
+    assert_eq!((second.tag(), second.policy()), (three().tag(), three().policy()));
+    assert!(second.open(&seal(&second, 300), at(300)).is_ok());
+    let last = second.without_ended(at(500)).unwrap();
+    assert_eq!(last.schedules().count(), 0);
+    assert_eq!(last.open(&ticket, at(500)).unwrap_err(), OpenMiss::Expired);
 }
 
 #[test]

@@ -7,11 +7,35 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, ProducesTickets, StoresServerSessions};
+use zeroize::Zeroizing;
 
 use crate::store::ConnectionStore;
 use crate::tickets::ConnectionTickets;
 
 pub(crate) use payload::read;
+
+/// Takes over what `hook` sets of that which decides neither who is let in nor what resumes.
+///
+/// It works on a copy: what it is given is its to exchange as a whole, with the verifier of clients
+/// that rustls keeps private.
+pub(crate) fn adjust(config: &mut ServerConfig, hook: impl FnOnce(&mut ServerConfig)) {
+    let mut set = config.clone();
+    hook(&mut set);
+    config.ignore_client_order = set.ignore_client_order;
+    config.max_fragment_size = set.max_fragment_size;
+    config.key_log = set.key_log;
+    config.enable_secret_extraction = set.enable_secret_extraction;
+    config.send_half_rtt_data = set.send_half_rtt_data;
+    config.send_tls13_tickets = set.send_tls13_tickets;
+    config.max_tls13_tickets = set.max_tls13_tickets;
+    config.cert_compressors = set.cert_compressors;
+    config.cert_compression_cache = set.cert_compression_cache;
+    config.cert_decompressors = set.cert_decompressors;
+    #[cfg(feature = "tls12")]
+    {
+        config.require_ems = set.require_ems;
+    }
+}
 
 /// Makes `ticketer` the only way in which servers of `config` resume: removes the session cache of
 /// the process and switches 0-RTT off.
@@ -56,7 +80,7 @@ impl ProducesTickets for ConnectionTickets {
 
 impl StoresServerSessions for ConnectionStore {
     fn put(&self, key: Vec<u8>, session: Vec<u8>) -> bool {
-        self.put(&key, &session)
+        self.put(&key, &Zeroizing::new(session))
     }
 
     /// Always `None`: only TLS 1.2 asks so, for a session that stays and may be resumed many times

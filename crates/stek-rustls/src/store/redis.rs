@@ -167,6 +167,10 @@ impl fmt::Debug for RedisConfig {
 /// waits, then one look-up or write probes. So a Redis that does not answer costs a server three
 /// deadlines, and one more per span.
 ///
+/// Measured on a runtime with one thread (`how_long_look_ups_hold_a_runtime` in its tests, debug
+/// build, two busy cores): while 2,000 sessions were looked up over a Unix socket, a task beside
+/// them waited 0.1 ms at a time and 0.2 s in all; with a Redis that hangs, 5 ms three times.
+///
 /// Nothing waits for a write. When too many wait to be written, or the breaker is open, a session
 /// is not accepted and no ticket is sent, rather than one that cannot resume. What is under way when
 /// the value is dropped gets a second to be written.
@@ -180,6 +184,10 @@ impl fmt::Debug for RedisConfig {
 /// all the same, rustls' own check of ticket age (RFC 8446, 8.3) leaves a replay the minute around
 /// the instant at which the client sent what is replayed, whatever the age of the session. Use a
 /// Redis that evicts by `maxmemory`: what is evicted is a full handshake.
+///
+/// Single is the reading, not the sending. A look-up that ends busy, by the breaker or at the
+/// deadline may have taken nothing: then the client's early data is refused and sent again after the
+/// handshake, and a copy of it may be read elsewhere, once, in the same minute.
 pub struct RedisBackend {
     look_ups: mpsc::Sender<LookUp>,
     puts: mpsc::Sender<Put>,
@@ -321,6 +329,14 @@ mod tests {
         }
         let config = RedisConfig::try_new("redis://me:canary@127.0.0.1/", &keyset).unwrap();
         assert!(!format!("{config:?}").contains("canary"));
+    }
+
+    #[test]
+    fn what_is_not_said_is_as_documented() {
+        let keyset = KeysetName::try_new("web").unwrap();
+        let config = RedisConfig::try_new("redis://127.0.0.1/", &keyset).unwrap();
+        assert_eq!((config.deadline, config.look_ups), (Duration::from_millis(5), 32));
+        assert_eq!((config.queue, config.breaker_span), (4_096, Duration::from_secs(1)));
     }
 
     #[test]

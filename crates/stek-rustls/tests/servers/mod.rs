@@ -119,6 +119,11 @@ impl Site {
         self.counting_server(clock, bundle, Counters::new(), more)
     }
 
+    /// The same of another label.
+    pub fn server_of(&self, label: &str, clock: &Arc<ManualClock>, bundle: &Bundle) -> Server {
+        self.labelled_server(label, clock, bundle, Counters::new(), |builder| builder)
+    }
+
     /// The same with counters that something else counts in, too.
     pub fn counting_server(
         &self,
@@ -127,10 +132,21 @@ impl Site {
         counters: Counters,
         more: impl FnOnce(ServerBuilder<'_>) -> ServerBuilder<'_>,
     ) -> Server {
+        self.labelled_server("web", clock, bundle, counters, more)
+    }
+
+    fn labelled_server(
+        &self,
+        label: &str,
+        clock: &Arc<ManualClock>,
+        bundle: &Bundle,
+        counters: Counters,
+        more: impl FnOnce(ServerBuilder<'_>) -> ServerBuilder<'_>,
+    ) -> Server {
         let Counters { registry, metrics } = counters;
         let fleet = Arc::new(FleetClock::new(Arc::<ManualClock>::clone(clock)));
         let mut made = None;
-        let builder = ServerBuilder::with_keys("web", metrics, |usage, scope| {
+        let builder = ServerBuilder::with_keys(label, metrics, |usage, scope| {
             let keys = Arc::new(TicketKeys::for_use(usage, scope.clone(), fleet));
             keys.install(bundle);
             Arc::clone(made.insert(keys))

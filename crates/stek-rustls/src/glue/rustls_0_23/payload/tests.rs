@@ -1,6 +1,8 @@
 //! Sessions captured from real handshakes, one file for each version of rustls; `golden/capture.sh`
 //! makes them. The version in Cargo.lock is also met alive by all tests that resume.
 
+use std::collections::BTreeMap;
+
 use super::*;
 use stek_core::certificate::not_after;
 
@@ -46,16 +48,25 @@ fn payloads() -> impl Iterator<Item = ([&'static str; 4], Vec<u8>)> {
 
 #[test]
 fn captured_sessions_are_read() {
-    let mut number = 0;
+    let mut suites = BTreeMap::<_, Vec<_>>::new();
     for ([version, client, ..], payload) in payloads() {
         let session = read(&payload).unwrap();
         let expected = if version == "tls13" { TlsVersion::Tls13 } else { TlsVersion::Tls12 };
         assert_eq!(session.version, expected);
         let ended = session.client_certificate.map(|der| not_after(der).unwrap().as_unix());
         assert_eq!(ended, (client == "client").then_some(1_881_689_432));
-        number += 1;
+        // After the flag, the name and the version.
+        let name = if payload[0] == 1 { 1 + usize::from(payload[1]) } else { 0 };
+        let [high, low, len] = payload[name + 3..][..3] else { panic!("{version}") };
+        suites.entry((u16::from_be_bytes([high, low]), len)).or_default().push(payload);
     }
-    assert_eq!(number, 24);
+    // Of TLS 1.3, whose secrets are as long as the hash of the suite, and of TLS 1.2.
+    let (thirteen, twelve) = ([(0x1301, 32), (0x1302, 48), (0x1303, 32)], [0xc02b, 0xc02c, 0xcca9]);
+    let expected = thirteen.into_iter().chain(twelve.map(|suite| (suite, 48)));
+    assert!(suites.keys().copied().eq(expected), "{:?}", suites.keys());
+    // Of each version of rustls, three of the suite that it prefers and one of each other.
+    let of = |suite| suites[&suite].len();
+    assert_eq!((of((0x1302, 48)), of((0xc02c, 48)), of((0x1301, 32))), (12, 12, 4));
 }
 
 #[test]

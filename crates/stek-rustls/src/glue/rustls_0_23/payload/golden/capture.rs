@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::server::{ProducesTickets, WebPkiClientVerifier};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection,
-    SupportedProtocolVersion,
+    SupportedCipherSuite, SupportedProtocolVersion,
 };
 
 /// The end of every client certificate, which the tests know: 2029-08-17T19:30:32Z.
@@ -55,22 +55,36 @@ fn main() -> Result<(), Box<dyn Error>> {
     let site = rcgen::generate_simple_self_signed([NAME, ADDRESS].map(str::to_owned))?;
     let site_key = site.signing_key.serialize_der();
     let (roots, chain, key) = client_identity()?;
+    let capture = |of, suite, certified: bool, name, alpn| -> Result<String, Box<dyn Error>> {
+        let witness = Arc::new(Witness::default());
+        let server = server(&roots, site.cert.der(), &site_key, witness.clone(), alpn)?;
+        let identity = certified.then(|| (chain.clone(), key.clone()));
+        shake(server, client(of, suite, site.cert.der(), identity, alpn)?, name)?;
+        let mut hex = String::new();
+        witness.0.lock().unwrap().iter().try_for_each(|byte| write!(hex, "{byte:02x}"))?;
+        let client = if certified { "client" } else { "-" };
+        let shown = if name == NAME { NAME } else { "-" };
+        Ok(format!("{client} {shown} {} {hex}", alpn.unwrap_or("-")))
+    };
     for (protocol, of) in [("tls13", &rustls::version::TLS13), ("tls12", &rustls::version::TLS12)] {
         for (certified, name, alpn) in
             [(false, NAME, None), (false, ADDRESS, Some("h2")), (true, NAME, Some("h2"))]
         {
-            let witness = Arc::new(Witness::default());
-            let server = server(&roots, site.cert.der(), &site_key, witness.clone(), alpn)?;
-            let identity = certified.then(|| (chain.clone(), key.clone()));
-            shake(server, client(of, site.cert.der(), identity, alpn)?, name)?;
-            let mut hex = String::new();
-            witness.0.lock().unwrap().iter().try_for_each(|byte| write!(hex, "{byte:02x}"))?;
-            let client = if certified { "client" } else { "-" };
-            let shown = if name == NAME { NAME } else { "-" };
-            println!("{protocol} {client} {shown} {} {hex}", alpn.unwrap_or("-"));
+            println!("{protocol} {}", capture(of, None, certified, name, alpn)?);
+        }
+        // Those above are of the suite that rustls prefers; one of each other.
+        let suites = aws_lc_rs::default_provider().cipher_suites.into_iter();
+        for suite in suites.filter(|suite| is_served(*suite, of)).skip(1) {
+            println!("{protocol} {}", capture(of, Some(suite), false, NAME, None)?);
         }
     }
     Ok(())
+}
+
+/// Whether a server whose certificate is of ECDSA chooses `suite` in this version.
+fn is_served(suite: SupportedCipherSuite, version: &SupportedProtocolVersion) -> bool {
+    let of_version = suite.tls13().is_some() == (version == &rustls::version::TLS13);
+    of_version && !format!("{:?}", suite.suite()).contains("RSA")
 }
 
 fn client_identity() -> Result<(RootCertStore, Chain, Vec<u8>), Box<dyn Error>> {
@@ -112,13 +126,18 @@ fn server(
 
 fn client(
     version: &'static SupportedProtocolVersion,
+    suite: Option<SupportedCipherSuite>,
     site: &CertificateDer<'static>,
     identity: Option<(Chain, Vec<u8>)>,
     alpn: Option<&str>,
 ) -> Result<Arc<ClientConfig>, Box<dyn Error>> {
     let mut roots = RootCertStore::empty();
     roots.add(site.clone())?;
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let mut provider = aws_lc_rs::default_provider();
+    if let Some(suite) = suite {
+        provider = CryptoProvider { cipher_suites: vec![suite], ..provider };
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[version])?
         .with_root_certificates(roots);
     let mut config = match identity {
