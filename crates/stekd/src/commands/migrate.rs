@@ -4,12 +4,12 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::config::{self, ManagerConfig};
+use crate::config::{self, DatabaseConfig};
 use crate::roles::database;
 
 /// Brings the schema up to date.
 pub(crate) async fn run(path: &Path) -> Result<()> {
-    let config: ManagerConfig = config::read(path)?;
+    let config: DatabaseConfig = config::read(path)?;
     database::migrate(&config.database).await?;
     tracing::info!("the schema is up to date");
     Ok(())
