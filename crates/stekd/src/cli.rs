@@ -505,6 +505,9 @@ pub struct HealthcheckArgs {
     /// The address of the metrics listener of the role.
     #[arg(value_name = "HOST:PORT", value_parser = host_and_port)]
     pub address: String,
+    /// Ask again until it is ready, for at most so long.
+    #[arg(long, value_name = "SPAN", value_parser = Seconds::parse, default_value = "0s")]
+    pub wait: Seconds,
 }
 
 fn host_and_port(text: &str) -> Result<String, &'static str> {
