@@ -1,6 +1,8 @@
 //! The manager's metrics. Alert on what fails to happen, such as a coverage that runs out, not only
 //! on errors.
 
+pub(crate) mod unconfirmed;
+
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
