@@ -62,6 +62,7 @@ pub(crate) struct ManagerMetrics {
     pub(crate) forged_rows: IntGauge,
     pub(crate) unsound_access: IntGauge,
     pub(crate) unsound_keysets: IntGauge,
+    token_expiry: IntGauge,
     audit_lines: IntGauge,
     audit_head: IntGaugeVec,
     pub(crate) keyset_failures: IntCounter,
@@ -99,6 +100,10 @@ impl ManagerMetrics {
             unsound_keysets: gauge(
                 "stek_manager_unreadable_keysets",
                 "Keysets that are due and cannot be read from the database.",
+            )?,
+            token_expiry: gauge(
+                "stek_manager_next_token_expiry_timestamp_seconds",
+                "When the first of the tokens in force expires, 0 if there is none.",
             )?,
             audit_lines: gauge("stek_manager_audit_lines", "Lines that the audit trail ever had.")?,
             audit_head: audit_head(registry)?,
@@ -183,6 +188,10 @@ impl ManagerMetrics {
 
     pub(crate) fn observe_epoch(&self, epoch: Epoch) {
         self.ratchet_epoch.set(signed(epoch.as_u64()));
+    }
+
+    pub(crate) fn observe_expiry(&self, first: Option<Timestamp>) {
+        self.token_expiry.set(first.map_or(0, |at| signed(at.as_unix())));
     }
 
     /// Exports the head of the audit chain, as an anchor that is kept outside the database.
