@@ -62,9 +62,7 @@ pub(crate) struct ManagerMetrics {
     pub(crate) forged_rows: IntGauge,
     pub(crate) unsound_access: IntGauge,
     pub(crate) unsound_keysets: IntGauge,
-    token_expiry: IntGauge,
-    audit_lines: IntGauge,
-    audit_head: IntGaugeVec,
+    pub(crate) audit: AuditGauges,
     pub(crate) keyset_failures: IntCounter,
     pub(crate) ratchet_failures: IntCounter,
     pub(crate) unpublishable: IntCounter,
@@ -101,12 +99,7 @@ impl ManagerMetrics {
                 "stek_manager_unreadable_keysets",
                 "Keysets that are due and cannot be read from the database.",
             )?,
-            token_expiry: gauge(
-                "stek_manager_next_token_expiry_timestamp_seconds",
-                "When the first of the tokens in force expires, 0 if there is none.",
-            )?,
-            audit_lines: gauge("stek_manager_audit_lines", "Lines that the audit trail ever had.")?,
-            audit_head: audit_head(registry)?,
+            audit: AuditGauges::register(registry)?,
             keyset_failures: counter(
                 "stek_manager_keyset_failures_total",
                 "Times a plan for a keyset could not be carried out.",
@@ -191,20 +184,18 @@ impl ManagerMetrics {
     }
 
     pub(crate) fn observe_expiry(&self, first: Option<Timestamp>) {
-        self.token_expiry.set(first.map_or(0, |at| signed(at.as_unix())));
+        self.published.token_expiry.set(first.map_or(0, |at| signed(at.as_unix())));
     }
 
-    /// Exports the head of the audit chain, as an anchor that is kept outside the database.
+    /// Logs the head of the audit chain, as an anchor that is kept outside the database.
     pub(crate) fn observe_audit(&self, cluster: &ClusterState) {
         let lines = signed(cluster.audit_sequence);
-        if self.audit_lines.get() == lines {
+        if self.audit.lines.get() == lines {
             return;
         }
         let (sequence, link) = (cluster.audit_sequence, cluster.audit_head.to_string());
         tracing::info!(sequence, link, "audit chain");
-        self.audit_lines.set(lines);
-        self.audit_head.reset();
-        self.audit_head.with_label_values(&[&link]).set(1);
+        self.audit.lines.set(lines);
     }
 
     pub(crate) fn observe_ratchet(&self, view: RatchetView) {
@@ -295,12 +286,6 @@ fn pass_seconds(registry: &Registry) -> Result<Histogram, prometheus::Error> {
     add(registry, Histogram::with_opts(options.buckets(buckets))?)
 }
 
-fn audit_head(registry: &Registry) -> Result<IntGaugeVec, prometheus::Error> {
-    let help = "Head of the audit chain as of the last pass, as a label; always 1.";
-    let options = Opts::new("stek_manager_audit_head_info", help);
-    add(registry, IntGaugeVec::new(options, &["link"])?)
-}
-
 /// Where the managers are with the ratchet.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RatchetView {
@@ -320,6 +305,7 @@ struct PublishedGauges {
     unsealed: IntGauge,
     coverage: IntGauge,
     revision: IntGauge,
+    token_expiry: IntGauge,
 }
 
 impl PublishedGauges {
@@ -342,6 +328,28 @@ impl PublishedGauges {
                 "Shortest time from now in which published keys of a keyset seal without a break.",
             )?,
             revision: gauge("stek_manager_revision", "Newest published revision.")?,
+            token_expiry: gauge(
+                "stek_manager_next_token_expiry_timestamp_seconds",
+                "When the first of the tokens in force expires, 0 if there is none.",
+            )?,
+        })
+    }
+}
+
+pub(crate) struct AuditGauges {
+    lines: IntGauge,
+    pub(crate) broken: IntGauge,
+}
+
+impl AuditGauges {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let gauge = |name, help| add(registry, IntGauge::new(name, help)?);
+        Ok(Self {
+            lines: gauge("stek_manager_audit_lines", "Lines that the audit trail ever had.")?,
+            broken: gauge(
+                "stek_manager_audit_broken",
+                "1 while the audit trail does not hold, as far as this manager has verified it.",
+            )?,
         })
     }
 }
