@@ -10,6 +10,6 @@ venv=$(.ci/venv api api/requirements.txt) || {
 }
 
 if [ -z "${STEK_TEST_STEKD:-}" ]; then
-    SQLX_OFFLINE=true "${CARGO:-cargo}" build -q -p stekd
+    CARGO_TARGET_DIR="$PWD/target" SQLX_OFFLINE=true "${CARGO:-cargo}" build -q -p stekd
 fi
 exec "$venv/bin/python" api/test_api.py "$@"

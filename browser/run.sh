@@ -29,7 +29,7 @@ venv=$(.ci/venv page browser/requirements.txt) || {
 }
 
 if [ -z "${STEK_TEST_STEKD:-}" ]; then
-    SQLX_OFFLINE=true "${CARGO:-cargo}" build -q -p stekd
+    CARGO_TARGET_DIR="$PWD/target" SQLX_OFFLINE=true "${CARGO:-cargo}" build -q -p stekd
 fi
 # Alone on a network with nothing but loopback, where that is allowed: Chromium gives requests up
 # whenever an interface of the machine comes, changes or goes.

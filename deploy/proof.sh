@@ -9,6 +9,8 @@ patience=${PROOF_SECONDS:-30}
 
 scratch=$(mktemp -d)
 trap 'rm -rf -- "$scratch"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 timeout 30 deploy/compose.sh exec -T terminator cat /secrets/terminator/tls/ca.pem >"$scratch/ca.pem"
 
 # Prints who answered, what OpenSSL says of the handshake, and the name of the key of the new ticket.

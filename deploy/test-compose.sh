@@ -1,7 +1,9 @@
 #!/bin/bash
 # Runs the fleet of docker-compose.yml on images from Debian's packages, and kills each manager, each
 # distribution replica and PostgreSQL in turn: sessions resume with each of them away, and keys rotate
-# without one of two and again with all. A manager that lost its ratchet gets it from the other. Takes the Docker daemon that is there, else starts one of its own, as root, and removes it.
+# without one of two and again with all. A manager that lost its ratchet gets it from the other. Takes
+# the Docker daemon that is there, else starts one of its own, as root, and removes it. Installs by
+# apt-get, as root, what is missing; exits with 77 if that cannot be had here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -35,20 +37,36 @@ finish() {
         awk -v under="$scratch/" 'index($2, under) == 1 { print $2 }' /proc/mounts | sort -r | xargs -r umount
     fi
     rm -rf --one-file-system -- "$scratch"
-    if [ $status = 0 ]; then say "passed"; else say "FAILED"; fi
+    case $status in
+    0) say "passed" ;;
+    77) say "SKIPPED" ;;
+    *) say "FAILED" ;;
+    esac
     exit $status
 }
 trap finish EXIT
 trap 'exit 130' INT TERM
 
+# What the fleet needs here, and by which packages Debian gives it.
+install_what_is_missing() {
+    local missing=() needs_root=
+    docker info >/dev/null 2>&1 || { needs_root=yes; command -v dockerd >/dev/null || missing+=(docker.io iptables); }
+    if [ ! -e target/offline/base.tar ] || [ ! -x target/offline/docker-compose ]; then
+        needs_root=yes
+        command -v debootstrap >/dev/null || missing+=(debootstrap)
+    fi
+    if [ -n "$needs_root" ] && [ "$(id -u)" != 0 ]; then
+        say "only root can start a Docker daemon and run debootstrap"
+        exit 77
+    fi
+    [ ${#missing[@]} != 0 ] || return 0
+    say "installing ${missing[*]}"
+    { command -v apt-get && apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q \
+        --no-install-recommends "${missing[@]}"; } >"$scratch/apt" 2>&1 || { tail "$scratch/apt"; exit 77; }
+}
+
 # Without rules in the firewall of this machine: containers reach each other, and nothing leaves.
 start_daemon() {
-    [ "$(id -u)" = 0 ] || { say "no Docker daemon answers, and only root can start one"; exit 1; }
-    if ! command -v dockerd >/dev/null || ! command -v debootstrap >/dev/null; then
-        say "installing docker.io and debootstrap"
-        DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-            docker.io iptables debootstrap >"$scratch/apt" 2>&1 || { tail "$scratch/apt"; exit 1; }
-    fi
     say "starting a Docker daemon"
     export DOCKER_HOST=unix://$scratch/docker.sock
     dockerd --data-root "$scratch/data" --exec-root "$scratch/exec" --pidfile "$scratch/pid" \
@@ -105,6 +123,7 @@ ratchets() { # how many
         [ "$(grep -o '"phase":' <<<"$seen" | wc -l)" = 1 ]
 }
 
+install_what_is_missing
 docker info >/dev/null 2>&1 || start_daemon
 if [ -n "$(docker ps --all --quiet --filter label=com.docker.compose.project=stekd)" ]; then
     say "a fleet of docker-compose.yml is there already: \`make down\` first"

@@ -12,12 +12,12 @@ OUT=target/offline
 say() { echo "offline: $*" >&2; }
 
 [ ! -e $OUT/base.tar ] || [ ! -x $OUT/docker-compose ] || exit 0
-[ "$(id -u)" = 0 ] || { say "debootstrap needs root"; exit 1; }
-command -v debootstrap >/dev/null || { say "debootstrap is missing: apt-get install debootstrap"; exit 1; }
 
 mkdir -p $OUT
 root=$(mktemp -d -p "$PWD/$OUT" root.XXXXXX)
 trap 'rm -rf --one-file-system -- "$root" $OUT/base.tar.part' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 say "1/4 Debian $SUITE from $MIRROR"
 timeout 900 debootstrap --variant=minbase --include=ca-certificates "$SUITE" "$root" "$MIRROR" \

@@ -1,5 +1,10 @@
 -- What the roles of roles.sql may do with the tables that `stekd migrate` made. Run by stekd_owner
--- after each migration. Takes back first, so that it always ends the same.
+-- after each migration. Takes back first, so that it always ends the same, and at once, so that no
+-- running manager is without its rights meanwhile.
+
+\set ON_ERROR_STOP on
+
+BEGIN;
 
 REVOKE ALL ON ALL TABLES IN SCHEMA public FROM PUBLIC, stekd_manager, stekd_auditor;
 
@@ -38,3 +43,5 @@ GRANT SELECT (id, keyset_id, format, kcv, published_at, activate_at, retire_at, 
         destroy_by, postponed_seconds, seed_id, epoch, ended_at, end_cause, proven_at)
     ON ticket_keys TO stekd_auditor;
 GRANT SELECT (id, principal, expires_at) ON tokens TO stekd_auditor;
+
+COMMIT;

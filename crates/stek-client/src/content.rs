@@ -7,7 +7,7 @@ use stek_core::bundle::{BundleError, Refusal};
 use stek_core::id::ContentTag;
 use stek_core::keyset::KeysetError;
 use stek_core::name::KeysetName;
-use stek_core::time::Timestamp;
+use stek_core::time::{Seconds, Timestamp};
 use stek_wire::DecodeError;
 use stek_wire::feed::FeedError;
 
@@ -45,6 +45,9 @@ pub(crate) trait Content: Send + Sync + Sized + 'static {
 
     /// When the last of its keys ends.
     fn last_end(&self) -> Option<Timestamp>;
+
+    /// How long its keys last at the least while new ones come, by the policy.
+    fn least_span(&self) -> Seconds;
 
     /// The same without the keys whose time has come.
     fn erased_at(&self, now: Timestamp) -> Self;

@@ -139,6 +139,11 @@ impl Content for FeedState {
         self.keysets.values().filter_map(|bundle| bundle.last_end()).max()
     }
 
+    fn least_span(&self) -> Seconds {
+        let spans = self.keysets.values().map(|bundle| bundle.policy().least_span());
+        spans.max().unwrap_or(Seconds::ZERO)
+    }
+
     fn erased_at(&self, now: Timestamp) -> Self {
         let erased = |bundle: &Arc<Bundle>| {
             if bundle.next_erasure().is_some_and(|due| due <= now) {

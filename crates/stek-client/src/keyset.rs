@@ -7,7 +7,7 @@ use stek_clock::{Clock, FleetClock};
 use stek_core::bundle::{Bundle, Refusal, check_replacement};
 use stek_core::id::ContentTag;
 use stek_core::name::KeysetName;
-use stek_core::time::Timestamp;
+use stek_core::time::{Seconds, Timestamp};
 use stek_wire::DecodeError;
 use stek_wire::bundle::decode_bundle;
 use tokio::sync::watch;
@@ -130,6 +130,10 @@ impl Content for Bundle {
 
     fn last_end(&self) -> Option<Timestamp> {
         self.last_end()
+    }
+
+    fn least_span(&self) -> Seconds {
+        self.policy().least_span()
     }
 
     fn erased_at(&self, now: Timestamp) -> Self {

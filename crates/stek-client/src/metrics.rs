@@ -4,7 +4,7 @@
 use prometheus::core::Collector;
 use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use stek_core::id::Revision;
-use stek_core::time::Timestamp;
+use stek_core::time::{Seconds, Timestamp};
 
 use crate::content::{Rejected, Source};
 
@@ -33,6 +33,7 @@ pub(crate) struct Metrics {
     installed_revision: IntGauge,
     step_refusals: IntCounter,
     last_key_end: IntGauge,
+    least_span: IntGauge,
     clock_offset: Gauge,
     stalls: IntCounter,
     _registration: Registration,
@@ -76,6 +77,10 @@ impl Metrics {
             last_key_end: registration.add(gauge(
                 "stek_client_last_key_end_timestamp_seconds",
                 "When the last key held ends; after it nothing opens. 0 without keys.",
+            )?)?,
+            least_span: registration.add(gauge(
+                "stek_client_least_key_span_seconds",
+                "How long keys last at the least while new ones come, by the policy.",
             )?)?,
             clock_offset: registration.add(Gauge::with_opts(opts(
                 "stek_client_clock_offset_seconds",
@@ -128,6 +133,10 @@ impl Metrics {
 
     pub(crate) fn set_last_key_end(&self, at: Option<Timestamp>) {
         self.last_key_end.set(at.map_or(0, |at| gauge_value(at.as_unix())));
+    }
+
+    pub(crate) fn set_least_span(&self, span: Seconds) {
+        self.least_span.set(gauge_value(span.as_secs()));
     }
 }
 

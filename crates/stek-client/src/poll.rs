@@ -268,6 +268,7 @@ impl<C: Content> Poller<C> {
         shared.rearm.notify_one();
         shared.metrics.set_installed_revision(tag.revision);
         shared.metrics.set_last_key_end(content.last_end());
+        shared.metrics.set_least_span(content.least_span());
         if before == Some(tag) {
             shared.metrics.count_poll("not-modified");
             return Ok(Outcome::Unchanged);

@@ -68,6 +68,7 @@ impl Manager {
         let engine = Arc::new(Engine::new(parts));
         let readiness = Arc::new(readiness::ManagerReadiness::new(Arc::clone(&engine)));
         let (sender, feed) = watch::channel(None);
+        metrics::unconfirmed::register(registry, feed.clone(), engine.confirmations.clone())?;
         let operations = Arc::new(Operations::new(Arc::clone(&engine), feed.clone()));
         let page = page::Page::new(
             Arc::clone(&operations),

@@ -1,6 +1,8 @@
 //! The manager's metrics. Alert on what fails to happen, such as a coverage that runs out, not only
 //! on errors.
 
+pub(crate) mod unconfirmed;
+
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -62,8 +64,7 @@ pub(crate) struct ManagerMetrics {
     pub(crate) forged_rows: IntGauge,
     pub(crate) unsound_access: IntGauge,
     pub(crate) unsound_keysets: IntGauge,
-    audit_lines: IntGauge,
-    audit_head: IntGaugeVec,
+    pub(crate) audit: AuditGauges,
     pub(crate) keyset_failures: IntCounter,
     pub(crate) ratchet_failures: IntCounter,
     pub(crate) unpublishable: IntCounter,
@@ -112,8 +113,7 @@ impl ManagerMetrics {
                 "stek_manager_unreadable_keysets",
                 "Keysets that are due and cannot be read from the database.",
             )?,
-            audit_lines: gauge("stek_manager_audit_lines", "Lines that the audit trail ever had.")?,
-            audit_head: audit_head(registry)?,
+            audit: AuditGauges::register(registry)?,
             keyset_failures: counter(
                 "stek_manager_keyset_failures_total",
                 "Times a plan for a keyset could not be carried out.",
@@ -197,7 +197,7 @@ impl ManagerMetrics {
 
     /// How many lines the audit trail had that it has no more.
     pub(crate) fn lost_audit_lines(&self) -> u64 {
-        let lines = u64::try_from(self.audit_lines.get()).unwrap_or(0);
+        let lines = u64::try_from(self.audit.lines.get()).unwrap_or(0);
         self.seen.audit_lines.load(Relaxed).saturating_sub(lines)
     }
 
@@ -218,7 +218,11 @@ impl ManagerMetrics {
         self.ratchet_epoch.set(signed(epoch.as_u64()));
     }
 
-    /// Exports the head of the audit chain, as an anchor that is kept outside the database.
+    pub(crate) fn observe_expiry(&self, first: Option<Timestamp>) {
+        self.published.token_expiry.set(first.map_or(0, |at| signed(at.as_unix())));
+    }
+
+    /// Logs and exports the head of the audit chain, as an anchor that is kept outside the database.
     pub(crate) fn observe_audit(&self, cluster: &ClusterState) {
         let head = (cluster.audit_sequence, cluster.audit_head);
         let before = self.head.lock().unwrap_or_else(PoisonError::into_inner).replace(head);
@@ -227,10 +231,10 @@ impl ManagerMetrics {
         }
         let (sequence, link) = (cluster.audit_sequence, cluster.audit_head.to_string());
         tracing::info!(sequence, link, "audit chain");
-        self.audit_lines.set(signed(sequence));
+        self.audit.lines.set(signed(sequence));
         self.seen.audit_lines.fetch_max(sequence, Relaxed);
-        self.audit_head.reset();
-        self.audit_head.with_label_values(&[&link]).set(1);
+        self.audit.head.reset();
+        self.audit.head.with_label_values(&[&link]).set(1);
     }
 
     pub(crate) fn observe_ratchet(&self, view: RatchetView) {
@@ -347,6 +351,7 @@ struct PublishedGauges {
     unsealed: IntGauge,
     coverage: IntGauge,
     revision: IntGauge,
+    token_expiry: IntGauge,
 }
 
 impl PublishedGauges {
@@ -369,6 +374,31 @@ impl PublishedGauges {
                 "Shortest time from now in which published keys of a keyset seal without a break.",
             )?,
             revision: gauge("stek_manager_revision", "Newest published revision.")?,
+            token_expiry: gauge(
+                "stek_manager_next_token_expiry_timestamp_seconds",
+                "When the first of the tokens in force expires, 0 if there is none.",
+            )?,
+        })
+    }
+}
+
+pub(crate) struct AuditGauges {
+    lines: IntGauge,
+    /// One series at a time, named by the newest link.
+    head: IntGaugeVec,
+    pub(crate) broken: IntGauge,
+}
+
+impl AuditGauges {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let gauge = |name, help| add(registry, IntGauge::new(name, help)?);
+        Ok(Self {
+            lines: gauge("stek_manager_audit_lines", "Lines that the audit trail ever had.")?,
+            head: audit_head(registry)?,
+            broken: gauge(
+                "stek_manager_audit_broken",
+                "1 while the audit trail does not hold, as far as this manager has verified it.",
+            )?,
         })
     }
 }
@@ -445,7 +475,7 @@ mod tests {
             };
             metrics.observe_audit(&head);
             let link = audit_head.to_string();
-            assert_eq!(metrics.audit_head.with_label_values(&[&link]).get(), 1);
+            assert_eq!(metrics.audit.head.with_label_values(&[&link]).get(), 1);
         }
     }
 }

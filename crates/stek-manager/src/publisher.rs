@@ -374,5 +374,6 @@ async fn read_access(
         }
     }
     metrics.forged_rows.set(forged);
+    metrics.observe_expiry(tokens.iter().map(|token| token.expires_at).min());
     Ok(Access::new(tokens, grants))
 }

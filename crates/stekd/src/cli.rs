@@ -353,7 +353,7 @@ pub enum AuditCommand {
     },
     /// Verify that nothing was changed, removed or put in between. Ends with status 2 if it was.
     Verify {
-        /// A link that the chain must have, as the manager's log and metrics told it: without one,
+        /// A link that the chain must have, as a manager's log told it: without one,
         /// a trail that was cut at its end together with its head is not seen.
         #[arg(long, value_name = "HASH")]
         anchor: Option<String>,
@@ -505,6 +505,9 @@ pub struct HealthcheckArgs {
     /// The address of the metrics listener of the role.
     #[arg(value_name = "HOST:PORT", value_parser = host_and_port)]
     pub address: String,
+    /// Ask again until it is ready, for at most so long.
+    #[arg(long, value_name = "SPAN", value_parser = Seconds::parse, default_value = "0s")]
+    pub wait: Seconds,
 }
 
 fn host_and_port(text: &str) -> Result<String, &'static str> {

@@ -36,6 +36,14 @@ pub struct ManagerConfig {
     pub traces: Option<TracesSection>,
 }
 
+/// What `stekd migrate` reads of a manager's configuration. The rest is the manager's business and
+/// may be left out, as by an owner of the tables who knows nothing of keys.
+#[derive(Debug, Deserialize)]
+pub struct DatabaseConfig {
+    /// Whose schema is brought up to date.
+    pub database: DatabaseSection,
+}
+
 /// `stekd distribution`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -258,13 +266,24 @@ fn anchor_path(path: &mut PathBuf, folder: &Path) {
     *path = folder.join(&*path);
 }
 
+impl Anchored for DatabaseSection {
+    fn anchor(&mut self, folder: &Path) {
+        self.url_file.iter_mut().for_each(|path| anchor_path(path, folder));
+        if let Some(path) = self.url.as_deref().and_then(|url| url.strip_prefix("sqlite:")) {
+            self.url = Some(format!("sqlite:{}", folder.join(path).display()));
+        }
+    }
+}
+
+impl Anchored for DatabaseConfig {
+    fn anchor(&mut self, folder: &Path) {
+        self.database.anchor(folder);
+    }
+}
+
 impl Anchored for ManagerConfig {
     fn anchor(&mut self, folder: &Path) {
-        self.database.url_file.iter_mut().for_each(|path| anchor_path(path, folder));
-        if let Some(path) = self.database.url.as_deref().and_then(|url| url.strip_prefix("sqlite:"))
-        {
-            self.database.url = Some(format!("sqlite:{}", folder.join(path).display()));
-        }
+        self.database.anchor(folder);
         anchor_path(&mut self.custody.cluster_secret_file, folder);
         let previous = &mut self.custody.previous_cluster_secret_file;
         previous.iter_mut().for_each(|path| anchor_path(path, folder));

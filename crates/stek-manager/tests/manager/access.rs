@@ -127,20 +127,28 @@ async fn a_revocation_goes_out_though_commits_and_reads_fail() {
 async fn an_expired_token_leaves_the_feed_and_a_double_one_never_gets_in() {
     let site = Site::new();
     let running = site.start().await;
+    let expires_at = site.now() + Seconds::from_minutes(10);
     let new = NewToken {
         principal: principal("token:edge"),
         hash: TokenHash::from_bytes([7; 32]),
-        expires_at: site.now() + Seconds::from_minutes(10),
+        expires_at,
         grants: vec![],
     };
     let operations = running.operations();
+    let first_expiry = || running.gauge("stek_manager_next_token_expiry_timestamp_seconds") as u64;
+    assert_eq!(first_expiry(), 0);
     operations.add_token(new.clone(), "test").await.unwrap();
-    running.until(|feed| feed.access.tokens().len() == 1).await;
+    let (hash, later) = (TokenHash::from_bytes([8; 32]), expires_at + Seconds::from_minutes(9));
+    let other = NewToken { hash, expires_at: later, ..new.clone() };
+    operations.add_token(other, "test").await.unwrap();
+    running.until(|feed| feed.access.tokens().len() == 2).await;
+    assert_eq!(first_expiry(), expires_at.as_unix());
     let twice = operations.add_token(new, "test").await;
     assert!(matches!(twice, Err(OperationError::TokenExists)));
     site.clock.advance(Duration::from_secs(600));
     site.settle(&running).await;
-    assert!(running.published().access.tokens().is_empty());
+    assert_eq!(running.published().access.tokens().len(), 1);
+    assert_eq!(first_expiry(), later.as_unix());
 }
 
 /// A key after all others of `main` that no custody has wrapped.

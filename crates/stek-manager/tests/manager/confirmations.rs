@@ -227,7 +227,9 @@ async fn operators_learn_who_holds_what() {
         running.operations().terminators(&name("main"), revision.map(Revision::new)).unwrap()
     };
     let held = newest(&running);
+    let unconfirmed = || running.counter("stek_manager_unconfirmed_instances", Some("main"));
     let nothing = ask(None);
+    assert_eq!(unconfirmed(), 0);
     assert_eq!((nothing.instances, nothing.confirmed, nothing.revision), (None, None, held));
     assert!(running.operations().terminators(&name("other"), None).is_err());
 
@@ -239,6 +241,7 @@ async fn operators_learn_who_holds_what() {
     site.clock.advance(Duration::from_secs(2));
     let known = ask(None);
     assert_eq!((known.instances, known.confirmed), (Some(8), Some(6)));
+    assert_eq!(unconfirmed(), 2);
     assert_eq!(known.replicas.len(), 2);
     assert_eq!((known.replicas[0].instances, known.replicas[0].age_ms), (7, 2000));
     assert_eq!(known.lagging.len(), 1);
@@ -253,6 +256,7 @@ async fn operators_learn_who_holds_what() {
     assert_eq!(ask(None).instances, Some(8));
     site.clock.advance(Duration::from_secs(1));
     assert_eq!(ask(None).instances, None, "the word of a silent replica does not last");
+    assert_eq!(unconfirmed(), 0);
     running.stop().await;
 }
 

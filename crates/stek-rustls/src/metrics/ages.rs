@@ -25,7 +25,8 @@ pub(crate) type Newest = Arc<dyn Fn() -> Option<Arc<Bundle>> + Send + Sync>;
 pub(crate) struct KeyMetrics(#[allow(dead_code, reason = "held for its end")] Registration);
 
 impl KeyMetrics {
-    /// Registers `stek_keys_held`, `stek_key_age_seconds` and `stek_keys_remaining_seconds`.
+    /// Registers `stek_keys_held`, `stek_key_age_seconds`, `stek_key_retire_timestamp_seconds` and
+    /// `stek_keys_remaining_seconds`.
     pub(crate) fn register(
         registry: &Registry,
         keyset: &KeysetName,
@@ -49,6 +50,7 @@ impl std::fmt::Debug for KeyMetrics {
 struct Ages {
     held: IntGaugeVec,
     age: IntGauge,
+    retire: IntGauge,
     remaining: IntGauge,
     newest: Newest,
     clock: Arc<FleetClock>,
@@ -67,13 +69,18 @@ impl Ages {
             "stek_key_age_seconds",
             "Seconds for which the key that seals has done so, -1 if none seals",
         );
+        let retire = opts(
+            "stek_key_retire_timestamp_seconds",
+            "When the key that seals stops doing so, as its policy set it; 0 if none seals",
+        );
         let remaining = opts(
             "stek_keys_remaining_seconds",
             "Seconds until the last key held ends and nothing opens any more, 0 without keys",
         );
         let held = IntGaugeVec::new(held, &["state"])?;
-        let (age, remaining) = (IntGauge::with_opts(age)?, IntGauge::with_opts(remaining)?);
-        Ok(Self { held, age, remaining, newest, clock })
+        let [age, retire, remaining] = [age, retire, remaining].map(IntGauge::with_opts);
+        let (age, retire, remaining) = (age?, retire?, remaining?);
+        Ok(Self { held, age, retire, remaining, newest, clock })
     }
 
     fn observe(&self, bundle: Option<&Bundle>, now: Timestamp) {
@@ -87,6 +94,8 @@ impl Ages {
         }
         let active = keyset.and_then(|keyset| keyset.active(now));
         self.age.set(active.map_or(-1, |key| signed(now.since(key.schedule.activate_at()))));
+        let retire = active.map(|key| key.schedule.retire_at().since(Timestamp::EPOCH));
+        self.retire.set(retire.map_or(0, signed));
         let end = bundle.and_then(Bundle::last_end);
         self.remaining.set(end.map_or(0, |end| signed(end.since(now))));
     }
@@ -94,12 +103,14 @@ impl Ages {
 
 impl Collector for Ages {
     fn desc(&self) -> Vec<&Desc> {
-        [self.held.desc(), self.age.desc(), self.remaining.desc()].concat()
+        let gauges = [&self.age, &self.retire, &self.remaining];
+        gauges.into_iter().flat_map(Collector::desc).chain(self.held.desc()).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
         self.observe((self.newest)().as_deref(), self.clock.now());
-        [self.held.collect(), self.age.collect(), self.remaining.collect()].concat()
+        let gauges = [&self.age, &self.retire, &self.remaining];
+        gauges.into_iter().flat_map(Collector::collect).chain(self.held.collect()).collect()
     }
 }
 
@@ -145,6 +156,7 @@ mod tests {
             samples(&registry).into_iter().find(|(of, _)| of == name).map(|(_, value)| value)
         };
         assert_eq!(value("stek_key_age_seconds"), Some(-1));
+        assert_eq!(value("stek_key_retire_timestamp_seconds"), Some(0));
         assert_eq!(value("stek_keys_held pending"), Some(0));
         let bundle = Arc::new(bundle(1, &[planned_key(0)]));
         let lasts = |bundle: &Bundle| signed(bundle.last_end().unwrap().since(Timestamp::EPOCH));
@@ -153,11 +165,14 @@ mod tests {
             (value("stek_key_age_seconds").unwrap(), value("stek_keys_remaining_seconds").unwrap());
         assert_eq!(value("stek_keys_held active"), Some(1));
         assert!(left > 0 && left <= lasts(&bundle));
+        let retires = bundle.keys()[0].record.schedule.retire_at().since(Timestamp::EPOCH);
+        assert_eq!(value("stek_key_retire_timestamp_seconds"), Some(signed(retires)));
         advance(&manual, 60);
         assert_eq!(value("stek_key_age_seconds"), Some(age + 60));
         assert_eq!(value("stek_keys_remaining_seconds"), Some(left - 60));
         advance(&manual, 24 * HOUR);
         assert_eq!(value("stek_key_age_seconds"), Some(-1));
+        assert_eq!(value("stek_key_retire_timestamp_seconds"), Some(0));
         assert_eq!(value("stek_keys_remaining_seconds"), Some(0));
         assert_eq!(value("stek_keys_held active"), Some(0));
         drop(metrics);

@@ -55,8 +55,11 @@ pub(crate) fn url_as(database: &TestDatabase, role: &str) -> String {
     format!("postgres://{role}@{place}")
 }
 
+/// Runs what psql is given, without the lines that are for psql itself.
 async fn execute(url: &str, script: &'static str) {
     let mut connection = PgConnection::connect(url).await.unwrap();
-    sqlx::raw_sql(script).execute(&mut connection).await.unwrap();
+    let statements: Vec<_> = script.lines().filter(|line| !line.starts_with('\\')).collect();
+    let statements = sqlx::AssertSqlSafe(statements.join("\n"));
+    sqlx::raw_sql(statements).execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
 }

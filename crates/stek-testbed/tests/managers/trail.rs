@@ -74,6 +74,37 @@ async fn the_verdict_names_the_first_line_that_was_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_manager_sees_by_itself_that_its_trail_was_changed() {
+    let site = Site::new().await;
+    let [running]: [Running; 1] = site.managers().await;
+    let operations = running.manager.operations();
+    operations.create(&name("main"), PolicyDocument::default(), "test").await.unwrap();
+    running.until(|feed| feed.keysets.contains_key(&name("main"))).await;
+    let is_broken = || running.metric("stek_manager_audit_broken") == 1;
+    let mut raw = site.database.connect().await.unwrap();
+    let keep = "DROP TABLE IF EXISTS kept, head; CREATE TABLE kept AS SELECT * FROM audit;
+                CREATE TABLE head AS SELECT audit_sequence, audit_head FROM cluster";
+    let give_back = "DELETE FROM audit; INSERT INTO audit SELECT * FROM kept;
+                     UPDATE cluster SET (audit_sequence, audit_head) = (SELECT * FROM head)";
+    let change = "UPDATE audit SET actor = 'x' WHERE sequence = 2";
+    let cut = "DELETE FROM audit WHERE sequence = (SELECT audit_sequence FROM cluster);
+               UPDATE cluster SET (audit_sequence, audit_head) =
+                   (SELECT sequence, link FROM audit ORDER BY sequence DESC LIMIT 1)";
+    let hour = Duration::from_secs(3600);
+    // An old line is looked at again after an hour. That the newest has gone is seen at once, though
+    // the head was set back with it.
+    for (statement, after) in [(change, hour), (cut, Duration::ZERO)] {
+        raw.execute(keep).await.unwrap();
+        raw.execute(statement).await.unwrap();
+        site.clock.advance(after);
+        until(&site, async || is_broken()).await;
+        raw.execute(give_back).await.unwrap();
+        site.clock.advance(hour);
+        until(&site, async || !is_broken()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_oldest_lines_go_and_the_rest_stays_verifiable() {
     let site = Site::new().await;
     let [running]: [Running; 1] = site.managers().await;

@@ -39,7 +39,7 @@ const EXAMPLES: [(&str, &str); 35] = [
     ("token revoke", "stekd token revoke 0199af3e-7a00-7000-8000-000000000000"),
     ("secret", "stekd secret cluster-secret"),
     ("dev-ca", "stekd dev-ca tls --name localhost --name 192.0.2.1"),
-    ("healthcheck", "stekd healthcheck 127.0.0.1:9441"),
+    ("healthcheck", "stekd healthcheck 127.0.0.1:9441 --wait 1m"),
     ("probe", "stekd probe 192.0.2.1:443 192.0.2.2:443 --server-name www.example.org"),
     ("completions", "stekd completions bash > /etc/bash_completion.d/stekd"),
     ("man", "stekd man --out /usr/local/share/man/man1"),

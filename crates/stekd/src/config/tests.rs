@@ -29,6 +29,7 @@ fn read_sample(name: &str, path: &Path) -> Result<()> {
         "manager.toml" => read::<ManagerConfig>(path).map(drop),
         "distribution.toml" => read::<DistributionConfig>(path).map(drop),
         "terminator.toml" => read::<TerminatorConfig>(path).map(drop),
+        "owner.toml" => read::<DatabaseConfig>(path).map(drop),
         "operator.toml" => read::<Profile>(path).map(drop),
         _ => anyhow::bail!("whose configuration is this?"),
     }

@@ -1,7 +1,10 @@
 //! Manager, distribution and two terminators as processes of their own, configured by files, on a
 //! real PostgreSQL.
 
-use crate::process::{Offer, terminate, visit};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+
+use crate::process::{Offer, said, status, stekd, terminate, visit};
 use crate::site::{LISTEN, Role, Site, reach};
 
 /// It leaves no core file, and its memory is locked unless it says that it is not.
@@ -69,4 +72,28 @@ async fn roles_of_their_own_share_keys_and_rotate() {
         terminate(&mut role.process);
     }
     database.drop_now().await.unwrap();
+}
+
+#[test]
+fn a_role_that_is_not_ready_yet_is_waited_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let serving = std::thread::spawn(move || {
+        for status in ["503 Starting", "503 Starting", "200 OK"] {
+            let (mut connection, _) = listener.accept().unwrap();
+            let mut request = BufReader::new(connection.try_clone().unwrap()).lines();
+            assert!(request.by_ref().any(|line| line.unwrap().is_empty()));
+            write!(
+                connection,
+                "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            )
+            .unwrap();
+        }
+    });
+    let once = stekd(&["healthcheck", &address]);
+    assert_eq!(status(&once), 1, "{}", said(&once));
+    assert!(said(&once).contains("is not ready"), "{}", said(&once));
+    let waited = stekd(&["healthcheck", &address, "--wait", "10m"]);
+    assert_eq!((status(&waited), said(&waited).as_str()), (0, ""));
+    serving.join().unwrap();
 }

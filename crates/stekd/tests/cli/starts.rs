@@ -30,13 +30,15 @@ impl Folder {
         folder.write("manager.toml", &format!("{database}{listen}"));
         folder.write("distribution.toml", &format!("{reach}{listen}"));
         folder.write("terminator.toml", &format!("keyset = \"main\"\n{reach}{listen}"));
+        // All that its owner needs.
+        folder.write("owner.toml", &format!("[database]\n{DATABASE}\n"));
         folder.write("token", &format!("stek_{}\n", "0a".repeat(32)));
         folder.write("junk", "nothing of use\n");
         folder.write("open", &"5b".repeat(32));
         std::fs::set_permissions(folder.path("open"), PermissionsExt::from_mode(0o644)).unwrap();
         shown(&stekd(&["dev-ca", &folder.name("tls"), "--name", "localhost"]));
         shown(&stekd(&["secret", &folder.name("cluster-secret")]));
-        shown(&stekd(&["migrate", "--config", &folder.name("manager.toml")]));
+        shown(&stekd(&["migrate", "--config", &folder.name("owner.toml")]));
         folder
     }
 
