@@ -7,9 +7,10 @@ use stek_core::bundle::{BundleError, Refusal};
 use stek_core::id::ContentTag;
 use stek_core::keyset::KeysetError;
 use stek_core::name::KeysetName;
-use stek_core::time::Timestamp;
+use stek_core::time::{Seconds, Timestamp};
 use stek_wire::DecodeError;
 use stek_wire::feed::FeedError;
+use stek_wire::headers::FEED_WAIT;
 
 use crate::backoff::Pace;
 
@@ -72,6 +73,15 @@ impl Source {
         match self {
             Self::Keyset(name) => format!("/v1/keysets/{name}"),
             Self::Feed => "/v1/feed".to_owned(),
+        }
+    }
+
+    /// How long a server may wait that was configured to wait for `asked`. Whoever serves the feed on
+    /// tells others how old what it has is.
+    pub(crate) fn wait(&self, asked: Seconds) -> Seconds {
+        match self {
+            Self::Keyset(_) => asked,
+            Self::Feed => asked.min(Seconds::new(FEED_WAIT.as_secs())),
         }
     }
 
