@@ -14,6 +14,7 @@ mod listeners;
 mod makes;
 mod managers;
 mod metrics;
+mod mutual;
 mod nginx;
 mod probe;
 mod process;
