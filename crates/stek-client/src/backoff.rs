@@ -76,6 +76,12 @@ impl Backoff {
         self.jitter.up_to(doubled.min(ceiling(pace)))
     }
 
+    /// The pause before another upstream is asked because one is stale, by which those that are
+    /// told at one instant are spread.
+    pub(crate) fn spread(&mut self, pace: Option<Pace>) -> Duration {
+        self.jitter.up_to(spacing(pace))
+    }
+
     /// The pause of plain polling, and after an upstream that did not wait as it was asked to: the
     /// poll interval, give or take a tenth.
     pub(crate) fn between_polls(&mut self, pace: Option<Pace>) -> Duration {

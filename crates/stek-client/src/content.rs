@@ -10,6 +10,7 @@ use stek_core::name::KeysetName;
 use stek_core::time::{Seconds, Timestamp};
 use stek_wire::DecodeError;
 use stek_wire::feed::FeedError;
+use stek_wire::headers::FEED_WAIT;
 
 use crate::backoff::Pace;
 
@@ -75,6 +76,15 @@ impl Source {
         match self {
             Self::Keyset(name) => format!("/v1/keysets/{name}"),
             Self::Feed => "/v1/feed".to_owned(),
+        }
+    }
+
+    /// How long a server may wait that was configured to wait for `asked`. Whoever serves the feed on
+    /// tells others how old what it has is.
+    pub(crate) fn wait(&self, asked: Seconds) -> Seconds {
+        match self {
+            Self::Keyset(_) => asked,
+            Self::Feed => asked.min(Seconds::new(FEED_WAIT.as_secs())),
         }
     }
 

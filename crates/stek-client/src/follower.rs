@@ -70,6 +70,7 @@ impl<C: Content> Follower<C> {
         let transport =
             Transport::try_new(config, source.path(), default_max_body, Arc::clone(&clock))?;
         let jitter = Jitter::from_os().map_err(StartError::Random)?;
+        let wait = source.wait(config.wait());
         let upstreams = Upstreams::new(config.upstreams().to_vec());
         let shared = Arc::new(Shared {
             installed: Installed::new(),
@@ -79,13 +80,8 @@ impl<C: Content> Follower<C> {
             rearm: tokio::sync::Notify::new(),
             source,
         });
-        let poller = Poller::<C>::new(
-            Arc::clone(&shared),
-            transport,
-            upstreams,
-            Backoff::new(jitter),
-            config.wait(),
-        );
+        let poller =
+            Poller::<C>::new(Arc::clone(&shared), transport, upstreams, Backoff::new(jitter), wait);
         let cancel = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn({

@@ -29,6 +29,7 @@ pub(crate) const OUTCOMES: [&str; 9] = [
 pub(crate) struct Metrics {
     polls: IntCounterVec,
     last_success: IntGauge,
+    database_read: IntGauge,
     refused_bundles: IntCounterVec,
     installed_revision: IntGauge,
     step_refusals: IntCounter,
@@ -62,6 +63,10 @@ impl Metrics {
             last_success: registration.add(gauge(
                 "stek_client_last_success_timestamp_seconds",
                 "Fleet time of the last poll that confirmed or renewed what is installed.",
+            )?)?,
+            database_read: registration.add(gauge(
+                "stek_client_database_read_timestamp_seconds",
+                "Fleet time at which the database was last read, as upstreams say; 0 if unknown.",
             )?)?,
             refused_bundles: registration.add(counters(
                 "stek_client_refused_bundles_total",
@@ -107,6 +112,10 @@ impl Metrics {
 
     pub(crate) fn set_last_success(&self, at: Timestamp) {
         self.last_success.set(gauge_value(at.as_unix()));
+    }
+
+    pub(crate) fn set_database_read(&self, at: Option<Timestamp>) {
+        self.database_read.set(at.map_or(0, |at| gauge_value(at.as_unix())));
     }
 
     pub(crate) fn count_refused(&self, rejected: &Rejected) {
@@ -185,7 +194,7 @@ mod tests {
         assert!(Metrics::register(&registry, &keyset("main")).is_err());
         let other = Metrics::register(&registry, &keyset("other")).unwrap();
         let families = registry.gather();
-        assert_eq!(families.len(), 8);
+        assert_eq!(families.len(), 9);
         assert!(families.iter().all(|family| family.name().starts_with("stek_client_")));
         assert!(families.iter().all(|family| family.get_metric().len() % 3 == 0));
         drop((main, feed, other));

@@ -8,6 +8,7 @@ use stek_clock::{Clock, FleetClock};
 use stek_core::id::ContentTag;
 use stek_core::time::Seconds;
 use stek_wire::SecretBytes;
+use stek_wire::headers::STALE_AFTER;
 use tokio::sync::Notify;
 use tracing::Instrument;
 
@@ -17,8 +18,8 @@ use crate::installed::Installed;
 use crate::metrics::Metrics;
 use crate::request_id::RequestId;
 use crate::status::StatusCell;
-use crate::transport::{Answer, Ask, Reading, Transport, chain};
-use crate::upstream::Upstreams;
+use crate::transport::{Answer, Ask, Told, Transport, chain};
+use crate::upstream::{Freshness, Search, Upstreams};
 
 /// How often stale content is fetched anew at most.
 const REFRESH_SPACING: Duration = Duration::from_secs(3600);
@@ -69,9 +70,9 @@ enum Mode {
 /// How one poll ended.
 enum Outcome {
     /// Something else is installed now.
-    Changed,
+    Changed(Told),
     /// What is installed was confirmed.
-    Unchanged,
+    Unchanged(Told),
     /// A difference did not fit; everything is to be asked for.
     NeedsSnapshot,
     Failed(Failed),
@@ -81,8 +82,8 @@ impl Outcome {
     /// As it is counted and traced.
     const fn as_str(&self) -> &'static str {
         match self {
-            Self::Changed => "changed",
-            Self::Unchanged => "not-modified",
+            Self::Changed(_) => "changed",
+            Self::Unchanged(_) => "not-modified",
             Self::NeedsSnapshot => "unfit",
             Self::Failed(failed) => failed.outcome,
         }
@@ -216,14 +217,14 @@ impl<C: Content> Poller<C> {
 
     async fn take(&mut self, ask: &Ask, answer: Answer) -> Outcome {
         match answer {
-            Answer::Changed { tag, body, time } => match self.install(tag, body, time).await {
+            Answer::Changed { tag, body, told } => match self.install(tag, body, told).await {
                 Ok(outcome) => outcome,
                 Err(rejected) => self.reject(ask, &rejected),
             },
-            Answer::NotModified { time } => {
-                self.observe(time, self.pace());
+            Answer::NotModified { told } => {
+                self.observe(told, self.pace());
                 self.shared.metrics.count_poll("not-modified");
-                Outcome::Unchanged
+                Outcome::Unchanged(told)
             }
             Answer::Behind => Outcome::Failed(Failed::behind()),
             Answer::Refused { status, problem } => {
@@ -249,7 +250,7 @@ impl<C: Content> Poller<C> {
         &mut self,
         tag: ContentTag,
         body: SecretBytes,
-        time: Option<Reading>,
+        told: Told,
     ) -> Result<Outcome, Rejected> {
         let read = tokio::task::spawn_blocking(move || C::decode(body.as_slice())).await;
         let offer = read.map_err(|_| Rejected::Crashed)?.map_err(Rejected::Document)?;
@@ -262,7 +263,7 @@ impl<C: Content> Poller<C> {
         let content = shared.installed.replace(|installed| {
             let content = C::join(offer, installed, &shared.source)?;
             before = installed.map(Content::tag);
-            self.observe(time, installed.map_or_else(|| content.pace(), Content::pace));
+            self.observe(told, installed.map_or_else(|| content.pace(), Content::pace));
             Ok(content.erased_at(shared.fleet.now()))
         })?;
         shared.rearm.notify_one();
@@ -271,12 +272,12 @@ impl<C: Content> Poller<C> {
         shared.metrics.set_least_span(content.least_span());
         if before == Some(tag) {
             shared.metrics.count_poll("not-modified");
-            return Ok(Outcome::Unchanged);
+            return Ok(Outcome::Unchanged(told));
         }
         shared.metrics.count_poll("changed");
         let keys = content.key_count();
         tracing::info!(keyset = shared.source.keyset(), revision = %tag.revision, keys, "installed");
-        Ok(Outcome::Changed)
+        Ok(Outcome::Changed(told))
     }
 
     fn reject(&self, ask: &Ask, rejected: &Rejected) -> Outcome {
@@ -292,12 +293,12 @@ impl<C: Content> Poller<C> {
     }
 
     /// Follows fleet time unless it steps.
-    fn observe(&mut self, time: Option<Reading>, pace: Option<Pace>) {
+    fn observe(&mut self, told: Told, pace: Option<Pace>) {
         let fleet = &self.shared.fleet;
-        let Some(reading) = time else { return };
+        let Some(reading) = told.fleet_millis_at(self.clock.boot()) else { return };
         let Pace { clock_skew, patience, .. } = pace.unwrap_or(Pace::UNKNOWN);
         let keyset = self.shared.source.keyset();
-        match fleet.observe(reading.at(self.clock.boot()), clock_skew, patience) {
+        match fleet.observe(reading, clock_skew, patience) {
             Ok(()) => {
                 if std::mem::replace(&mut self.stepping, false) {
                     tracing::info!(keyset, now = %fleet.now(), "fleet time is followed again");
@@ -322,24 +323,30 @@ impl<C: Content> Poller<C> {
         let now = self.clock.boot();
         let pace = self.pace();
         match outcome {
-            Outcome::Changed => {
-                self.succeed(ask, started);
+            Outcome::Changed(told) => {
+                self.succeed(ask, started, told);
                 self.backoff.reset();
                 // A change that was waited for may be the first of several.
-                if ask.installed.is_some() { now + CHANGE_SPACING } else { started + spacing(pace) }
+                let next = if ask.installed.is_some() {
+                    now + CHANGE_SPACING
+                } else {
+                    started + spacing(pace)
+                };
+                self.seek_fresh(ask, told, started, next)
             }
-            Outcome::Unchanged => {
-                self.succeed(ask, started);
+            Outcome::Unchanged(told) => {
+                self.succeed(ask, started, told);
                 // An answer that was asked for at once does not show that waiting works.
                 if ask.wait == self.wait {
                     self.backoff.reset();
                 }
                 let waited = (now - started) * 10 >= ask.wait.to_std() * 9;
-                if self.wait == Seconds::ZERO || !waited {
+                let next = if self.wait == Seconds::ZERO || !waited {
                     now + self.backoff.between_polls(pace)
                 } else {
                     started + spacing(pace)
-                }
+                };
+                self.seek_fresh(ask, told, started, next)
             }
             Outcome::NeedsSnapshot => {
                 self.mode = Mode::Snapshot;
@@ -349,16 +356,57 @@ impl<C: Content> Poller<C> {
         }
     }
 
-    fn succeed(&mut self, ask: &Ask, started: Duration) {
+    /// Turns to another upstream if this one has not heard of the database for too long: what it
+    /// has is good, but others may know of more. If all are like that, the one that was followed is
+    /// followed on, and the others are looked at after each wait. `next` is when it would be asked.
+    fn seek_fresh(&mut self, ask: &Ask, told: Told, started: Duration, next: Duration) -> Duration {
+        let (now, pace) = (self.clock.boot(), self.pace());
+        let age = told.read_age_at(now).filter(|age| *age >= STALE_AFTER);
+        let is_news = self.note_freshness(ask, age);
+        if age.is_none() {
+            return next;
+        }
+        match self.upstreams.seek(now) {
+            Search::On => {
+                self.mode = Mode::Probe;
+                now + self.backoff.spread(pace)
+            }
+            // It ended the wait to say so; the next wait is a whole one.
+            Search::Over if is_news => started + spacing(pace),
+            Search::Over => next,
+        }
+    }
+
+    /// Notes how old what the upstream has is, if that is too old, and whether that is news.
+    fn note_freshness(&mut self, ask: &Ask, stale: Option<Duration>) -> bool {
+        let freshness = stale.map_or(Freshness::Fresh, |_| Freshness::Stale);
+        let is_news = self.upstreams.note_freshness(freshness);
+        let (keyset, upstream) = (self.shared.source.keyset(), &ask.upstream);
+        match stale {
+            Some(age) if is_news => {
+                let read_seconds_ago = age.as_secs();
+                tracing::warn!(keyset, %upstream, read_seconds_ago, "upstream has stale content");
+            }
+            None if is_news => tracing::info!(keyset, %upstream, "upstream is fresh again"),
+            _ => {}
+        }
+        is_news
+    }
+
+    fn succeed(&mut self, ask: &Ask, started: Duration, told: Told) {
         self.mode = Mode::LongPoll;
         if ask.installed.is_none() {
             self.whole = Some(started);
         }
-        let now = self.shared.fleet.now();
+        let fleet = &self.shared.fleet;
+        fleet.note_read(told.read_age_at(self.clock.boot()));
+        let now = fleet.now();
+        let read_at = fleet.read_age().map(|age| now - Seconds::new(age.as_secs()));
         if let Some(content) = self.shared.installed.current() {
-            self.shared.status.note_success(&ask.upstream, content.tag(), now);
+            self.shared.status.note_success(&ask.upstream, content.tag(), now, read_at);
         }
         self.shared.metrics.set_last_success(now);
+        self.shared.metrics.set_database_read(read_at);
         if self.upstreams.note_success() {
             let keyset = self.shared.source.keyset();
             tracing::info!(keyset, upstream = %ask.upstream, "poll works again");
@@ -380,7 +428,14 @@ impl<C: Content> Poller<C> {
             self.upstreams.hold_off(now + asked.to_std().min(longest));
         }
         let pause = self.backoff.after_failure(pace);
-        let free = self.upstreams.rotate(now);
+        let free = if self.upstreams.is_seeking() {
+            if self.upstreams.seek(now) == Search::Over {
+                self.mode = Mode::LongPoll;
+            }
+            now
+        } else {
+            self.upstreams.rotate(now)
+        };
         // The pause also spreads those that were all asked to come back at one instant.
         (free + pause).min(now + longest)
     }

@@ -14,6 +14,9 @@ pub struct Status {
     pub installed: Option<ContentTag>,
     /// Fleet time of the last answer that confirmed or renewed it.
     pub last_success: Option<Timestamp>,
+    /// Fleet time at which the database was last read whose content is installed; none if servers
+    /// do not say.
+    pub database_read: Option<Timestamp>,
     /// Whom it asks, or asked last.
     pub upstream: Upstream,
     /// What went wrong last, if nothing succeeded since.
@@ -34,18 +37,31 @@ pub(crate) struct StatusCell(Mutex<Status>);
 
 impl StatusCell {
     pub(crate) fn new(upstream: Upstream) -> Self {
-        Self(Mutex::new(Status { installed: None, last_success: None, upstream, failure: None }))
+        Self(Mutex::new(Status {
+            installed: None,
+            last_success: None,
+            database_read: None,
+            upstream,
+            failure: None,
+        }))
     }
 
     pub(crate) fn read(&self) -> Status {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn note_success(&self, upstream: &Upstream, installed: ContentTag, now: Timestamp) {
+    pub(crate) fn note_success(
+        &self,
+        upstream: &Upstream,
+        installed: ContentTag,
+        now: Timestamp,
+        database_read: Option<Timestamp>,
+    ) {
         let mut status = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *status = Status {
             installed: Some(installed),
             last_success: Some(now),
+            database_read,
             upstream: upstream.clone(),
             failure: None,
         };
@@ -79,9 +95,10 @@ mod tests {
             revision: Revision::new(1),
             digest: ContentDigest::from_bytes([0; 8]),
         };
-        cell.note_success(&upstream, tag, at(30));
+        cell.note_success(&upstream, tag, at(30), Some(at(29)));
         let status = cell.read();
         assert_eq!((status.failure, status.last_success), (None, Some(at(30))));
+        assert_eq!(status.database_read, Some(at(29)));
         cell.note_failure(&upstream, "three".into(), at(40));
         let status = cell.read();
         assert_eq!((status.installed, status.last_success), (Some(tag), Some(at(30))));

@@ -14,7 +14,8 @@ use stek_core::access::TokenSecret;
 use stek_core::id::ContentTag;
 use stek_core::time::Seconds;
 use stek_wire::headers::{
-    STEK_CLOCK_OFFSET, STEK_INSTANCE, STEK_TIME, format_clock_offset, parse_stek_time,
+    STEK_CLOCK_OFFSET, STEK_INSTANCE, STEK_READ_AGE, STEK_TIME, format_clock_offset,
+    parse_read_age, parse_stek_time,
 };
 use stek_wire::problem::{MAX_PROBLEM_BYTES, ProblemDocument};
 use stek_wire::{MEDIA_TYPE, SecretBytes, tag};
@@ -48,9 +49,9 @@ pub(crate) struct Ask {
 #[derive(Debug)]
 pub(crate) enum Answer {
     /// Content, not yet looked at.
-    Changed { tag: ContentTag, body: SecretBytes, time: Option<Reading> },
+    Changed { tag: ContentTag, body: SecretBytes, told: Told },
     /// What is installed is what there is.
-    NotModified { time: Option<Reading> },
+    NotModified { told: Told },
     /// The server has not got as far as what is installed.
     Behind,
     /// The server does not want to.
@@ -63,18 +64,30 @@ pub(crate) enum Answer {
     Invalid(Invalid),
 }
 
-/// Fleet time as an answer told it, and the boot time at which the answer came.
+/// What a good answer told beside the content, and the boot time at which it came.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Reading {
-    fleet_millis: u64,
+pub(crate) struct Told {
+    fleet_millis: Option<u64>,
+    read_age: Option<Duration>,
     boot: Duration,
 }
 
-impl Reading {
-    /// The same reading carried on to a later boot time.
-    pub(crate) fn at(self, boot: Duration) -> u64 {
-        let passed = boot.saturating_sub(self.boot).as_millis();
-        self.fleet_millis.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX))
+impl Told {
+    fn new(headers: &HeaderMap, boot: Duration) -> Self {
+        let text = |name| text(headers, &HeaderName::from_static(name));
+        let fleet_millis = text(STEK_TIME).and_then(parse_stek_time);
+        Self { fleet_millis, read_age: text(STEK_READ_AGE).and_then(parse_read_age), boot }
+    }
+
+    /// Fleet time in milliseconds, carried on to a later boot time.
+    pub(crate) fn fleet_millis_at(self, boot: Duration) -> Option<u64> {
+        let passed = u64::try_from(boot.saturating_sub(self.boot).as_millis()).unwrap_or(u64::MAX);
+        self.fleet_millis.map(|millis| millis.saturating_add(passed))
+    }
+
+    /// How long before that boot time the server's database was read.
+    pub(crate) fn read_age_at(self, boot: Duration) -> Option<Duration> {
+        self.read_age.map(|age| age + boot.saturating_sub(self.boot))
     }
 }
 
@@ -235,20 +248,18 @@ impl Transport {
     async fn classify(&self, ask: &Ask, response: Response) -> Result<Answer, Answer> {
         let headers = response.headers();
         let etag = text(headers, &ETAG).and_then(tag::parse_etag);
-        let time = text(headers, &HeaderName::from_static(STEK_TIME))
-            .and_then(parse_stek_time)
-            .map(|fleet_millis| Reading { fleet_millis, boot: self.clock.boot() });
+        let told = Told::new(headers, self.clock.boot());
         match response.status() {
             StatusCode::OK => {
                 let tag = etag.ok_or(Answer::Invalid(Invalid::NoTag))?;
                 let body = read_body(response, self.max_body).await?;
-                Ok(Answer::Changed { tag, body, time })
+                Ok(Answer::Changed { tag, body, told })
             }
             // A 304 names what is unchanged (RFC 9110, section 15.4.5), if a proxy left it there.
             // An upstream that has not got as far as we have names what it has.
             StatusCode::NOT_MODIFIED => match (ask.installed, etag) {
                 (Some(installed), etag) if etag.is_none_or(|tag| tag == installed) => {
-                    Ok(Answer::NotModified { time })
+                    Ok(Answer::NotModified { told })
                 }
                 (Some(installed), Some(tag)) if is_older(tag, installed) => Ok(Answer::Behind),
                 _ => Err(Answer::Invalid(Invalid::OtherUnchanged)),
@@ -322,10 +333,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reading_goes_on_with_boot_time() {
-        let reading = Reading { fleet_millis: 5_000, boot: Duration::from_secs(10) };
-        assert_eq!(reading.at(Duration::from_millis(10_250)), 5_250);
-        assert_eq!(reading.at(Duration::from_secs(9)), 5_000);
+    fn what_was_told_goes_on_with_boot_time() {
+        let (second, milli) = (Duration::from_secs, Duration::from_millis);
+        let told = Told { fleet_millis: Some(5_000), read_age: Some(second(3)), boot: second(10) };
+        assert_eq!(told.fleet_millis_at(milli(10_250)), Some(5_250));
+        assert_eq!(told.read_age_at(milli(10_250)), Some(milli(3_250)));
+        assert_eq!(told.fleet_millis_at(second(9)), Some(5_000));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Whom to ask: which addresses are allowed, and which comes next when one fails. The first in the
-//! list is preferred at the start; after that, whoever answers is kept.
+//! Whom to ask: which addresses are allowed, and which comes next when one fails or is stale. The
+//! first in the list is preferred at the start; after that, whoever answers is kept.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -76,6 +76,26 @@ impl fmt::Debug for Upstream {
 pub(crate) struct Upstreams {
     list: Vec<Slot>,
     current: usize,
+    /// While others are asked because one is stale: that one.
+    home: Option<usize>,
+}
+
+/// What an upstream has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Freshness {
+    /// What the database held not long ago, or nobody knows.
+    Fresh,
+    /// What it held long ago.
+    Stale,
+}
+
+/// Whether there is another to be asked for something fresher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Search {
+    /// The current one.
+    On,
+    /// All have been asked; the current one is the one with which it began.
+    Over,
 }
 
 #[derive(Debug)]
@@ -85,12 +105,18 @@ struct Slot {
     not_before: Duration,
     /// Why it failed last, if it has not answered well since; so that each cause is logged once.
     failing: Option<String>,
+    freshness: Freshness,
 }
 
 impl Upstreams {
     pub(crate) fn new(list: Vec<Upstream>) -> Self {
-        let slot = |upstream| Slot { upstream, not_before: Duration::ZERO, failing: None };
-        Self { list: list.into_iter().map(slot).collect(), current: 0 }
+        let slot = |upstream| Slot {
+            upstream,
+            not_before: Duration::ZERO,
+            failing: None,
+            freshness: Freshness::Fresh,
+        };
+        Self { list: list.into_iter().map(slot).collect(), current: 0, home: None }
     }
 
     /// The one to ask now.
@@ -109,6 +135,35 @@ impl Upstreams {
     /// Notes that the current one answered well, and whether that is news.
     pub(crate) fn note_success(&mut self) -> bool {
         self.list[self.current].failing.take().is_some()
+    }
+
+    /// Notes what the current one has, and whether that is news. With a fresh one a search ends.
+    pub(crate) fn note_freshness(&mut self, freshness: Freshness) -> bool {
+        if freshness == Freshness::Fresh {
+            self.home = None;
+        }
+        let held = &mut self.list[self.current].freshness;
+        std::mem::replace(held, freshness) != freshness
+    }
+
+    /// Whether a fresher one than that with which the search began is looked for.
+    pub(crate) fn is_seeking(&self) -> bool {
+        self.home.is_some()
+    }
+
+    /// Turns to the next one that may be asked at this boot time, or after all of them back to the
+    /// one with which the search began.
+    pub(crate) fn seek(&mut self, now: Duration) -> Search {
+        let home = *self.home.get_or_insert(self.current);
+        let count = self.list.len();
+        let mut in_turn = (1..=count).map(|step| (self.current + step) % count);
+        let next = in_turn.find(|index| *index == home || self.list[*index].not_before <= now);
+        self.current = next.unwrap_or(home);
+        if self.current != home {
+            return Search::On;
+        }
+        self.home = None;
+        Search::Over
     }
 
     /// The current one is not to be asked before this boot time.
@@ -200,6 +255,40 @@ mod tests {
         let mut one = upstreams(1);
         one.hold_off(second(20));
         assert_eq!(one.rotate(second(10)), second(20));
+    }
+
+    #[test]
+    fn a_search_asks_each_once_and_ends_at_home_or_with_a_fresh_one() {
+        let second = Duration::from_secs;
+        let mut three = upstreams(3);
+        let seek = |three: &mut Upstreams, now| {
+            let search = three.seek(second(now));
+            (search, three.current().to_string())
+        };
+        for _ in 0..2 {
+            assert_eq!(seek(&mut three, 0), (Search::On, "https://u1".into()));
+            assert_eq!(seek(&mut three, 0), (Search::On, "https://u2".into()));
+            assert!(three.is_seeking());
+            assert_eq!(seek(&mut three, 0), (Search::Over, "https://u0".into()));
+            assert!(!three.is_seeking());
+        }
+        three.rotate(second(0));
+        three.hold_off(second(20));
+        three.rotate(second(0));
+        assert_eq!(seek(&mut three, 10), (Search::On, "https://u0".into()), "from u2");
+        three.note_freshness(Freshness::Fresh);
+        assert!(!three.is_seeking());
+        assert_eq!(seek(&mut three, 10), (Search::On, "https://u2".into()), "u1 asked for time");
+        assert_eq!(seek(&mut upstreams(1), 0), (Search::Over, "https://u0".into()));
+    }
+
+    #[test]
+    fn freshness_is_news_when_it_changes() {
+        let mut one = upstreams(1);
+        assert!(!one.note_freshness(Freshness::Fresh));
+        assert!(one.note_freshness(Freshness::Stale));
+        assert!(!one.note_freshness(Freshness::Stale));
+        assert!(one.note_freshness(Freshness::Fresh));
     }
 
     #[test]

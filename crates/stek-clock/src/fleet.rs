@@ -1,5 +1,5 @@
 //! Fleet time: the manager's time, carried to every instance and kept going on boot time, so that a
-//! wrong wall clock or a suspend moves no schedule.
+//! wrong wall clock or a suspend moves no schedule. And when the database, whose time it is, was read.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +19,8 @@ pub struct FleetClock {
     anchor: Anchor,
     /// Held while the anchor is judged and replaced.
     trust: Mutex<Trust>,
+    /// Boot time in milliseconds at which the database was last read, from which fleet time comes.
+    read_at: AtomicI64,
 }
 
 /// What readings are judged by, beside the anchor.
@@ -49,10 +51,14 @@ pub struct FleetTimeError {
     pub patience: Seconds,
 }
 
+/// No boot time: whoever is listened to does not say when the database was read.
+const UNKNOWN: i64 = i64::MIN;
+
 impl FleetClock {
     /// Fleet time that has not been told yet.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, anchor: Anchor::untold(), trust: Mutex::default() }
+        let read_at = AtomicI64::new(UNKNOWN);
+        Self { clock, anchor: Anchor::untold(), trust: Mutex::default(), read_at }
     }
 
     /// Milliseconds of fleet time since the Unix epoch.
@@ -93,6 +99,23 @@ impl FleetClock {
     /// The clock below.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
+    }
+
+    /// Notes that what is known here is at least what the database held `age` ago; none if nobody
+    /// says. An earlier reading than the last one changes nothing.
+    pub fn note_read(&self, age: Option<Duration>) {
+        let at = age.map(|age| boot_millis(self.clock.boot()).saturating_sub(boot_millis(age)));
+        match at {
+            Some(at) => self.read_at.fetch_max(at, Ordering::AcqRel),
+            None => self.read_at.swap(UNKNOWN, Ordering::AcqRel),
+        };
+    }
+
+    /// How long ago the database was read whose content is known here, if anybody has said.
+    pub fn read_age(&self) -> Option<Duration> {
+        let at = self.read_at.load(Ordering::Acquire);
+        let age = boot_millis(self.clock.boot()).saturating_sub(at);
+        (at != UNKNOWN).then(|| Duration::from_millis(u64::try_from(age).unwrap_or(0)))
     }
 
     /// Takes a reading at its word, as one that an operator vouches for.
@@ -278,6 +301,22 @@ mod tests {
         fleet.observe(5_000_000, SKEW, PATIENCE).unwrap();
         clock.advance(PATIENCE.to_std());
         assert!(fleet.observe(9_600_000, SKEW, PATIENCE).is_err());
+    }
+
+    #[test]
+    fn what_was_read_ages_and_only_gets_younger_by_a_later_reading() {
+        let (clock, fleet) = fleet();
+        let seconds = Duration::from_secs;
+        assert_eq!(fleet.read_age(), None);
+        // From before this machine was started.
+        fleet.note_read(Some(seconds(3600)));
+        clock.advance(seconds(5));
+        assert_eq!(fleet.read_age(), Some(seconds(3605)));
+        fleet.note_read(Some(seconds(1)));
+        fleet.note_read(Some(seconds(60)));
+        assert_eq!(fleet.read_age(), Some(seconds(1)));
+        fleet.note_read(None);
+        assert_eq!(fleet.read_age(), None);
     }
 
     /// As from a server that answers every long-poll with the same time, or one that runs.

@@ -16,7 +16,7 @@ pub const MAX_LAGGARDS: usize = 100;
 pub const MAX_HOLDINGS: usize = 64;
 /// The most replicas of one report, those that report through others included.
 pub const MAX_REPLICAS: usize = 256;
-/// The most lagging instances of one principal that count at a replica. Whoever holds a credential
+/// The most lagging instances of one principal that count, at a replica and in all. Whoever holds a credential
 /// can invent as many instances as it likes.
 pub const MAX_COUNTED_LAGGARDS: usize = 16;
 /// How long ago a replica may have counted for its word to count. Replicas report every two seconds.
@@ -149,7 +149,8 @@ impl Census {
         same.filter_map(|one| Some((one, one.keysets.get(keyset)?.as_ref())))
     }
 
-    /// How far `revision` of `keyset` has got; none if no replica says anything of it.
+    /// How far `revision` of `keyset` has got; none if no replica says anything of it. Of the
+    /// laggards that replicas name, [`MAX_COUNTED_LAGGARDS`] of each principal count in all.
     pub fn standing(
         &self,
         incarnation: Incarnation,
@@ -157,10 +158,33 @@ impl Census {
         revision: Revision,
     ) -> Option<Standing> {
         let each = self.of(incarnation, keyset).map(|(_, tally)| tally.standing(revision));
-        each.reduce(|one, two| Standing {
+        let all = each.reduce(|one, two| Standing {
             instances: one.instances + two.instances,
             confirmed: one.confirmed + two.confirmed,
+        })?;
+        let surplus = self.surplus(incarnation, keyset, revision);
+        Some(Standing {
+            instances: all.instances.saturating_sub(surplus).max(all.confirmed),
+            ..all
         })
+    }
+
+    /// How many instances that hold less than `revision` do not count, though they do where they
+    /// poll: each replica counts [`MAX_COUNTED_LAGGARDS`] of a principal.
+    pub fn surplus(
+        &self,
+        incarnation: Incarnation,
+        keyset: &KeysetName,
+        revision: Revision,
+    ) -> u64 {
+        let mut lagging: BTreeMap<&PrincipalName, usize> = BTreeMap::new();
+        for (_, tally) in self.of(incarnation, keyset) {
+            for laggard in tally.laggards.iter().filter(|one| one.revision < revision) {
+                *lagging.entry(&laggard.principal).or_default() += 1;
+            }
+        }
+        let surplus = lagging.values().map(|count| count.saturating_sub(MAX_COUNTED_LAGGARDS));
+        u64::try_from(surplus.sum::<usize>()).unwrap_or(u64::MAX)
     }
 
     /// Whether some instance of `keyset` lacks `revision`; see [`KeysetTally::lacks`].
@@ -224,6 +248,30 @@ mod tests {
         assert!(!Standing::default().is_confirmed(), "silence confirms nothing");
         let other = Incarnation::from_bytes([8; 16]);
         assert_eq!(census.standing(other, &keyset(), revision), None);
+    }
+
+    /// Who has a credential can use it at every replica.
+    #[test]
+    fn a_principal_counts_for_sixteen_laggards_over_all_replicas() {
+        let laggard = |principal: &str, number: usize| Laggard {
+            principal: PrincipalName::try_new(principal).unwrap(),
+            instance: InstanceName::try_new(&format!("made-up-{number}")).unwrap(),
+            revision: Revision::new(41),
+            last_seen: at(0),
+            clock_offset_millis: None,
+        };
+        let mut census = Census::default();
+        for replica in ["a", "b", "c"] {
+            let mut one = tally(replica, 0, vec![holding(42, 5, None), holding(41, 17, None)]);
+            let counted = Arc::get_mut(one.keysets.get_mut(&keyset()).unwrap()).unwrap();
+            counted.laggards = (0..MAX_COUNTED_LAGGARDS).map(|n| laggard("thief", n)).collect();
+            counted.laggards.push(laggard(replica, 0));
+            census.replicas.push(one);
+        }
+        let standing = |revision| census.standing(LINEAGE, &keyset(), revision).unwrap();
+        // Sixteen of the thief, and one of each of the others.
+        assert_eq!(standing(Revision::new(42)), Standing { instances: 15 + 16 + 3, confirmed: 15 });
+        assert_eq!(standing(Revision::new(41)), Standing { instances: 66, confirmed: 66 });
     }
 
     #[test]

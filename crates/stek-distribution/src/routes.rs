@@ -8,7 +8,7 @@ use http::StatusCode;
 use stek_http::api::{Api, Operation, Route};
 use stek_wire::admin::InstanceList;
 use stek_wire::check_ins::{MAX_CHECK_INS_BYTES, PATH};
-use stek_wire::headers::{STEK_CLOCK_OFFSET, STEK_INSTANCE, STEK_TIME};
+use stek_wire::headers::{STEK_CLOCK_OFFSET, STEK_INSTANCE, STEK_READ_AGE, STEK_TIME};
 use stek_wire::schema;
 
 use crate::{Shared, api, reports};
@@ -20,6 +20,8 @@ const ABOUT_FEED: &str = "Role `distribution` on at least one keyset. A differen
 const ABOUT_LIST: &str = "Role `operator` or `auditor` on the keyset.";
 const ABOUT_REPORT: &str = "Role `distribution` on at least one keyset; what concerns others is left \
     out. A report replaces the one before and counts for 15 s.";
+const ABOUT_READ_AGE: &str = "How long ago the database was read, if the server knows. Ask another \
+    server too if that is long";
 
 /// What terminators ask for, and operators about them.
 pub(crate) fn bundles(shared: Arc<Shared>) -> Api {
@@ -70,6 +72,7 @@ fn polled<T: schemars::JsonSchema>(operation: Operation) -> Operation {
         operation
             .with::<schema::EntityTag>(status, "ETag", "What the server has")
             .with::<schema::StekTime>(status, STEK_TIME, "Fleet time")
+            .sometimes_with::<schema::ReadAge>(status, STEK_READ_AGE, ABOUT_READ_AGE)
             .with::<String>(status, "Vary", "What else the answer depends on")
     })
 }

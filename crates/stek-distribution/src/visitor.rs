@@ -8,7 +8,7 @@ use stek_core::access::Role;
 use stek_core::feed::FeedState;
 use stek_core::name::KeysetName;
 use stek_core::principal::Principals;
-use stek_core::time::Seconds;
+use stek_core::time::{Seconds, Timestamp};
 use stek_http::{Problem, Proof, Waiting};
 
 use crate::Shared;
@@ -33,12 +33,17 @@ pub(crate) struct Judged {
 }
 
 impl Visitor {
-    /// Somebody who brings this proof, and has not asked more than the listener allows.
+    /// Somebody who brings this proof, and has not asked more than the listener allows. Who can be
+    /// told is known also while nothing is served, and keeps his connection for when it is.
     pub(crate) fn arrive(shared: &Shared, proof: Proof) -> Result<(Self, Judged), Problem> {
-        let this = Self { proof, waiting: None };
-        let judged = this.judge(shared)?;
-        this.proof.admit(&judged.who)?;
-        Ok((this, judged))
+        let (feed, now) = (shared.feed.borrow().clone(), shared.fleet.now());
+        let access = feed.as_ref().map(|feed| Arc::clone(&feed.access)).unwrap_or_default();
+        let who = proof.principals(&access, now);
+        if let Ok(who) = &who {
+            proof.admit(who)?;
+        }
+        let feed = in_force(feed, now)?;
+        Ok((Self { proof, waiting: None }, Judged { who: who?, feed }))
     }
 
     /// Counts as one who waits from now on, unless too many of the same principal do.
@@ -52,16 +57,20 @@ impl Visitor {
 
     /// Who it is, by what is published now.
     pub(crate) fn judge(&self, shared: &Shared) -> Result<Judged, Problem> {
-        let Some(feed) = shared.feed.borrow().clone() else {
-            return Err(Problem::unavailable("nothing is published here yet", RETRY));
-        };
         let now = shared.fleet.now();
-        if now >= feed.access_read_at + ACCESS_MAX_AGE {
-            let detail = "tokens and grants have not been confirmed for a day";
-            return Err(Problem::unavailable(detail, RETRY));
-        }
+        let feed = in_force(shared.feed.borrow().clone(), now)?;
         Ok(Judged { who: self.proof.principals(&feed.access, now)?, feed })
     }
+}
+
+/// What may be served by, if there is anything.
+fn in_force(feed: Option<Arc<FeedState>>, now: Timestamp) -> Result<Arc<FeedState>, Problem> {
+    let feed = feed.ok_or_else(|| Problem::unavailable("nothing is published here yet", RETRY))?;
+    if now >= feed.access_read_at + ACCESS_MAX_AGE {
+        let detail = "tokens and grants have not been confirmed for a day";
+        return Err(Problem::unavailable(detail, RETRY));
+    }
+    Ok(feed)
 }
 
 impl Judged {

@@ -43,8 +43,9 @@ pub struct Limits {
     /// Requests that one principal may be ahead of that. Default 20,000: ten thousand terminators
     /// that are answered all at once and ask again. 1 – 10,000,000.
     pub request_burst: u32,
-    /// Requests of one principal that wait for a change. Default 16,384, which is also the default
-    /// of connections; 1 – 1,000,000.
+    /// Requests of one principal that wait for a change. Default 12,288: ten thousand terminators
+    /// behind one principal, and a quarter of the default of connections is left to others;
+    /// 1 – 1,000,000.
     pub max_waiting: usize,
     /// Time between HTTP/2 PING frames, which find dead peers under long-polls. Default 20 s;
     /// 1 ms – 1 h.
@@ -70,7 +71,7 @@ impl Default for Limits {
             max_concurrent_streams: 128,
             requests_per_second: 1_000,
             request_burst: 20_000,
-            max_waiting: 16_384,
+            max_waiting: 12_288,
             keep_alive_interval: Duration::from_secs(20),
             keep_alive_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(20),

@@ -45,12 +45,18 @@ impl Standing {
         Self(Arc::new(Shared { quotas, has_proven: AtomicBool::new(false) }))
     }
 
-    /// Notes that the one who sent the request with these `extensions` has proven who he is in
-    /// another way than by a [`Proof`].
-    pub fn note_proven(extensions: &Extensions) {
-        if let Some(standing) = extensions.get::<Self>() {
-            standing.set_proven();
-        }
+    /// Counts one request, the one with these `extensions`, of `who` has proven to be that in
+    /// another way than by a [`Proof`]; see [`Proof::admit`].
+    ///
+    /// # Errors
+    /// 429 if they ask too often.
+    pub fn admit(extensions: &Extensions, who: &Principals) -> Result<(), Problem> {
+        extensions.get::<Self>().map_or(Ok(()), |standing| standing.count(who))
+    }
+
+    fn count(&self, who: &Principals) -> Result<(), Problem> {
+        self.set_proven();
+        self.0.quotas.request(who.shown()).map_err(Problem::too_many_requests)
     }
 
     /// Whether somebody has proven who he is. A connection on which somebody is refused before is
@@ -92,9 +98,7 @@ impl Proof {
     /// # Errors
     /// 429 if they ask too often.
     pub fn admit(&self, who: &Principals) -> Result<(), Problem> {
-        let Some(standing) = &self.standing else { return Ok(()) };
-        standing.set_proven();
-        standing.0.quotas.request(who.shown()).map_err(Problem::too_many_requests)
+        self.standing.as_ref().map_or(Ok(()), |standing| standing.count(who))
     }
 
     /// Counts one request of `who` that waits for a change, for as long as the guard is held.

@@ -249,6 +249,7 @@ async fn pass(
     };
     // Also if that failed: revocations and what other managers did must go out all the same.
     state.publisher.refresh(engine, metrics, time.now).await?;
+    engine.fleet().note_read(Some(engine.clock().boot().saturating_sub(begun)));
     if let Some(feed) = state.publisher.published() {
         metrics.observe_feed(&feed, time.now);
     }

@@ -6,6 +6,7 @@
 mod managers {
     mod racing;
     mod site;
+    mod stale;
     mod tampering;
     mod trail;
 }

@@ -1,20 +1,29 @@
-//! The longest outage that costs nothing: the database is away for a lead less what delivery takes
-//! and a minute in which the manager finds it again, from the worst moment on, and no resumption is
-//! missed.
+//! The longest outage that costs nothing, from the worst moment on: the database is away for a lead
+//! less what delivery takes and a minute in which the manager finds it again, or there is no control
+//! plane at all for a lead less delivery. No resumption is missed.
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::Registry;
+use stek_clock::Clock;
+use stek_core::access::Role;
 use stek_core::keyset::KeyRecord;
-use stek_core::time::Seconds;
-use stek_testbed::{Bed, OpenSsl};
+use stek_core::name::KeysetName;
+use stek_core::time::{Seconds, Timestamp};
+use stek_testbed::{Bed, Database, OpenSsl, client};
 use stek_testpg::{PostgresServer, create_database_on};
 use stek_wire::admin::PolicyDocument;
+use stekd::dev::node::KEYSET;
 use stekd::dev::visitor::Visitor;
+use stekd::roles::terminator::{Identity, Setup, Terminator};
+use tokio_util::sync::CancellationToken;
 
 /// In how many steps the time of the outage passes.
-const STEPS: u32 = 24;
+const STEPS: u32 = 96;
 
 /// How long a manager whose passes fail rests between them at most, and how many more passes it is
 /// given to find the database again.
@@ -42,12 +51,73 @@ async fn pass(bed: &Bed) {
     tokio::time::timeout(Duration::from_secs(120), ended).await.expect("a pass ends");
 }
 
-/// Visits each server with the newest ticket; both must resume, and give a new one.
+/// Visits each server of the bed with the newest ticket; both must resume, and give a new one.
 async fn resume_everywhere(bed: &Bed, visitor: &Visitor, when: &str) {
-    for server in &bed.node.servers {
-        let address = server.terminator.address();
-        let visit = visitor.connect(server.name, address).await.unwrap();
-        assert!(visit.resumed, "{}, {when}", server.name);
+    let servers = bed.node.servers.iter().map(|server| (server.name, &server.terminator));
+    resume_at(servers, visitor, when).await;
+}
+
+async fn resume_at(
+    servers: impl IntoIterator<Item = (&'static str, &Terminator)>,
+    visitor: &Visitor,
+    when: &str,
+) {
+    for (name, terminator) in servers {
+        let visit = visitor.connect(name, terminator.address()).await.unwrap();
+        assert!(visit.resumed, "{name}, {when}");
+    }
+}
+
+fn week() -> PolicyDocument {
+    PolicyDocument { session_lifetime_seconds: Some(7 * 24 * 3600), ..PolicyDocument::default() }
+}
+
+/// Lets time pass until the worst moment: a second before the manager mints, so that what is held
+/// ends a lead later. Returns when that is.
+fn to_the_worst_moment(bed: &Bed) -> Timestamp {
+    let keyset = bed.keyset().unwrap();
+    let last = keyset.keys().iter().map(|key| key.schedule.retire_at()).max().unwrap();
+    let mint = last - keyset.policy().lead();
+    bed.clock.advance(mint.since(bed.now()).to_std() - Duration::from_secs(1));
+    last
+}
+
+/// A server that outlives the bed whose distribution it asks.
+async fn server(bed: &Bed, name: &str, token: &Path) -> Terminator {
+    let upstream = format!("https://localhost:{}", bed.node.ports().distribution.port());
+    let setup = Setup {
+        name: name.to_owned(),
+        client: client(bed, &[upstream], token, name).unwrap(),
+        keyset: KeysetName::try_new(KEYSET).unwrap(),
+        identity: Identity::read(&bed.site.certificate(), &bed.site.private_key()).unwrap(),
+        clock: Arc::clone(&bed.clock) as Arc<dyn Clock>,
+    };
+    let (address, registry) = (([127, 0, 0, 1], 0).into(), Registry::new());
+    let server = Terminator::start(setup, address, &registry, CancellationToken::new());
+    let server = server.await.unwrap();
+    bed.until("the server has keys", || Ok(server.installed().is_some())).await.unwrap();
+    server
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_control_plane_at_all_for_a_lead_less_delivery_misses_no_resumption() {
+    let bed = Bed::start(Database::Sqlite, week()).await.unwrap();
+    let (token, _) = bed.token("servers", Role::Terminator, Seconds::from_days(30)).await.unwrap();
+    let servers = [server(&bed, "one", &token).await, server(&bed, "two", &token).await];
+    let named = || ["one", "two"].into_iter().zip(&servers);
+    let visitor = Visitor::new(&bed.site.authority()).unwrap();
+    let policy = *bed.keyset().unwrap().policy();
+    to_the_worst_moment(&bed);
+    assert!(!visitor.connect("one", servers[0].address()).await.unwrap().resumed);
+    resume_at(named(), &visitor, "before the outage").await;
+
+    // Manager, distribution and database; time goes on.
+    let clock = Arc::clone(&bed.clock);
+    bed.stop().await.unwrap();
+    let outage = policy.lead() - policy.urgent_lead();
+    for step in 1..=STEPS {
+        clock.advance(outage.to_std() / STEPS);
+        resume_at(named(), &visitor, &format!("step {step} of the outage")).await;
     }
 }
 
@@ -56,21 +126,13 @@ async fn an_outage_of_a_lead_less_delivery_misses_no_resumption() {
     let mut server =
         tokio::task::spawn_blocking(PostgresServer::start_throwaway).await.unwrap().unwrap();
     let database = create_database_on(server.url()).await.unwrap();
-    let week = PolicyDocument {
-        session_lifetime_seconds: Some(7 * 24 * 3600),
-        ..PolicyDocument::default()
-    };
-    let bed = Bed::start_on(database.url(), week).await.unwrap();
+    let bed = Bed::start_on(database.url(), week()).await.unwrap();
     let visitor = Visitor::new(&bed.site.authority()).unwrap();
     let first = &bed.node.servers[0];
     assert!(!visitor.connect(first.name, first.terminator.address()).await.unwrap().resumed);
 
-    // The worst moment: a second before the manager mints, so that what is held ends a lead later.
-    let keyset = bed.keyset().unwrap();
-    let policy = *keyset.policy();
-    let last = keyset.keys().iter().map(|key| key.schedule.retire_at()).max().unwrap();
-    let mint = last - policy.lead();
-    bed.clock.advance(mint.since(bed.now()).to_std() - Duration::from_secs(1));
+    let policy = *bed.keyset().unwrap().policy();
+    let last = to_the_worst_moment(&bed);
     let held = bed.keyset().unwrap().keys().len();
     resume_everywhere(&bed, &visitor, "before the outage").await;
 

@@ -61,6 +61,9 @@ text! {
     /// Fleet time at the instant of sending, Unix milliseconds.
     #[schemars(extend("pattern" = "^[0-9]{1,15}$"))]
     StekTime;
+    /// How long before sending the database was last read, milliseconds.
+    #[schemars(extend("pattern" = "^[0-9]{1,15}$"))]
+    ReadAge;
     /// One or more entity tags, or `*`. The first says what is installed. What cannot be read counts
     /// as absent.
     #[schemars(example = &"\"01a0c450-6c00-7707-8707-070707070707.42.98bcf05dd730e4be\"")]

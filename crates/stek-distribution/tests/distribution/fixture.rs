@@ -24,7 +24,7 @@ use stek_core::schedule::Schedule;
 use stek_core::secret::KeyMaterial;
 use stek_core::time::{Seconds, Timestamp};
 use stek_distribution::Distribution;
-use stek_wire::headers::{STEK_TIME, parse_stek_time};
+use stek_wire::headers::{STEK_READ_AGE, STEK_TIME, parse_read_age, parse_stek_time};
 use stek_wire::tag::{format_etag, parse_etag};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -131,6 +131,7 @@ pub(crate) fn state(bundles: &[Arc<Bundle>], access: Access) -> FeedState {
 /// One replica.
 pub(crate) struct Replica {
     pub(crate) clock: Arc<ManualClock>,
+    pub(crate) fleet: Arc<FleetClock>,
     pub(crate) feed: watch::Sender<Option<Arc<FeedState>>>,
     pub(crate) registry: Registry,
     pub(crate) shutdown: CancellationToken,
@@ -145,10 +146,12 @@ impl Replica {
         fleet.set(START * 1000);
         let (feed, states) = watch::channel(None);
         let (registry, shutdown) = (Registry::new(), CancellationToken::new());
-        let distribution = Distribution::start(states, fleet, &registry, shutdown.clone()).unwrap();
+        let following = Arc::clone(&fleet);
+        let distribution =
+            Distribution::start(states, following, &registry, shutdown.clone()).unwrap();
         let router = distribution.bundle_api().merge(distribution.feed_api()).into_router();
         let router = stek_http::problem::with_fallbacks(router);
-        Self { clock, feed, registry, shutdown, distribution, router }
+        Self { clock, fleet, feed, registry, shutdown, distribution, router }
     }
 
     /// One with this feed, on the shelf.
@@ -271,6 +274,11 @@ pub(crate) struct Answer {
 impl Answer {
     pub(crate) fn tag(&self) -> ContentTag {
         parse_etag(self.headers[ETAG].to_str().unwrap()).unwrap()
+    }
+
+    /// How long before its sending the database was read, if it says so.
+    pub(crate) fn read_age(&self) -> Option<Duration> {
+        parse_read_age(self.headers.get(STEK_READ_AGE)?.to_str().unwrap())
     }
 
     /// Fleet time at which it was sent, in seconds since the start.

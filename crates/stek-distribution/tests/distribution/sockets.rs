@@ -1,11 +1,15 @@
 //! Long-polls over real connections, in both versions of HTTP.
 
+use std::time::Duration;
+
 use axum::body::Body;
+use http_body_util::BodyExt;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use stek_core::access::Role;
 use stek_http::{Limits, Plaintext, Server, Transport};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::fixture::{Ask, Replica, access, bundle, eventually, settle, soon, state};
@@ -40,6 +44,28 @@ impl Listening {
         let (client, connection) = soon(http2::handshake(TokioExecutor::new(), io)).await.unwrap();
         tokio::spawn(connection);
         client
+    }
+
+    /// A connection on which somebody has been told that nothing may be served, and its end. Some may
+    /// end before that, where the machine is busy.
+    async fn refused_once(
+        &self,
+        token: u8,
+    ) -> (http1::SendRequest<Body>, JoinHandle<hyper::Result<()>>) {
+        let attempts = async {
+            loop {
+                let (mut client, connection) =
+                    http1::handshake(self.connect().await).await.unwrap();
+                let ended = tokio::spawn(connection);
+                let request = Ask::keyset("main", token).request();
+                if let Ok(answer) = client.send_request(request).await {
+                    assert_eq!(answer.status(), 503);
+                    answer.into_body().collect().await.unwrap();
+                    return (client, ended);
+                }
+            }
+        };
+        soon(attempts).await
     }
 
     async fn put_out_more(&self) {
@@ -103,4 +129,18 @@ async fn long_polls_of_one_http_2_connection_are_bounded() {
     for poll in polls.into_iter().chain([other]) {
         assert_eq!(soon(poll).await.unwrap().unwrap().status(), 200, "each has its turn");
     }
+}
+
+/// Else all would come anew, with a handshake each, just when there is something to serve again.
+#[tokio::test]
+async fn who_is_known_keeps_his_connection_while_nothing_may_be_served() {
+    let limits = Limits { header_read_timeout: Duration::from_millis(500), ..Limits::default() };
+    let listening = Listening::with(limits).await;
+    listening.replica.advance(24 * 3600);
+    let (mut known, _stays) = listening.refused_once(1).await;
+    // A stranger who comes later goes first.
+    let (_stranger, ended) = listening.refused_once(9).await;
+    let _ = soon(ended).await.unwrap();
+    let answer = soon(known.send_request(Ask::keyset("main", 1).request())).await.unwrap();
+    assert_eq!(answer.status(), 503);
 }

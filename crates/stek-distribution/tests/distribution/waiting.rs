@@ -1,5 +1,8 @@
 //! Long-polls: what wakes them, what does not, and what they are told in the end.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use http::StatusCode;
 use stek_core::access::{Access, Role};
 use stek_core::id::{ContentTag, Revision};
@@ -41,9 +44,13 @@ async fn many_wait_and_all_are_woken_with_one_buffer() {
         tasks.push(replica.wait(&waiting()).await);
     }
     replica.put_out(state(&[bundle("main", 9, 3)], access(&GRANTS))).await;
+    let mut answers = Vec::new();
     for task in tasks {
-        assert_eq!(soon(task).await.unwrap().status, StatusCode::OK);
+        answers.push(soon(task).await.unwrap());
     }
+    assert!(answers.iter().all(|answer| answer.status == StatusCode::OK));
+    let buffers: BTreeSet<_> = answers.iter().map(|answer| answer.body.as_ptr()).collect();
+    assert_eq!(buffers.len(), 1);
     assert_eq!(replica.metric("stek_distribution_waiting_requests"), 0.0);
 }
 
@@ -167,10 +174,10 @@ async fn shutdown_ends_every_wait_at_once() {
 
 #[tokio::test]
 async fn without_a_source_waits_last_and_the_end_comes_at_once() {
-    let Replica { clock, feed, registry, shutdown, distribution, router } = replica().await;
+    let Replica { clock, fleet, feed, registry, shutdown, distribution, router } = replica().await;
     let (lonely, source) = tokio::sync::watch::channel(None);
     drop(source);
-    let replica = Replica { clock, feed: lonely, registry, shutdown, distribution, router };
+    let replica = Replica { clock, fleet, feed: lonely, registry, shutdown, distribution, router };
     let tag = feed.borrow().as_ref().unwrap().tag();
     let bundle_task = replica.wait(&waiting()).await;
     let feed_task = replica.wait(&Ask::feed(3).has(tag).waits(55)).await;
@@ -190,4 +197,47 @@ async fn who_goes_away_is_not_counted_as_waiting() {
     let replica = replica().await;
     let task = replica.wait(&waiting()).await;
     replica.abandon(task).await;
+}
+
+#[tokio::test]
+async fn answers_say_how_long_ago_the_database_was_read() {
+    let replica = replica().await;
+    let had = bundle("main", 5, 1).tag();
+    let asks = [Ask::keyset("main", 1), Ask::keyset("main", 1).has(had), Ask::feed(3)];
+    for ask in &asks {
+        assert_eq!(replica.ask(ask).await.read_age(), None, "nobody has said");
+    }
+    replica.fleet.note_read(Some(Duration::from_secs(7)));
+    replica.advance(3);
+    for ask in &asks {
+        assert_eq!(replica.ask(ask).await.read_age(), Some(Duration::from_secs(10)));
+    }
+}
+
+#[tokio::test]
+async fn a_wait_ends_when_what_is_served_becomes_stale_and_not_because_it_is() {
+    let replica = replica().await;
+    let tag = state(&[bundle("main", 5, 1), bundle("other", 7, 11)], access(&GRANTS)).tag();
+    let asks = [waiting(), Ask::feed(3).has(tag).waits(55)];
+    for ask in &asks {
+        replica.fleet.note_read(Some(Duration::from_secs(10)));
+        let task = replica.wait(ask).await;
+        replica.advance(19);
+        // The database was read again, so nothing is stale when that would have been.
+        replica.fleet.note_read(Some(Duration::ZERO));
+        replica.advance(1);
+        settle().await;
+        assert!(!task.is_finished(), "it is not stale");
+        replica.advance(29);
+        let answer = soon(task).await.unwrap();
+        assert_eq!(answer.status, StatusCode::NOT_MODIFIED);
+        assert_eq!(answer.read_age(), Some(Duration::from_secs(30)));
+        // Who goes on with it all the same is let wait.
+        let task = replica.wait(ask).await;
+        replica.advance(54);
+        settle().await;
+        assert!(!task.is_finished(), "whom should he ask?");
+        replica.advance(1);
+        assert_eq!(soon(task).await.unwrap().read_age(), Some(Duration::from_secs(85)));
+    }
 }

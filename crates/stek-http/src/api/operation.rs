@@ -166,6 +166,21 @@ impl Operation {
         self
     }
 
+    /// As [`Operation::with`], for a header that may be absent.
+    #[must_use]
+    pub fn sometimes_with<T: JsonSchema>(
+        self,
+        status: StatusCode,
+        name: &str,
+        words: &str,
+    ) -> Self {
+        let mut this = self.with::<T>(status, name, words);
+        if let Some(answer) = this.answers.get_mut(&status.as_u16()) {
+            answer["headers"][name]["required"] = json!(false);
+        }
+        this
+    }
+
     /// Problem documents that it may answer.
     #[must_use]
     pub fn refuses(mut self, statuses: impl IntoIterator<Item = StatusCode>) -> Self {

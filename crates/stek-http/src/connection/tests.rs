@@ -9,6 +9,9 @@ use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioExecutor;
 use rustls::version::{TLS12, TLS13};
+use stek_core::name::PrincipalName;
+use stek_core::principal::Principals;
+use tokio::io::AsyncWriteExt;
 
 use super::*;
 use crate::testing::{self, AMPLE, BRIEF, FAR, Identity, Running, rest, send, soon};
@@ -46,7 +49,8 @@ fn router() -> Router {
 }
 
 async fn proved(request: axum::extract::Request) -> &'static str {
-    Standing::note_proven(request.extensions());
+    let who = Principals::from(PrincipalName::try_new("token:edge").unwrap());
+    Standing::admit(request.extensions(), &who).unwrap();
     "hello"
 }
 
@@ -62,11 +66,31 @@ where
 }
 
 async fn get_http2(client: &mut Http2, path: &str) -> (StatusCode, String) {
+    try_http2(client, path).await.unwrap()
+}
+
+async fn try_http2(client: &mut Http2, path: &str) -> hyper::Result<(StatusCode, String)> {
     let request = Request::get(format!("https://localhost{path}")).body(Empty::new()).unwrap();
-    let response = soon(client.send_request(request)).await.unwrap();
+    let response = soon(client.send_request(request)).await?;
     let status = response.status();
-    let body = soon(response.into_body().collect()).await.unwrap().to_bytes();
-    (status, String::from_utf8(body.to_vec()).unwrap())
+    let body = soon(response.into_body().collect()).await?.to_bytes();
+    Ok((status, String::from_utf8(body.to_vec()).unwrap()))
+}
+
+/// As [`testing::answered`], over HTTP/2.
+async fn answered_http2(
+    server: &Running,
+    path: &str,
+) -> (Http2, tokio::task::JoinHandle<hyper::Result<()>>) {
+    let attempts = async {
+        loop {
+            let (mut client, connection) = http2_over(server.connect().await).await;
+            if try_http2(&mut client, path).await.is_ok() {
+                return (client, connection);
+            }
+        }
+    };
+    soon(attempts).await
 }
 
 #[tokio::test]
@@ -199,22 +223,31 @@ async fn a_connection_at_rest_is_closed() {
 async fn who_has_proven_who_he_is_may_rest_for_longer() {
     let limits = Limits { header_read_timeout: AMPLE, ..unreached() };
     let server = Running::plain(limits, router()).await;
-    let mut known = server.connect().await;
-    assert_eq!(testing::get(&mut known, "/proved").await.1, "hello");
-    let (mut known_too, _stays) = http2_over(server.connect().await).await;
-    assert_eq!(get_http2(&mut known_too, "/proved").await.1, "hello");
+    let (mut known, _) = testing::answered(&server, "/proved").await;
+    let (mut known_too, _stays) = answered_http2(&server, "/proved").await;
     // Strangers who come later go first, also if they have begun to ask for more.
     for more in ["", "GET / HTTP/1.1\r\nhost: loc"] {
-        let mut stranger = server.connect().await;
-        assert_eq!(testing::get(&mut stranger, "/").await.1, "hello");
-        send(&mut stranger, more).await;
+        let (mut stranger, _) = testing::answered(&server, "/").await;
+        // It may have gone by now.
+        let _ = stranger.write_all(more.as_bytes()).await;
         assert_eq!(rest(&mut stranger).await, "");
     }
-    let (mut stranger, connection) = http2_over(server.connect().await).await;
-    assert_eq!(get_http2(&mut stranger, "/").await.1, "hello");
-    soon(connection).await.unwrap().unwrap();
+    let (_stranger, connection) = answered_http2(&server, "/").await;
+    let _ = soon(connection).await.unwrap();
     assert_eq!(testing::get(&mut known, "/").await.1, "hello");
     assert_eq!(get_http2(&mut known_too, "/").await.1, "hello");
+}
+
+#[tokio::test]
+async fn who_has_proven_who_he_is_rests_for_the_idle_time_and_no_longer() {
+    let limits = Limits { idle_timeout: BRIEF, ..unreached() };
+    let server = Running::plain(limits, router()).await;
+    for more in ["", "GET / HTTP/1.1\r\nhost: loc"] {
+        let (mut known, _) = testing::answered(&server, "/proved").await;
+        // It may have gone by now.
+        let _ = known.write_all(more.as_bytes()).await;
+        assert_eq!(rest(&mut known).await, "");
+    }
 }
 
 #[tokio::test]

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::FromRequestParts;
+use http::Extensions;
 use http::request::Parts;
 use stek_core::access::{Access, KeysetSelector, Role, TokenSecret};
 use stek_core::id::KeyId;
 use stek_core::name::KeysetName;
 use stek_core::principal::Principals;
 use stek_core::time::Timestamp;
-use stek_http::{Problem, Proof};
+use stek_http::{Problem, Proof, Standing};
 
 use crate::operations::Operations;
 
@@ -42,6 +43,11 @@ impl Caller {
         let mut tokens = access.tokens().iter();
         let token = tokens.find(|token| token.id == id && now < token.expires_at)?;
         Some(Self { principals: token.principal.clone().into(), access: Arc::clone(access) })
+    }
+
+    /// Counts one request, the one with these `extensions`, of a caller who brought no [`Proof`].
+    pub(crate) fn admit(&self, extensions: &Extensions) -> Result<(), Problem> {
+        Standing::admit(extensions, &self.principals)
     }
 
     /// The name for the audit trail.

@@ -27,7 +27,7 @@ impl Operations {
         let standing = census.standing(feed.incarnation, name, revision);
         let mut lagging = Vec::new();
         let mut replicas = Vec::new();
-        let mut uncounted = 0;
+        let mut uncounted = census.surplus(feed.incarnation, name, revision);
         for (replica, tally) in census.of(feed.incarnation, name) {
             let here = tally.standing(revision);
             uncounted += u64::from(tally.uncounted);

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::response::{IntoResponse, Redirect, Response};
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use stek_core::name::KeysetName;
-use stek_http::Standing;
+use stek_http::Problem;
 
 use crate::admin::{Caller, READERS};
 use crate::page::{LOGIN_PATH, Page, html};
@@ -46,7 +46,7 @@ impl FromRequestParts<Arc<Page>> for Viewer {
         };
         let (caller, may_leave) = match session {
             Some(caller) => {
-                Standing::note_proven(&parts.extensions);
+                caller.admit(&parts.extensions).map_err(failed)?;
                 (caller, true)
             }
             None => match Caller::from_request_parts(parts, &page.operations).await {
@@ -54,10 +54,10 @@ impl FromRequestParts<Arc<Page>> for Viewer {
                 Err(problem) if problem.status() == StatusCode::UNAUTHORIZED => {
                     return Err(Redirect::to(LOGIN_PATH).into_response());
                 }
-                Err(problem) => return Err(failed(problem.status())),
+                Err(problem) => return Err(failed(problem)),
             },
         };
-        caller.must_have_role(&READERS).map_err(|problem| failed(problem.status()))?;
+        caller.must_have_role(&READERS).map_err(failed)?;
         Ok(Self { caller, may_leave })
     }
 }
@@ -69,15 +69,21 @@ fn in_session(page: &Page, headers: &HeaderMap) -> Option<Caller> {
     Caller::with_token(&feed.access, token, engine.fleet().now())
 }
 
-fn failed(status: StatusCode) -> Response {
-    let (title, words) = match status {
+fn failed(problem: Problem) -> Response {
+    let (title, words) = match problem.status() {
         StatusCode::FORBIDDEN => {
             ("Not allowed", "The status page is for operators and auditors of a keyset.")
         }
         StatusCode::SERVICE_UNAVAILABLE => {
             ("The manager is starting", "Nothing is published yet. Its log says why if this lasts.")
         }
+        StatusCode::TOO_MANY_REQUESTS => {
+            ("Too many requests", "You ask for more than one person can read. Wait a moment.")
+        }
         _ => ("This cannot be shown", "The request was refused."),
     };
-    (status, html::message(title, words)).into_response()
+    let mut response = (problem.status(), html::message(title, words)).into_response();
+    let retry_after = problem.into_response().headers_mut().remove(RETRY_AFTER);
+    response.headers_mut().extend(retry_after.map(|seconds| (RETRY_AFTER, seconds)));
+    response
 }

@@ -18,9 +18,12 @@ use stek_core::access::{Role, TokenSecret};
 use stek_core::bundle::Bundle;
 use stek_core::principal::Principals;
 use stek_core::time::Seconds;
-use stek_http::{Channel, ClientCertificate, Peer};
+use stek_http::{Channel, ClientCertificate, Limits, Peer, Plaintext, Server, Transport};
 use stek_wire::admin::PolicyDocument;
 use stek_wire::bundle::encode_bundle;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::fixture::{FAST, Running, Site, eventually, name, principal, soon};
@@ -191,6 +194,40 @@ async fn a_session_allows_to_look_and_ends_with_its_token() {
     running.operations().revoke_token(token, "test").await.unwrap();
     running.until(|feed| feed.access.tokens().is_empty()).await;
     assert_eq!(get(&router, "/status", &cookie).await.headers[LOCATION], "/status/login");
+}
+
+/// The head of the answer to `GET /status`, on a connection of its own.
+async fn look(address: SocketAddr, cookie: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!("GET /status HTTP/1.1\r\nhost: x\r\ncookie: {cookie}\r\n");
+    let request = format!("{head}connection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer.split_once("\r\n\r\n").unwrap().0.to_owned()
+}
+
+#[tokio::test]
+async fn a_session_asks_no_more_than_its_principal_may() {
+    let site = Site::new();
+    let (_running, router, cookie) = signed_in(&site).await;
+    let limits = Limits { requests_per_second: 1, request_burst: 3, ..Limits::default() };
+    let transport = Transport::Plain(Plaintext::LoopbackOnly);
+    let server = Server::bind(([127, 0, 0, 1], 0).into(), transport, limits).await.unwrap();
+    let (address, shutdown) = (server.local_addr(), CancellationToken::new());
+    let _guard = shutdown.clone().drop_guard();
+    tokio::spawn(server.serve(router, shutdown));
+    assert!(soon(look(address, &cookie)).await.starts_with("HTTP/1.1 200 "));
+    let asking = async {
+        loop {
+            let head = look(address, &cookie).await;
+            if !head.starts_with("HTTP/1.1 200 ") {
+                return head;
+            }
+        }
+    };
+    let refused = soon(asking).await;
+    assert!(refused.starts_with("HTTP/1.1 429 ") && refused.contains("retry-after: "), "{refused}");
 }
 
 #[tokio::test]

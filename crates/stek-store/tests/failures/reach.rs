@@ -12,6 +12,7 @@ use stek_store::{
     Change, CommitError, KeyStore, PostgresOptions, PostgresStore, SqliteStore, StoreError,
 };
 use stek_testpg::PostgresServer;
+use tokio::sync::watch;
 
 use crate::stores::{incarnation, postgres_store, sqlite_store};
 
@@ -133,6 +134,54 @@ async fn a_store_survives_its_server() {
     commit(&store, vec![create("other", vec![])]).await.unwrap();
     let answers = async { while hasty.cluster().await.is_err() {} };
     tokio::time::timeout(AMPLE, answers).await.expect("it finds its server again");
+}
+
+/// A way to the server at `url` whose connections can be made to go nowhere, without being closed.
+/// Returns the URL that leads there, and what freezes the connections that there are.
+async fn freezable(url: &str) -> (String, watch::Sender<()>) {
+    let (head, database) = url.rsplit_once('/').unwrap();
+    let (user, server) = head.rsplit_once('@').unwrap();
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let here = format!("{user}@{}/{database}", listener.local_addr().unwrap());
+    let (freeze, server) = (watch::Sender::new(()), server.to_owned());
+    let frozen = freeze.clone();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut database = tokio::net::TcpStream::connect(&server).await.unwrap();
+            let mut frozen = frozen.subscribe();
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut client, &mut database) => {}
+                    Ok(()) = frozen.changed() => std::future::pending().await,
+                }
+            });
+        }
+    });
+    (here, freeze)
+}
+
+/// As behind a firewall that has forgotten the connection.
+#[tokio::test]
+async fn word_comes_again_after_the_connection_for_it_has_led_nowhere() {
+    let (store, database) = postgres_store().await;
+    let store: Arc<dyn KeyStore> = Arc::new(store);
+    let (url, freeze) = freezable(database.url()).await;
+    let (_, listening) = patient_and_hasty(&url).await;
+    let connected = async { while !matches!(listening.notified().await, Ok(None)) {} };
+    tokio::time::timeout(AMPLE, connected).await.expect("a connection");
+    freeze.send_replace(());
+    let lost = tokio::time::timeout(AMPLE, listening.notified()).await;
+    assert!(matches!(lost.expect("the loss is noticed"), Ok(None)));
+    // Each commit sends word once, and what is sent while nobody listens is lost.
+    let heard = async {
+        for number in 0.. {
+            let made = commit(&store, vec![create(&format!("k{number}"), vec![])]).await.unwrap();
+            if matches!(listening.notified().await, Ok(Some(word)) if word == made.revision) {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(AMPLE, heard).await.expect("word");
 }
 
 /// Somebody holds the row; the commit gives up in time, applies nothing and leaves no lock.

@@ -82,7 +82,11 @@ impl Site {
 
     /// A pool of connections of its own, on the test's clock.
     pub(super) async fn store(&self) -> Arc<dyn KeyStore> {
-        let options = PostgresOptions::new(self.database.url()).unwrap();
+        self.store_at(self.database.url()).await
+    }
+
+    async fn store_at(&self, url: &str) -> Arc<dyn KeyStore> {
+        let options = PostgresOptions::new(url).unwrap();
         let clock = Arc::clone(&self.clock);
         let store = PostgresStore::connect(&options).await.unwrap();
         Arc::new(WithClock::new(store, Arc::new(move || clock.wall_millis())))
@@ -109,9 +113,14 @@ impl Site {
 
     /// A manager with the ratchet of `peer`; each with a number of its own.
     pub(super) async fn join(&self, peer: &Custody, number: usize) -> Running {
+        self.join_at(self.database.url(), peer, number).await
+    }
+
+    /// The same, reaching the database at `url`.
+    pub(super) async fn join_at(&self, url: &str, peer: &Custody, number: usize) -> Running {
         let path = self.dir.path().join(number.to_string());
         let cluster = Arc::clone(&self.cluster);
-        let (store, clock) = (self.store().await, self.clock.as_ref());
+        let (store, clock) = (self.store_at(url).await, self.clock.as_ref());
         let newcomer = Newcomer {
             store: store.as_ref(),
             cluster: &cluster,
@@ -120,13 +129,18 @@ impl Site {
             clock,
             peers: &Peer(peer),
         };
-        self.start(join_ratchet(&newcomer).await.unwrap()).await
+        let custody = join_ratchet(&newcomer).await.unwrap();
+        self.start_on(store, custody).await
     }
 
     pub(super) async fn start(&self, custody: Custody) -> Running {
+        self.start_on(self.store().await, custody).await
+    }
+
+    async fn start_on(&self, store: Arc<dyn KeyStore>, custody: Custody) -> Running {
         let (registry, shutdown) = (Registry::new(), CancellationToken::new());
         let parts = EngineParts {
-            store: self.store().await,
+            store,
             custody: Arc::new(custody),
             cluster: Arc::clone(&self.cluster),
             random: Arc::new(SystemRandom),

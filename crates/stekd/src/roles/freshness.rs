@@ -1,5 +1,5 @@
-//! Whether a distribution replica still hears from those that it follows. It stays ready when it does
-//! not, for what it has goes on being served; but it says so.
+//! Whether a distribution replica still hears from those that it follows, and they of the database. It
+//! stays ready when it does not, for what it has goes on being served; but it says so.
 
 use std::sync::Arc;
 
@@ -32,6 +32,10 @@ fn detail(status: &Status, now: Timestamp) -> String {
         Some(last) => format!("feed confirmed {} ago", now.since(last)),
         None => "feed not yet confirmed".to_owned(),
     };
+    let heard = match status.database_read {
+        Some(read) => format!("{heard}, the database read {} ago", now.since(read)),
+        None => heard,
+    };
     match &status.failure {
         // The cause is in the log, for it names hosts.
         Some(failure) => {
@@ -56,10 +60,14 @@ mod tests {
         let fresh = Status {
             installed: None,
             last_success: Some(at(1_000)),
+            database_read: None,
             upstream: Upstream::try_new("https://secret-host").unwrap(),
             failure: None,
         };
         assert_eq!(detail(&fresh, at(1_055)), "feed confirmed 55s ago");
+        let cut_off = Status { database_read: Some(at(900)), ..fresh.clone() };
+        let words = "feed confirmed 55s ago, the database read 155s ago";
+        assert_eq!(detail(&cut_off, at(1_055)), words);
         let failure = Some(Failure { cause: "no connection".into(), since: at(1_060) });
         let stale = Status { failure, ..fresh };
         assert_eq!(

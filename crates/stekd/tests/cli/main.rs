@@ -15,6 +15,7 @@ mod listeners;
 mod makes;
 mod managers;
 mod metrics;
+mod mutual;
 mod nginx;
 mod probe;
 mod process;
