@@ -32,12 +32,33 @@ struct Line {
     contender: &'static str,
     value: f64,
     unit: &'static str,
+    /// Whether something else than the contender was measured.
+    is_void: bool,
+}
+
+/// What became of a bar.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Met,
+    NotMet,
+    /// What it is judged by is void.
+    Void,
+}
+
+impl Verdict {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Met => "met",
+            Self::NotMet => "NOT MET",
+            Self::Void => "VOID",
+        }
+    }
 }
 
 /// All measurements of one run.
 pub(crate) struct Report {
     lines: Vec<Line>,
-    verdicts: Vec<(String, bool)>,
+    verdicts: Vec<(String, Verdict)>,
 }
 
 impl Report {
@@ -57,7 +78,17 @@ impl Report {
         let digits = usize::from(!matches!(unit, "ns" | "req/s"));
         println!("bench {what}/{case}/{contender} {value:.digits$} {unit}");
         let (what, case) = (what.to_owned(), case.to_owned());
-        self.lines.push(Line { what, case, contender, value, unit });
+        self.lines.push(Line { what, case, contender, value, unit, is_void: false });
+    }
+
+    /// Says that a measurement is void, and why. No bar is met by it.
+    pub(crate) fn void(&mut self, what: &str, case: &str, contender: &str, why: &str) {
+        println!("# {what}/{case}/{contender} is void: {why}");
+        for line in &mut self.lines {
+            if (line.what.as_str(), line.case.as_str(), line.contender) == (what, case, contender) {
+                line.is_void = true;
+            }
+        }
     }
 
     /// Prints a verdict for each bar.
@@ -86,10 +117,23 @@ impl Report {
     /// Writes everything to `path`.
     pub(crate) fn write(&self, path: &Path, build: &str) -> std::io::Result<()> {
         let lines = self.lines.iter().map(|line| {
-            let Line { what, case, contender, value, unit } = line;
-            json!({"what": what, "case": case, "contender": contender, "value": value, "unit": unit})
+            let Line { what, case, contender, value, unit, is_void } = line;
+            json!({
+                "what": what,
+                "case": case,
+                "contender": contender,
+                "value": value,
+                "unit": unit,
+                "void": is_void,
+            })
         });
-        let bars = self.verdicts.iter().map(|(bar, met)| json!({"bar": bar, "met": met}));
+        let bars = self.verdicts.iter().map(|(bar, verdict)| {
+            json!({
+                "bar": bar,
+                "met": *verdict == Verdict::Met,
+                "void": *verdict == Verdict::Void,
+            })
+        });
         let document = json!({
             "build": build,
             "measurements": lines.collect::<Vec<_>>(),
@@ -125,8 +169,21 @@ impl Report {
 
     /// Prints whether a bar is met and keeps it.
     pub(crate) fn judge(&mut self, bar: String, met: bool) {
-        println!("verdict {}: {bar}", if met { "met" } else { "NOT MET" });
-        self.verdicts.push((bar, met));
+        self.pronounce(bar, if met { Verdict::Met } else { Verdict::NotMet });
+    }
+
+    /// The same for a bar that goes by `what` in this `case`, of whatever contender.
+    pub(crate) fn judge_by(&mut self, what: &str, case: &str, bar: String, met: bool) {
+        let goes_by = |line: &Line| (line.what.as_str(), line.case.as_str()) == (what, case);
+        if self.lines.iter().any(|line| line.is_void && goes_by(line)) {
+            return self.pronounce(bar, Verdict::Void);
+        }
+        self.judge(bar, met);
+    }
+
+    fn pronounce(&mut self, bar: String, verdict: Verdict) {
+        println!("verdict {}: {bar}", verdict.as_str());
+        self.verdicts.push((bar, verdict));
     }
 
     /// What was measured; not a number, which meets no bar, if it was not.
@@ -135,5 +192,35 @@ impl Report {
             (line.what.as_str(), line.case.as_str(), line.contender) == (what, case, contender)
         };
         self.lines.iter().find(is_it).map_or(f64::NAN, |line| line.value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_void_meets_no_bar_and_says_so() {
+        let mut report = Report::new();
+        for (contender, value) in [(STEK, 3.0), ("nginx", 2.0)] {
+            report.add("poll304", "1w", contender, value, "req/s");
+            report.add("bundle200", "1w", contender, value, "req/s");
+        }
+        report.void("poll304", "1w", "nginx", "the generator was busy");
+        report.judge_by("poll304", "1w", "one".into(), true);
+        report.judge_by("bundle200", "1w", "two".into(), true);
+        let dir = std::env::temp_dir().join(format!("stek-bench-{}", std::process::id()));
+        let path = dir.join("report.json");
+        report.write(&path, "test").unwrap();
+        let written: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        std::fs::remove_dir_all(dir).unwrap();
+        let void = |list: &str| {
+            let all = written[list].as_array().unwrap().iter();
+            all.map(|one| one["void"].as_bool().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(void("measurements"), [false, false, true, false]);
+        assert_eq!(void("bars"), [true, false]);
+        assert_eq!(written["bars"][0]["met"], false);
     }
 }

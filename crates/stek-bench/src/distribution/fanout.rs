@@ -31,7 +31,8 @@ const P99_MILLIS: f64 = 1000.0;
 const FIRST_MILLIS: f64 = 20.0;
 
 /// Rotates, and measures from the instant at which the operator's request is sent, before the
-/// manager has committed anything.
+/// manager has committed anything. The generator is busy whenever ten thousand are woken; that
+/// makes what is measured longer and never shorter, so no figure is void by it.
 pub(crate) async fn measure(
     report: &mut Report,
     site: &Site,
@@ -39,41 +40,56 @@ pub(crate) async fn measure(
 ) -> Result<()> {
     let (sender, mut installed) = mpsc::unbounded_channel();
     let _clients = start_clients(site, &sender).await?;
-    let (mut p99, mut first) = (Vec::new(), Vec::new());
+    let (mut all_light, mut all_real, mut first) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..CHANGES {
         tokio::time::sleep(PAUSE).await;
+        // What came of itself meanwhile, such as a key that was minted, is none of this change.
+        while watchers.changes.try_recv().is_ok() {}
         while installed.try_recv().is_ok() {}
+        let before = site.distribution()?.fetch(None).await?.etag;
         let begin = rotate(site).await?;
-        let light = async {
-            let mut delays = Vec::with_capacity(CONNECTIONS);
-            while delays.len() < CONNECTIONS {
-                let (_, at) = watchers.changes.recv().await.context("the readers ended")?;
-                delays.push(millis(at, begin));
-            }
-            anyhow::Ok(delays)
-        };
-        let real = async {
-            let mut delays = Vec::with_capacity(CLIENTS);
-            while delays.len() < CLIENTS {
-                delays.push(millis(installed.recv().await.context("the clients ended")?, begin));
-            }
-            anyhow::Ok(delays)
-        };
+        let light = delays(&mut watchers.changes, CONNECTIONS, &before, begin);
+        let real = delays(&mut installed, CLIENTS, &before, begin);
         let both = timeout(PATIENCE, async { tokio::try_join!(light, real) });
-        let (mut light, mut real) = both.await.context("a change did not reach all")??;
-        light.sort_by(f64::total_cmp);
-        real.sort_by(f64::total_cmp);
-        first.push(light.first().copied().unwrap_or(f64::NAN));
-        let of_readers = light.get(CONNECTIONS * 99 / 100 - 1).copied().unwrap_or(f64::NAN);
-        p99.push(of_readers.max(real.last().copied().unwrap_or(f64::NAN)));
+        let (light, real) = both.await.context("a change did not reach all")??;
+        first.push(light.iter().copied().fold(f64::INFINITY, f64::min));
+        all_light.extend(light);
+        all_real.extend(real);
     }
     watchers.end().await?;
-    let (p99, first) = (median(&p99), median(&first));
+    let p99 = percentile_99(&mut all_light).max(percentile_99(&mut all_real));
+    let longest = all_light.iter().chain(&all_real).copied().fold(0.0, f64::max);
+    let first = median(&first);
     report.add("fanout", "p99", STEK, p99, "ms");
+    report.add("fanout", "max", STEK, longest, "ms");
     report.add("commit-to-first", "median", STEK, first, "ms");
     report.judge(format!("fanout p99 {p99:.0} ms (bar {P99_MILLIS} ms)"), p99 <= P99_MILLIS);
     report.judge(format!("first {first:.1} ms (bar {FIRST_MILLIS} ms)"), first <= FIRST_MILLIS);
     Ok(())
+}
+
+/// How long after `begin` each of `count` had something else than `before`.
+async fn delays(
+    told: &mut mpsc::UnboundedReceiver<(String, Instant)>,
+    count: usize,
+    before: &str,
+    begin: Instant,
+) -> Result<Vec<f64>> {
+    let mut delays = Vec::with_capacity(count);
+    while delays.len() < count {
+        let (etag, at) = told.recv().await.context("those who are told ended")?;
+        if etag != before {
+            delays.push(millis(at, begin));
+        }
+    }
+    Ok(delays)
+}
+
+/// What 99 % of `delays` are not over, all readers and changes taken together.
+fn percentile_99(delays: &mut [f64]) -> f64 {
+    delays.sort_by(f64::total_cmp);
+    let position = (delays.len() * 99).div_ceil(100).saturating_sub(1);
+    delays.get(position).copied().unwrap_or(f64::NAN)
 }
 
 fn millis(at: Instant, begin: Instant) -> f64 {
@@ -94,7 +110,7 @@ async fn rotate(site: &Site) -> Result<Instant> {
 /// Starts the clients and waits until each has keys; from then on each installation is told.
 async fn start_clients(
     site: &Site,
-    installed: &mpsc::UnboundedSender<Instant>,
+    installed: &mpsc::UnboundedSender<(String, Instant)>,
 ) -> Result<JoinSet<()>> {
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
@@ -116,8 +132,39 @@ async fn start_clients(
         clients.spawn(async move {
             let mut bundles = follower.bundles();
             bundles.mark_unchanged();
-            while bundles.changed().await.is_ok() && told.send(instant()).is_ok() {}
+            while bundles.changed().await.is_ok() {
+                let at = instant();
+                let tag = bundles.borrow_and_update().as_ref().map(|bundle| bundle.tag());
+                // As an answer would name it.
+                let etag = tag.map(|tag| format!("\"{tag}\"")).unwrap_or_default();
+                if told.send((etag, at)).is_err() {
+                    return;
+                }
+            }
         });
     }
     Ok(clients)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::float_cmp, reason = "no arithmetic is done")]
+    fn ninety_nine_of_a_hundred_are_not_over_it() {
+        let mut delays: Vec<f64> = (1..=200).rev().map(f64::from).collect();
+        assert_eq!(percentile_99(&mut delays), 198.0);
+        assert!(percentile_99(&mut []).is_nan());
+    }
+
+    #[tokio::test]
+    async fn a_wake_up_for_what_was_there_before_is_no_delay() {
+        let (sender, mut told) = mpsc::unbounded_channel();
+        let begin = instant();
+        for etag in ["old", "new", "old", "new"] {
+            sender.send((etag.to_owned(), begin + Duration::from_millis(5))).unwrap();
+        }
+        assert_eq!(delays(&mut told, 2, "old", begin).await.unwrap(), [5.0, 5.0]);
+    }
 }

@@ -7,6 +7,11 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 /// Descriptors that a process needs beside its connections.
 const SPARE_DESCRIPTORS: u64 = 256;
 
+/// A generator that was busier than this was what was measured.
+pub(crate) const BUSY_LIMIT: f64 = 0.9;
+/// As a report says it.
+pub(crate) const TOO_BUSY: &str = "the generator was over 90 % busy";
+
 /// One core for whoever serves, another for whoever loads.
 pub(crate) struct Cores {
     pub(crate) server: usize,

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use tokio::task::JoinSet;
 
 use crate::distribution::light::{Light, Target};
-use crate::distribution::machine::cpu_seconds;
+use crate::distribution::machine::{BUSY_LIMIT, TOO_BUSY, cpu_seconds};
 use crate::distribution::nginx::Nginx;
 use crate::distribution::site::Site;
 use crate::measure::{instant, median};
@@ -19,8 +19,6 @@ const CONNECTIONS: usize = 32;
 const SPAN: Duration = Duration::from_secs(2);
 /// How often each of them is.
 const ROUNDS: usize = 7;
-/// A generator that was busier than this was what was measured.
-const BUSY_LIMIT: f64 = 0.9;
 /// The bar: so many times what nginx serves.
 const FACTOR: f64 = 1.0;
 
@@ -47,7 +45,8 @@ pub(crate) async fn measure(report: &mut Report, site: &Site, nginx: &Nginx) -> 
             add(report, what, contender, rounds);
         }
         let factor = report.value(what, "1w", STEK) / report.value(what, "1w", NGINX);
-        report.judge(format!("{what}/1w {factor:.2}x nginx (bar {FACTOR:.1}x)"), factor >= FACTOR);
+        let bar = format!("{what}/1w {factor:.2}x nginx (bar {FACTOR:.1}x)");
+        report.judge_by(what, "1w", bar, factor >= FACTOR);
     }
     Ok(())
 }
@@ -59,7 +58,7 @@ fn add(report: &mut Report, what: &str, contender: &'static str, rounds: &[Round
     let server = 100.0 * middle(|round| round.server_busy);
     println!("# {what}/1w/{contender}: generator {:.0} % busy, server {server:.0} %", busy * 100.0);
     if busy > BUSY_LIMIT {
-        println!("# void: the generator was over {:.0} % busy", BUSY_LIMIT * 100.0);
+        report.void(what, "1w", contender, TOO_BUSY);
     }
 }
 

@@ -141,7 +141,7 @@ mod tests {
         let principal = PrincipalPattern::exactly(operator).unwrap();
         let grant = Grant { principal, keysets: KeysetSelector::All, role: Role::Operator };
         let store = parts.store.as_ref();
-        add_grant_offline(store, &parts.cluster, &SystemClock, grant).await.unwrap();
+        add_grant_offline(store, &parts.cluster, &SystemClock, None, grant).await.unwrap();
         parts
     }
 
