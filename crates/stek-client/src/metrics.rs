@@ -194,7 +194,7 @@ mod tests {
         assert!(Metrics::register(&registry, &keyset("main")).is_err());
         let other = Metrics::register(&registry, &keyset("other")).unwrap();
         let families = registry.gather();
-        assert_eq!(families.len(), 9);
+        assert_eq!(families.len(), 10);
         assert!(families.iter().all(|family| family.name().starts_with("stek_client_")));
         assert!(families.iter().all(|family| family.get_metric().len() % 3 == 0));
         drop((main, feed, other));
