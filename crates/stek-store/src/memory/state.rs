@@ -146,6 +146,26 @@ impl State {
         self.checkpoint = Some(*checkpoint);
     }
 
+    /// The ended keys that are not proven destroyed, with what they were wrapped to.
+    pub(super) fn unproven(&self) -> impl Iterator<Item = (KeyId, SeedId, Epoch)> {
+        let ended = self.live.values().flat_map(|entry| &entry.wrapped_to);
+        ended
+            .chain(self.deleted.iter().flat_map(|deleted| &deleted.wrapped_to))
+            .filter(|(key, _)| !self.proofs.contains_key(*key))
+            .map(|(key, (seed, epoch))| (*key, *seed, *epoch))
+    }
+
+    /// Whether it holds a state that unwraps a key which is live, or not proven destroyed.
+    pub(super) fn is_unwrapped_by(&self, replica: &Replica) -> bool {
+        let opens = |seed, epoch| {
+            (seed == replica.seed || Some(seed) == replica.next_seed) && replica.epoch <= epoch
+        };
+        let live = self.live.values().flat_map(|entry| &entry.keys);
+        let live = live.map(|key| (key.wrapped.seed, key.wrapped.epoch));
+        live.chain(self.unproven().map(|(_, seed, epoch)| (seed, epoch)))
+            .any(|(seed, epoch)| opens(seed, epoch))
+    }
+
     pub(super) fn purge(&mut self, before: Timestamp) -> u64 {
         let mut forgotten = 0;
         let key_ids = &mut self.key_ids;
