@@ -16,6 +16,9 @@ use crate::{
     SeedPhase, SeedRow, StoredKey, StoredKeyset, Tombstone, trail,
 };
 
+/// What ended keys were wrapped to.
+type Wrapped = BTreeMap<KeyId, (SeedId, Epoch)>;
+
 pub(super) struct State {
     pub(super) cluster: ClusterState,
     pub(super) last_id: u64,
@@ -46,7 +49,7 @@ pub(super) struct Entry {
     /// Newest end first.
     pub(super) ended: Vec<EndedKey>,
     /// What those were wrapped to.
-    pub(super) wrapped_to: BTreeMap<KeyId, (SeedId, Epoch)>,
+    pub(super) wrapped_to: Wrapped,
     pub(super) revision: Revision,
     pub(super) digest: ContentDigest,
     pub(super) next_due: Timestamp,
@@ -56,7 +59,7 @@ pub(super) struct Entry {
 pub(super) struct Deleted {
     pub(super) tombstone: Tombstone,
     pub(super) ended: Vec<EndedKey>,
-    pub(super) wrapped_to: BTreeMap<KeyId, (SeedId, Epoch)>,
+    pub(super) wrapped_to: Wrapped,
 }
 
 impl Entry {
@@ -168,23 +171,26 @@ impl State {
 
     pub(super) fn purge(&mut self, before: Timestamp) -> u64 {
         let mut forgotten = 0;
-        let key_ids = &mut self.key_ids;
-        let mut forget = |ended: &mut Vec<EndedKey>, limit: Timestamp| {
+        let Self { key_ids, proofs, live, deleted, .. } = self;
+        let mut forget = |ended: &mut Vec<EndedKey>, wrapped: &mut Wrapped, limit: Timestamp| {
             ended.retain(|key| {
                 let stays = key.ended_at >= limit;
                 if !stays {
                     key_ids.remove(&key.id);
+                    proofs.remove(&key.id);
+                    wrapped.remove(&key.id);
                     forgotten += 1;
                 }
                 stays
             });
         };
-        for entry in self.live.values_mut() {
-            forget(&mut entry.ended, before);
+        for entry in live.values_mut() {
+            forget(&mut entry.ended, &mut entry.wrapped_to, before);
         }
-        for deleted in &mut self.deleted {
+        for deleted in deleted {
             let goes = deleted.tombstone.deleted_at < before;
-            forget(&mut deleted.ended, if goes { Timestamp::MAX } else { before });
+            let limit = if goes { Timestamp::MAX } else { before };
+            forget(&mut deleted.ended, &mut deleted.wrapped_to, limit);
         }
         let tombstones = self.deleted.len();
         self.deleted.retain(|deleted| deleted.tombstone.deleted_at >= before);
