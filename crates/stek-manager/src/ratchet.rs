@@ -47,7 +47,7 @@ impl Default for RatchetRules {
 
 /// A manager that has shown life within this span counts as running.
 const ALIVE: Seconds = Seconds::from_minutes(3);
-/// A manager that has shown no life for this span is forgotten.
+/// A manager that has shown no life for this span is forgotten, if it could unwrap nothing.
 const FORGET_AFTER: Seconds = Seconds::from_days(7);
 /// For how long the database is watched before that counts: while it was away nobody could show
 /// life, and whoever holds the seed does within half of this once it is back.

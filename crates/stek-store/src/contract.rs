@@ -36,7 +36,7 @@ pub use races::{
 pub use ratchet::{
     a_restore_is_accepted_once, anchors_of_the_trail_are_sealed_anew, destruction_is_proven_once,
     keys_begin_under_the_live_seed, one_seed_is_offered, replicas_come_and_go, seals_are_exchanged,
-    seeds_follow_each_other,
+    seeds_follow_each_other, who_could_unwrap_is_not_forgotten,
 };
 pub use trail::{
     audit_texts_are_cut, purging_forgets_what_ended, the_audit_trail_is_one_chain,
@@ -64,7 +64,8 @@ macro_rules! contract_tests {
             one_of_two_changes_wins one_of_two_creations_wins one_seed_is_claimed
             opposite_batches_do_not_block_each_other
             seeds_follow_each_other one_seed_is_offered keys_begin_under_the_live_seed
-            replicas_come_and_go destruction_is_proven_once seals_are_exchanged
+            replicas_come_and_go who_could_unwrap_is_not_forgotten destruction_is_proven_once
+            seals_are_exchanged
             anchors_of_the_trail_are_sealed_anew a_restore_is_accepted_once
         }
     };

@@ -239,7 +239,8 @@ pub trait RatchetStore: Send + Sync + 'static {
     /// Notes what a manager holds. Makes no revision.
     async fn report_replica(&self, replica: &Replica) -> Result<(), StoreError>;
 
-    /// Forgets a manager if it was last seen at `replica.seen_at`; returns whether it was.
+    /// Forgets a manager if it was last seen at `replica.seen_at` and could unwrap nothing that is
+    /// there, live or ended and not proven destroyed; returns whether it did.
     async fn forget_replica(
         &self,
         replica: &Replica,

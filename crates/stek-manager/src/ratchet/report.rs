@@ -75,7 +75,8 @@ pub(super) async fn prove(
     Ok(())
 }
 
-/// Forgets managers that have shown no life for long.
+/// Forgets managers that have shown no life for long and could unwrap nothing that is there: what
+/// they could is not proven destroyed, and is forgotten first.
 pub(super) async fn forget(
     engine: &Engine,
     rows: &Ratchet,
@@ -90,9 +91,10 @@ pub(super) async fn forget(
             gone.seed,
             gone.epoch.as_u64()
         );
-        tracing::warn!(replica = %gone.id, seen_at = %gone.seen_at, "a manager is forgotten");
         let event = event(time, AuditAction::ReplicaForgotten, reason);
-        engine.store.forget_replica(gone, &event, &engine.audit).await?;
+        if engine.store.forget_replica(gone, &event, &engine.audit).await? {
+            tracing::warn!(replica = %gone.id, seen_at = %gone.seen_at, "a manager is forgotten");
+        }
     }
     Ok(())
 }

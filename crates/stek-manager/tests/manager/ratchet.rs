@@ -528,6 +528,37 @@ async fn a_manager_says_what_it_holds_once_a_minute_and_is_forgotten_after_a_wee
     assert_eq!(count(&site, AuditAction::ReplicaForgotten).await, 1);
 }
 
+/// Its row stands for what it could unwrap, or a proof would be made of its silence.
+#[tokio::test]
+async fn a_manager_that_could_unwrap_is_forgotten_only_with_the_keys_that_it_could() {
+    let site = Site::new();
+    let (_, mut all) = managers(&site, &["one", "two"]).await;
+    let (custody, running) = &all[0];
+    running.create("main", PolicyDocument::default()).await;
+    let seed = custody.seed_id();
+    let (_, gone) = all.pop().unwrap();
+    gone.stop().await;
+    let running = &all[0].1;
+    let known = || async { site.store.inner.ratchet().await.unwrap().replicas.len() };
+    let proofs = || async { site.store.inner.proofs(&name("main")).await.unwrap().len() };
+    let day = Seconds::from_days(1).as_secs();
+    // The seed is exchanged after a week, and keys are remembered for another.
+    site.advance(running, 8 * day).await;
+    let exchanged = || all[0].0.seed_id() != seed && all[0].0.next_seed().is_none();
+    site.tick_until(running, exchanged).await;
+    for _ in 0..20 {
+        site.tick(running).await;
+    }
+    assert_eq!(known().await, 2, "keys that ended under its seed are remembered");
+    let before = proofs().await;
+    site.advance(running, 7 * day).await;
+    for _ in 0..20 {
+        site.tick(running).await;
+    }
+    assert_eq!(known().await, 1);
+    assert!(proofs().await > before, "of keys that it never held");
+}
+
 #[tokio::test]
 async fn a_jump_of_the_clock_is_followed_once_an_operator_vouches_for_it() {
     let site = Site::new();

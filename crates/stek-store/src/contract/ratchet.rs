@@ -142,6 +142,29 @@ pub async fn replicas_come_and_go(store: Arc<dyn KeyStore>) {
     assert_eq!(store.ratchet().await.unwrap().replicas, [later]);
 }
 
+/// As long as it could unwrap anything its row stands for what is not proven.
+pub async fn who_could_unwrap_is_not_forgotten(store: Arc<dyn KeyStore>) {
+    claim(&store).await;
+    let made = commit(&store, vec![create("main", vec![key(1, 0, 10)])]).await.unwrap();
+    let epoch = key(1, 0, 10).wrapped.epoch.as_u64();
+    let (early, late) = (replica(1, OLD, epoch), replica(2, OLD, epoch + 1));
+    let next = Replica { next_seed: Some(OLD), ..replica(3, NEW, epoch) };
+    change(&store, SeedChange::Offer(row(NEW))).await;
+    for one in [&early, &late, &next] {
+        store.report_replica(one).await.unwrap();
+    }
+    let forget =
+        async |one: &Replica| store.forget_replica(one, &event("main"), &PlainChain).await.unwrap();
+    assert!(!forget(&early).await && !forget(&next).await, "it is live");
+    assert!(forget(&late).await, "its state is past the key");
+    let gone = update("main", made.revision, vec![end(1, EndCause::Expired)]);
+    commit(&store, vec![Change::UpdateKeyset(gone)]).await.unwrap();
+    assert!(!forget(&early).await && !forget(&next).await, "it is not proven destroyed");
+    assert_eq!(store.prove_destroyed(&[(OLD, Epoch::new(epoch + 1))], at(9)).await.unwrap(), 1);
+    assert!(forget(&early).await && forget(&next).await);
+    assert!(store.ratchet().await.unwrap().replicas.is_empty());
+}
+
 /// An ended key is destroyed once nobody holds a state that unwraps it.
 pub async fn destruction_is_proven_once(store: Arc<dyn KeyStore>) {
     claim(&store).await;

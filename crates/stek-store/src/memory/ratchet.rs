@@ -76,8 +76,8 @@ impl RatchetStore for MemoryStore {
         chain: &dyn AuditChain,
     ) -> Result<bool, StoreError> {
         let mut state = self.state();
-        let seen = state.replicas.get(&replica.id).map(|known| known.seen_at);
-        if seen != Some(replica.seen_at) {
+        let known = state.replicas.get(&replica.id).filter(|one| one.seen_at == replica.seen_at);
+        if known.is_none_or(|known| state.is_unwrapped_by(known)) {
             return Ok(false);
         }
         state.replicas.remove(&replica.id);
@@ -148,18 +148,15 @@ impl RatchetStore for MemoryStore {
         at: Timestamp,
     ) -> Result<u64, StoreError> {
         let mut state = self.state();
-        let State { proofs, live, deleted, .. } = &mut *state;
-        let wrapped = live.values().flat_map(|entry| &entry.wrapped_to);
-        let wrapped = wrapped.chain(deleted.iter().flat_map(|deleted| &deleted.wrapped_to));
-        let mut proven = 0;
-        for (key, (seed, epoch)) in wrapped {
-            let opens = |(one, lowest): &(SeedId, Epoch)| one == seed && lowest <= epoch;
-            if !held.iter().any(opens) && !proofs.contains_key(key) {
-                proofs.insert(*key, at);
-                proven += 1;
-            }
-        }
-        Ok(proven)
+        let opens = |seed, epoch| held.iter().any(|(one, lowest)| *one == seed && *lowest <= epoch);
+        let proven: Vec<_> = state
+            .unproven()
+            .filter(|(_, seed, epoch)| !opens(*seed, *epoch))
+            .map(|(key, ..)| (key, at))
+            .collect();
+        let count = u64::try_from(proven.len()).unwrap_or(u64::MAX);
+        state.proofs.extend(proven);
+        Ok(count)
     }
 
     async fn proofs(&self, keyset: &KeysetName) -> Result<BTreeMap<KeyId, Timestamp>, StoreError> {

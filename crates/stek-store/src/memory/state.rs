@@ -16,6 +16,9 @@ use crate::{
     SeedPhase, SeedRow, StoredKey, StoredKeyset, Tombstone, trail,
 };
 
+/// What ended keys were wrapped to.
+type Wrapped = BTreeMap<KeyId, (SeedId, Epoch)>;
+
 pub(super) struct State {
     pub(super) cluster: ClusterState,
     pub(super) last_id: u64,
@@ -46,7 +49,7 @@ pub(super) struct Entry {
     /// Newest end first.
     pub(super) ended: Vec<EndedKey>,
     /// What those were wrapped to.
-    pub(super) wrapped_to: BTreeMap<KeyId, (SeedId, Epoch)>,
+    pub(super) wrapped_to: Wrapped,
     pub(super) revision: Revision,
     pub(super) digest: ContentDigest,
     pub(super) next_due: Timestamp,
@@ -56,7 +59,7 @@ pub(super) struct Entry {
 pub(super) struct Deleted {
     pub(super) tombstone: Tombstone,
     pub(super) ended: Vec<EndedKey>,
-    pub(super) wrapped_to: BTreeMap<KeyId, (SeedId, Epoch)>,
+    pub(super) wrapped_to: Wrapped,
 }
 
 impl Entry {
@@ -146,25 +149,48 @@ impl State {
         self.checkpoint = Some(*checkpoint);
     }
 
+    /// The ended keys that are not proven destroyed, with what they were wrapped to.
+    pub(super) fn unproven(&self) -> impl Iterator<Item = (KeyId, SeedId, Epoch)> {
+        let ended = self.live.values().flat_map(|entry| &entry.wrapped_to);
+        ended
+            .chain(self.deleted.iter().flat_map(|deleted| &deleted.wrapped_to))
+            .filter(|(key, _)| !self.proofs.contains_key(*key))
+            .map(|(key, (seed, epoch))| (*key, *seed, *epoch))
+    }
+
+    /// Whether it holds a state that unwraps a key which is live, or not proven destroyed.
+    pub(super) fn is_unwrapped_by(&self, replica: &Replica) -> bool {
+        let opens = |seed, epoch| {
+            (seed == replica.seed || Some(seed) == replica.next_seed) && replica.epoch <= epoch
+        };
+        let live = self.live.values().flat_map(|entry| &entry.keys);
+        let live = live.map(|key| (key.wrapped.seed, key.wrapped.epoch));
+        live.chain(self.unproven().map(|(_, seed, epoch)| (seed, epoch)))
+            .any(|(seed, epoch)| opens(seed, epoch))
+    }
+
     pub(super) fn purge(&mut self, before: Timestamp) -> u64 {
         let mut forgotten = 0;
-        let key_ids = &mut self.key_ids;
-        let mut forget = |ended: &mut Vec<EndedKey>, limit: Timestamp| {
+        let Self { key_ids, proofs, live, deleted, .. } = self;
+        let mut forget = |ended: &mut Vec<EndedKey>, wrapped: &mut Wrapped, limit: Timestamp| {
             ended.retain(|key| {
                 let stays = key.ended_at >= limit;
                 if !stays {
                     key_ids.remove(&key.id);
+                    proofs.remove(&key.id);
+                    wrapped.remove(&key.id);
                     forgotten += 1;
                 }
                 stays
             });
         };
-        for entry in self.live.values_mut() {
-            forget(&mut entry.ended, before);
+        for entry in live.values_mut() {
+            forget(&mut entry.ended, &mut entry.wrapped_to, before);
         }
-        for deleted in &mut self.deleted {
+        for deleted in deleted {
             let goes = deleted.tombstone.deleted_at < before;
-            forget(&mut deleted.ended, if goes { Timestamp::MAX } else { before });
+            let limit = if goes { Timestamp::MAX } else { before };
+            forget(&mut deleted.ended, &mut deleted.wrapped_to, limit);
         }
         let tombstones = self.deleted.len();
         self.deleted.retain(|deleted| deleted.tombstone.deleted_at >= before);

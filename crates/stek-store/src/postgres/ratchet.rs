@@ -186,7 +186,11 @@ impl PostgresStore {
     ) -> Result<bool, Failure> {
         let mut transaction = self.pool.begin_with(BEGIN).await?;
         let gone = sqlx::query!(
-            "DELETE FROM ratchet_replicas WHERE replica_id = $1 AND seen_at = $2",
+            "DELETE FROM ratchet_replicas AS gone
+             WHERE replica_id = $1 AND seen_at = $2 AND NOT EXISTS (
+                 SELECT FROM ticket_keys
+                 WHERE proven_at IS NULL AND ticket_keys.seed_id IN (gone.seed_id, gone.next_seed_id)
+                     AND gone.epoch <= ticket_keys.epoch)",
             Uuid::from_bytes(*replica.id.as_bytes()),
             SqlTime::to_postgres(replica.seen_at),
         )

@@ -106,12 +106,18 @@ impl SqliteStore {
         chain: &dyn AuditChain,
     ) -> Result<bool, Failure> {
         let mut transaction = self.writer.begin_with(BEGIN).await?;
-        let gone = sqlx::query("DELETE FROM ratchet_replicas WHERE replica_id = ? AND seen_at = ?")
-            .bind(Uuid::from_bytes(*replica.id.as_bytes()))
-            .bind(SqlTime::of(replica.seen_at))
-            .execute(&mut *transaction)
-            .await?
-            .rows_affected();
+        let gone = sqlx::query(
+            "DELETE FROM ratchet_replicas AS gone
+             WHERE replica_id = ? AND seen_at = ? AND NOT EXISTS (
+                 SELECT 1 FROM ticket_keys
+                 WHERE proven_at IS NULL AND ticket_keys.seed_id IN (gone.seed_id, gone.next_seed_id)
+                     AND gone.epoch <= ticket_keys.epoch)",
+        )
+        .bind(Uuid::from_bytes(*replica.id.as_bytes()))
+        .bind(SqlTime::of(replica.seen_at))
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected();
         if gone == 0 {
             return Ok(false);
         }
