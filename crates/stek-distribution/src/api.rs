@@ -17,8 +17,8 @@ use stek_core::id::{ContentTag, Revision};
 use stek_core::name::{InstanceName, KeysetName, PrincipalName};
 use stek_http::{Problem, Proof, prefer};
 use stek_wire::headers::{
-    STALE_AFTER, STEK_CLOCK_OFFSET, STEK_INSTANCE, STEK_READ_AGE, STEK_TIME, format_read_age,
-    format_stek_time, parse_clock_offset,
+    STEK_CLOCK_OFFSET, STEK_INSTANCE, STEK_READ_AGE, STEK_TIME, format_read_age, format_stek_time,
+    parse_clock_offset,
 };
 use stek_wire::tag::{IfNoneMatch, format_etag};
 use tokio::sync::watch;
@@ -236,24 +236,15 @@ fn wants_wait(shared: &Shared, deadline: Duration) -> bool {
 }
 
 /// Waits for `change` until `deadline`; whether it may have come. A replica that is told to stop
-/// lets everybody go at once, and so does one that becomes stale: others may know of more.
+/// lets everybody go at once, and so does one that becomes stale.
 async fn wait(shared: &Shared, deadline: Duration, change: impl Future<Output = ()>) -> bool {
     let _waiting = shared.metrics.wait();
-    let clock = shared.fleet.clock();
-    let left = left_until_stale(shared);
-    let until = left.map_or(deadline, |left| deadline.min(clock.boot() + left));
     tokio::select! {
         () = change => true,
-        () = clock.sleep_until(until) => until < deadline && left_until_stale(shared).is_some(),
+        () = shared.fleet.clock().sleep_until(deadline) => false,
+        () = shared.lapses.next() => false,
         () = shared.shutdown.cancelled() => false,
     }
-}
-
-/// How long it takes until what is served here is stale, unless the database is read again; none if
-/// it is stale already, or nobody knows how old it is.
-fn left_until_stale(shared: &Shared) -> Option<Duration> {
-    let left = STALE_AFTER.checked_sub(shared.fleet.read_age()?);
-    left.filter(|left| !left.is_zero())
 }
 
 /// `Stek-Instance`, if it is there, must be a name.

@@ -8,6 +8,7 @@ mod check_ins;
 mod children;
 mod feed_shelf;
 mod feed_view;
+mod freshness;
 mod horizon;
 mod metrics;
 mod readiness;
@@ -34,6 +35,7 @@ use crate::census::News;
 use crate::check_ins::CheckIns;
 use crate::children::Children;
 use crate::feed_shelf::FeedShelf;
+use crate::freshness::Lapses;
 use crate::horizon::Horizon;
 use crate::metrics::DistributionMetrics;
 use crate::reports::Turns;
@@ -58,6 +60,7 @@ pub(crate) struct Shared {
     pub(crate) fleet: Arc<FleetClock>,
     pub(crate) shelf: Shelf,
     pub(crate) feeds: FeedShelf,
+    pub(crate) lapses: Lapses,
     pub(crate) horizon: Horizon,
     pub(crate) check_ins: CheckIns,
     pub(crate) children: Children,
@@ -84,6 +87,7 @@ impl Distribution {
             fleet,
             shelf: Shelf::default(),
             feeds: FeedShelf::default(),
+            lapses: Lapses::default(),
             horizon: Horizon::default(),
             check_ins: CheckIns::default(),
             children: Children::default(),
@@ -92,6 +96,7 @@ impl Distribution {
             metrics,
             shutdown,
         });
+        tokio::spawn(freshness::keep(Arc::clone(&shared)));
         let task = tokio::spawn(shelf::keep(Arc::clone(&shared)));
         Ok(Self { shared, task })
     }
