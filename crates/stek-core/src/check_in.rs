@@ -169,14 +169,21 @@ impl Census {
         })
     }
 
-    /// How many instances that hold less than `revision` do not count, though they do where they
-    /// poll: each replica counts [`MAX_COUNTED_LAGGARDS`] of a principal.
-    pub fn surplus(
+    /// How many instances lag and do not count, here or where they poll: those of a principal beyond
+    /// [`MAX_COUNTED_LAGGARDS`].
+    pub fn uncounted(
         &self,
         incarnation: Incarnation,
         keyset: &KeysetName,
         revision: Revision,
     ) -> u64 {
+        let at_replicas = self.of(incarnation, keyset).map(|(_, tally)| u64::from(tally.uncounted));
+        at_replicas.sum::<u64>() + self.surplus(incarnation, keyset, revision)
+    }
+
+    /// How many instances that hold less than `revision` do not count, though they do where they
+    /// poll: each replica counts [`MAX_COUNTED_LAGGARDS`] of a principal.
+    fn surplus(&self, incarnation: Incarnation, keyset: &KeysetName, revision: Revision) -> u64 {
         let mut lagging: BTreeMap<&PrincipalName, usize> = BTreeMap::new();
         for (_, tally) in self.of(incarnation, keyset) {
             for laggard in tally.laggards.iter().filter(|one| one.revision < revision) {
@@ -266,12 +273,15 @@ mod tests {
             let counted = Arc::get_mut(one.keysets.get_mut(&keyset()).unwrap()).unwrap();
             counted.laggards = (0..MAX_COUNTED_LAGGARDS).map(|n| laggard("thief", n)).collect();
             counted.laggards.push(laggard(replica, 0));
+            counted.uncounted = 4;
             census.replicas.push(one);
         }
         let standing = |revision| census.standing(LINEAGE, &keyset(), revision).unwrap();
         // Sixteen of the thief, and one of each of the others.
         assert_eq!(standing(Revision::new(42)), Standing { instances: 15 + 16 + 3, confirmed: 15 });
         assert_eq!(standing(Revision::new(41)), Standing { instances: 66, confirmed: 66 });
+        // Of the thief sixteen count at each replica, and sixteen in all.
+        assert_eq!(census.uncounted(LINEAGE, &keyset(), Revision::new(42)), 3 * 4 + 2 * 16);
     }
 
     #[test]

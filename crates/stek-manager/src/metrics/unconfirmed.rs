@@ -1,7 +1,7 @@
 //! How many instances lack the newest content of each keyset, worked out when somebody asks: what
 //! replicas say comes and goes between passes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -12,10 +12,10 @@ use tokio::sync::watch;
 use super::signed;
 use crate::confirmations::Confirmations;
 
-/// Whoever collects sets the numbers first. A series for each keyset that is published.
-#[derive(Clone)]
+/// Whoever collects sets the numbers first, one at a time. A series for each keyset that is published.
 struct Unconfirmed {
     instances: IntGaugeVec,
+    collecting: Mutex<()>,
     feed: watch::Receiver<Option<Arc<FeedState>>>,
     confirmations: Arc<Confirmations>,
 }
@@ -31,7 +31,8 @@ pub(crate) fn register(
         "Instances that poll a keyset and hold less than its newest published revision.",
     );
     let instances = IntGaugeVec::new(options, &["keyset"])?;
-    registry.register(Box::new(Unconfirmed { instances, feed, confirmations }))
+    let collecting = Mutex::default();
+    registry.register(Box::new(Unconfirmed { instances, collecting, feed, confirmations }))
 }
 
 impl Collector for Unconfirmed {
@@ -40,13 +41,15 @@ impl Collector for Unconfirmed {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
+        let _alone = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
         self.instances.reset();
         let feed = self.feed.borrow().clone();
         let census = self.confirmations.current();
         for (name, bundle) in feed.iter().flat_map(|feed| &feed.keysets) {
             let tag = bundle.tag();
             let standing = census.standing(tag.incarnation, name, tag.revision);
-            let lagging = standing.map_or(0, |standing| standing.lagging());
+            let lagging = standing.map_or(0, |standing| standing.lagging())
+                + census.uncounted(tag.incarnation, name, tag.revision);
             self.instances.with_label_values(&[name.as_str()]).set(signed(lagging));
         }
         self.instances.collect()

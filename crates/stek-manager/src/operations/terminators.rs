@@ -27,10 +27,9 @@ impl Operations {
         let standing = census.standing(feed.incarnation, name, revision);
         let mut lagging = Vec::new();
         let mut replicas = Vec::new();
-        let mut uncounted = census.surplus(feed.incarnation, name, revision);
+        let uncounted = census.uncounted(feed.incarnation, name, revision);
         for (replica, tally) in census.of(feed.incarnation, name) {
             let here = tally.standing(revision);
-            uncounted += u64::from(tally.uncounted);
             replicas.push(ReplicaDocument {
                 replica: replica.replica.name.to_string(),
                 principal: replica.replica.principal.as_ref().map(ToString::to_string),

@@ -115,6 +115,7 @@ impl Spread {
             .sort_by(|one, two| (one.revision, &one.instance).cmp(&(two.revision, &two.instance)));
         laggards.truncate(MAX_LAGGARDS);
         let Standing { instances, confirmed } = standing;
+        let instances = instances + census.uncounted(incarnation, keyset, newest);
         Some(Self { instances, confirmed, laggards })
     }
 }

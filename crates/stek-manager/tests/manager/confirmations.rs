@@ -276,6 +276,8 @@ async fn no_more_laggards_are_named_than_allowed() {
     // All have one credential, which counts for sixteen, wherever it is used.
     assert_eq!((known.lagging.len(), known.truncated, known.uncounted), (100, true, 20 + 384));
     assert_eq!((known.instances, known.confirmed), (Some(16), Some(0)));
+    let unconfirmed = running.counter("stek_manager_unconfirmed_instances", Some("main"));
+    assert_eq!(unconfirmed, 16 + 404, "as operators are told");
     running.stop().await;
 }
 
