@@ -89,6 +89,14 @@ impl Backoff {
     }
 }
 
+/// How long searches pass over an upstream that failed in one, and in `before` of them in a row
+/// before: as long as a long-poll at first, which lies between two of them; doubles up to the poll
+/// interval.
+pub(crate) fn between_searches(wait: Seconds, before: u32, pace: Option<Pace>) -> Duration {
+    let first = wait.to_std().max(FIRST_PAUSE);
+    first.saturating_mul(1 << before.min(16)).min(ceiling(pace))
+}
+
 /// The longest pause after a failure.
 pub(crate) fn ceiling(pace: Option<Pace>) -> Duration {
     pace.unwrap_or(Pace::UNKNOWN).poll_interval.to_std()
@@ -138,6 +146,18 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.after_failure(pace(300)) <= FIRST_PAUSE);
+    }
+
+    #[test]
+    fn searches_pass_over_what_fails_for_longer_each_time() {
+        let spans = |wait| {
+            let wait = Seconds::new(wait);
+            [0, 1, 2, 3, u32::MAX].map(|before| between_searches(wait, before, pace(300)))
+        };
+        let seconds = |span: Duration| span.as_secs_f64();
+        assert_eq!(spans(55).map(seconds), [55.0, 110.0, 220.0, 300.0, 300.0]);
+        assert_eq!(spans(0).map(seconds), [0.25, 0.5, 1.0, 2.0, 300.0]);
+        assert_eq!(between_searches(Seconds::new(55), 0, pace(3)), Duration::from_secs(3));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use stek_wire::headers::STALE_AFTER;
 use tokio::sync::Notify;
 use tracing::Instrument;
 
-use crate::backoff::{Backoff, Pace, ceiling, spacing};
+use crate::backoff::{Backoff, Pace, between_searches, ceiling, spacing};
 use crate::content::{Content, Rejected, Source};
 use crate::installed::Installed;
 use crate::metrics::Metrics;
@@ -422,18 +422,21 @@ impl<C: Content> Poller<C> {
             let (upstream, request_id) = (&ask.upstream, ask.request_id);
             tracing::warn!(keyset, %upstream, %request_id, outcome, cause, "poll failed");
         }
-        self.shared.status.note_failure(&ask.upstream, cause, self.shared.fleet.now());
         let longest = ceiling(pace);
         if let Some(asked) = retry_after {
             self.upstreams.hold_off(now + asked.to_std().min(longest));
         }
         let pause = self.backoff.after_failure(pace);
         let free = if self.upstreams.is_seeking() {
+            // The one that is followed answers: that this one does not is no news of how that goes.
+            let wait = self.wait;
+            self.upstreams.pass_over(now, |before| between_searches(wait, before, pace));
             if self.upstreams.seek(now) == Search::Over {
                 self.mode = Mode::LongPoll;
             }
             now
         } else {
+            self.shared.status.note_failure(&ask.upstream, cause, self.shared.fleet.now());
             self.upstreams.rotate(now)
         };
         // The pause also spreads those that were all asked to come back at one instant.

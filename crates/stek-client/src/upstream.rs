@@ -106,6 +106,10 @@ struct Slot {
     /// Why it failed last, if it has not answered well since; so that each cause is logged once.
     failing: Option<String>,
     freshness: Freshness,
+    /// In how many searches in a row it failed.
+    failed_searches: u32,
+    /// Boot time before which no search asks it. Who looks for one that answers at all does.
+    passed_over_until: Duration,
 }
 
 impl Upstreams {
@@ -115,6 +119,8 @@ impl Upstreams {
             not_before: Duration::ZERO,
             failing: None,
             freshness: Freshness::Fresh,
+            failed_searches: 0,
+            passed_over_until: Duration::ZERO,
         };
         Self { list: list.into_iter().map(slot).collect(), current: 0, home: None }
     }
@@ -134,6 +140,7 @@ impl Upstreams {
 
     /// Notes that the current one answered well, and whether that is news.
     pub(crate) fn note_success(&mut self) -> bool {
+        self.list[self.current].failed_searches = 0;
         self.list[self.current].failing.take().is_some()
     }
 
@@ -157,13 +164,22 @@ impl Upstreams {
         let home = *self.home.get_or_insert(self.current);
         let count = self.list.len();
         let mut in_turn = (1..=count).map(|step| (self.current + step) % count);
-        let next = in_turn.find(|index| *index == home || self.list[*index].not_before <= now);
+        let may_be_asked = |slot: &Slot| slot.not_before.max(slot.passed_over_until) <= now;
+        let next = in_turn.find(|index| *index == home || may_be_asked(&self.list[*index]));
         self.current = next.unwrap_or(home);
         if self.current != home {
             return Search::On;
         }
         self.home = None;
         Search::Over
+    }
+
+    /// The current one failed in a search: the next ones pass it over for as long as `span` says,
+    /// which is given how many failed in a row before.
+    pub(crate) fn pass_over(&mut self, now: Duration, span: impl FnOnce(u32) -> Duration) {
+        let slot = &mut self.list[self.current];
+        slot.passed_over_until = now + span(slot.failed_searches);
+        slot.failed_searches = slot.failed_searches.saturating_add(1);
     }
 
     /// The current one is not to be asked before this boot time.

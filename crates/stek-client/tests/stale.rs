@@ -77,6 +77,35 @@ async fn while_all_are_stale_one_is_followed_and_the_others_are_looked_at_after_
 }
 
 #[tokio::test]
+async fn one_that_fails_in_a_search_is_passed_over_for_a_while_and_is_no_failure_of_the_follower() {
+    let (mut bench, follower, mut asked) = installed(2).await;
+    for round in 0..2 {
+        // A change ends the wait, and a search follows each answer.
+        asked = bench.after(asked, read(Reply::bundle(&bundle(6 + round * 3)), 3600)).await;
+        assert_eq!((asked.upstream, asked.header("prefer")), (1, None), "round {round}");
+        let failed_at = asked.at;
+        asked = bench.after(asked, Reply::status(500)).await;
+        assert_eq!(follower.status().failure, None, "the one that is followed answers");
+        for more in 1..3 {
+            assert_eq!((asked.upstream, asked.header("prefer")), (0, WAIT), "round {round}");
+            asked =
+                bench.after(asked, read(Reply::bundle(&bundle(6 + round * 3 + more)), 3600)).await;
+        }
+        assert_eq!(asked.upstream, 0, "round {round}");
+        assert!(asked.at < failed_at + 3 * SECOND, "before a poll interval is over");
+        bench.clock.advance(3 * SECOND);
+    }
+    // If the one that is followed fails, the other one is asked at once.
+    asked = bench.after(asked, read(Reply::bundle(&bundle(12)), 3600)).await;
+    assert_eq!(asked.upstream, 1);
+    asked = bench.after(asked, Reply::status(500)).await;
+    assert_eq!(asked.upstream, 0);
+    asked = bench.after(asked, Reply::status(500)).await;
+    assert_eq!(asked.upstream, 1);
+    assert!(follower.status().failure.is_some());
+}
+
+#[tokio::test]
 async fn the_only_upstream_may_end_one_wait_to_say_that_it_is_stale_and_no_more() {
     let (mut bench, _follower, asked) = installed(1).await;
     bench.clock.advance(30 * SECOND);

@@ -248,8 +248,7 @@ async fn pass(
         Err(_) => Ok(Progress::Done),
     };
     // Also if that failed: revocations and what other managers did must go out all the same.
-    state.publisher.refresh(engine, metrics, time.now).await?;
-    engine.fleet().note_read(Some(engine.clock().boot().saturating_sub(begun)));
+    refresh(engine, metrics, &mut state.publisher, time.now).await?;
     if let Some(feed) = state.publisher.published() {
         metrics.observe_feed(&feed, time.now);
     }
@@ -269,6 +268,20 @@ async fn pass(
     Ok(idle.clamp(least, LONGEST_IDLE))
 }
 
+/// Publishes what the database holds, and notes that it was read: when this began, for what comes
+/// before it in a pass is none of it.
+async fn refresh(
+    engine: &Engine,
+    metrics: &ManagerMetrics,
+    publisher: &mut Publisher,
+    now: Timestamp,
+) -> Result<(), PublishError> {
+    let begun = engine.clock().boot();
+    publisher.refresh(engine, metrics, now).await?;
+    engine.fleet().note_read(Some(engine.clock().boot().saturating_sub(begun)));
+    Ok(())
+}
+
 /// What is left of a pass while the time is in dispute: what was revoked must go out.
 async fn pass_in_dispute(
     engine: &Engine,
@@ -277,7 +290,7 @@ async fn pass_in_dispute(
     dispute: ClockError,
 ) -> PassError {
     if let Some(time) = engine.fleet_time()
-        && let Err(error) = state.publisher.refresh(engine, metrics, time.now).await
+        && let Err(error) = refresh(engine, metrics, &mut state.publisher, time.now).await
     {
         let error = &error as &dyn std::error::Error;
         tracing::error!(error, "what was committed is not published");

@@ -15,6 +15,7 @@ use stek_custody::random::SystemRandom;
 use stek_manager::{KeysetChange, NewToken, OperationError, add_grant_offline, add_token_offline};
 use stek_store::KeyStore;
 use stek_wire::admin::PolicyDocument;
+use stek_wire::headers::STALE_AFTER;
 
 use crate::fixture::{FAST, Running, Site, name, principal};
 
@@ -122,6 +123,18 @@ enum StepEnd {
     Undone,
     Lasted,
     Vouched,
+}
+
+/// Whoever follows a manager in a dispute has the last revocation, and need not look elsewhere.
+#[tokio::test]
+async fn a_manager_whose_clock_is_in_dispute_still_hears_of_the_database() {
+    let site = Site::new();
+    let running = site.start().await;
+    running.create("main", FAST).await;
+    site.database_ahead.store(HOUR, Ordering::SeqCst);
+    assert_nothing_moves(&site, &running, "the clocks disagree").await;
+    let age = running.manager.fleet().read_age().unwrap();
+    assert!(age < STALE_AFTER, "{age:?}");
 }
 
 /// Whoever revokes does not wait for NTP. What is minted instead goes by fleet time, as everybody

@@ -154,7 +154,7 @@ async fn a_revocation_reaches_who_prefers_a_manager_that_is_cut_off_from_the_dat
     until(&site, "a later answer", || confirmed() > then).await;
     assert_eq!(held(&lonely), made);
     let read = metric(&lonely, "stek_client_database_read_timestamp_seconds");
-    assert!(read <= cut_at.as_unix() as f64 + 1.0, "{read} is after {cut_at}");
+    assert!(read <= cut_at.as_unix() as f64 + 5.0, "{read} is after {cut_at}");
     for tier in [tier, lonely] {
         tier.stop().await;
     }
