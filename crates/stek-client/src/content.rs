@@ -47,7 +47,7 @@ pub(crate) trait Content: Send + Sync + Sized + 'static {
     /// When the last of its keys ends.
     fn last_end(&self) -> Option<Timestamp>;
 
-    /// How long its keys last at the least while new ones come, by the policy.
+    /// How long its keys last at the least while new ones come.
     fn least_span(&self) -> Seconds;
 
     /// The same without the keys whose time has come.

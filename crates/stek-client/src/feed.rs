@@ -140,7 +140,7 @@ impl Content for FeedState {
     }
 
     fn least_span(&self) -> Seconds {
-        let spans = self.keysets.values().map(|bundle| bundle.policy().least_span());
+        let spans = self.keysets.values().map(|bundle| bundle.least_span());
         spans.max().unwrap_or(Seconds::ZERO)
     }
 

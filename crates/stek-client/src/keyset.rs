@@ -133,7 +133,7 @@ impl Content for Bundle {
     }
 
     fn least_span(&self) -> Seconds {
-        self.policy().least_span()
+        self.least_span()
     }
 
     fn erased_at(&self, now: Timestamp) -> Self {

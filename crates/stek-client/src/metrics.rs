@@ -85,7 +85,7 @@ impl Metrics {
             )?)?,
             least_span: registration.add(gauge(
                 "stek_client_least_key_span_seconds",
-                "How long keys last at the least while new ones come, by the policy.",
+                "How long keys last at the least while new ones come, by the policy of the last.",
             )?)?,
             clock_offset: registration.add(Gauge::with_opts(opts(
                 "stek_client_clock_offset_seconds",

@@ -63,7 +63,7 @@ async fn installs_and_then_long_polls_with_what_is_installed() {
     assert_eq!(bench.metric("stek_client_installed_revision", ""), 6.0);
     let last_end = f64::from(u32::try_from(T0 + 300).unwrap());
     assert_eq!(bench.metric("stek_client_last_key_end_timestamp_seconds", ""), last_end);
-    let span = bundle(6).policy().least_span().as_secs();
+    let span = bundle(6).least_span().as_secs();
     assert_eq!(bench.metric("stek_client_least_key_span_seconds", "") as u64, span);
     let status = follower.status();
     assert_eq!((status.installed, status.failure), (Some(bundle(6).tag()), None));

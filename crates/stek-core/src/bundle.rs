@@ -9,8 +9,9 @@ use crate::id::{ContentTag, Incarnation, Kcv, KeyId, Revision};
 use crate::keyset::{History, KeyRecord, Keyset, KeysetError};
 use crate::name::KeysetName;
 use crate::policy::Policy;
+use crate::schedule::Schedule;
 use crate::secret::KeyMaterial;
-use crate::time::Timestamp;
+use crate::time::{Seconds, Timestamp};
 
 /// The most ended keys that a bundle remembers.
 pub const MAX_ENDED_KEYS: usize = 256;
@@ -175,6 +176,18 @@ impl Bundle {
     /// The instant at which its last key ends; after it nothing opens.
     pub fn last_end(&self) -> Option<Timestamp> {
         self.keys.iter().map(|key| key.record.schedule.destroy_at()).max()
+    }
+
+    /// How long its keys last from any instant on, at the least, while new ones come: something seals
+    /// for the lead, and the key that ends last opens for a while after it has sealed. Both as they
+    /// were when that key was minted: a policy that was changed tells of those that follow it.
+    pub fn least_span(&self) -> Seconds {
+        let schedules = self.keys.iter().map(|key| key.record.schedule);
+        schedules.max_by_key(Schedule::destroy_at).map_or(Seconds::ZERO, |last| {
+            // Of a key that was brought forward the envelope is further away than its lead.
+            let lead = last.destroy_by().since(last.destroy_at()).min(self.policy().lead());
+            lead + last.destroy_at().since(last.retire_at())
+        })
     }
 
     /// The same without the keys whose `destroy_at` has come; they are remembered as expired.

@@ -305,12 +305,6 @@ impl Policy {
         self.poll_interval.times(2) + self.clock_skew
     }
 
-    /// How long keys last from any instant on, at the least, while new ones come: something seals for
-    /// the lead, and what was sealed last opens for its lifetime; `lead + ticket_lifetime + clock_skew`.
-    pub fn least_span(&self) -> Seconds {
-        self.lead + self.ticket_lifetime + self.clock_skew
-    }
-
     /// How long before a boundary the planner decides whether to postpone it:
     /// `poll_interval + clock_skew + 2 s`, the time in which the fleet still learns of it.
     pub fn postpone_margin(&self) -> Seconds {

@@ -1,5 +1,6 @@
 //! How long a change takes to reach everybody: the light readers that wait, and real clients.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::distribution::light::Light;
 use crate::distribution::site::{KEYSET, Site};
-use crate::distribution::watch::{CONNECTIONS, Watchers};
+use crate::distribution::watch::{CONNECTIONS, Change, Watchers};
 use crate::measure::{instant, median};
 use crate::report::{Report, STEK};
 
@@ -68,21 +69,22 @@ pub(crate) async fn measure(
     Ok(())
 }
 
-/// How long after `begin` each of `count` had something else than `before`.
+/// How long after `begin` each of `count` had something else than `before` for the first time: who
+/// has the change after it too before the slowest has this one counts once.
 async fn delays(
-    told: &mut mpsc::UnboundedReceiver<(String, Instant)>,
+    told: &mut mpsc::UnboundedReceiver<Change>,
     count: usize,
     before: &str,
     begin: Instant,
 ) -> Result<Vec<f64>> {
-    let mut delays = Vec::with_capacity(count);
+    let mut delays = BTreeMap::new();
     while delays.len() < count {
-        let (etag, at) = told.recv().await.context("those who are told ended")?;
+        let Change { reader, etag, at } = told.recv().await.context("those who are told ended")?;
         if etag != before {
-            delays.push(millis(at, begin));
+            delays.entry(reader).or_insert_with(|| millis(at, begin));
         }
     }
-    Ok(delays)
+    Ok(delays.into_values().collect())
 }
 
 /// What 99 % of `delays` are not over, all readers and changes taken together.
@@ -110,7 +112,7 @@ async fn rotate(site: &Site) -> Result<Instant> {
 /// Starts the clients and waits until each has keys; from then on each installation is told.
 async fn start_clients(
     site: &Site,
-    installed: &mpsc::UnboundedSender<(String, Instant)>,
+    installed: &mpsc::UnboundedSender<Change>,
 ) -> Result<JoinSet<()>> {
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
@@ -137,7 +139,7 @@ async fn start_clients(
                 let tag = bundles.borrow_and_update().as_ref().map(|bundle| bundle.tag());
                 // As an answer would name it.
                 let etag = tag.map(|tag| format!("\"{tag}\"")).unwrap_or_default();
-                if told.send((etag, at)).is_err() {
+                if told.send(Change { reader: number, etag, at }).is_err() {
                     return;
                 }
             }
@@ -159,12 +161,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wake_up_for_what_was_there_before_is_no_delay() {
+    async fn each_reader_counts_once_and_not_for_what_was_there_before() {
         let (sender, mut told) = mpsc::unbounded_channel();
         let begin = instant();
-        for etag in ["old", "new", "old", "new"] {
-            sender.send((etag.to_owned(), begin + Duration::from_millis(5))).unwrap();
+        for (reader, etag, after) in
+            [(0, "old", 1), (0, "new", 5), (0, "newer", 6), (1, "old", 7), (1, "newer", 40)]
+        {
+            let at = begin + Duration::from_millis(after);
+            sender.send(Change { reader, etag: etag.to_owned(), at }).unwrap();
         }
-        assert_eq!(delays(&mut told, 2, "old", begin).await.unwrap(), [5.0, 5.0]);
+        assert_eq!(delays(&mut told, 2, "old", begin).await.unwrap(), [5.0, 40.0]);
     }
 }

@@ -25,11 +25,20 @@ const IDLE: Duration = Duration::from_secs(60);
 const RSS_KIB: f64 = 24.0;
 const IDLE_CPU_PERCENT: f64 = 2.0;
 
+/// A change that reached somebody.
+pub(crate) struct Change {
+    /// Whom, numbered from zero.
+    pub(crate) reader: usize,
+    /// The entity tag of what came.
+    pub(crate) etag: String,
+    /// When it was there.
+    pub(crate) at: Instant,
+}
+
 /// Connections that wait for a change, and who hears of each that gets one.
 pub(crate) struct Watchers {
     readers: JoinSet<Result<()>>,
-    /// The entity tag of each changed answer, and when it was there.
-    pub(crate) changes: mpsc::UnboundedReceiver<(String, Instant)>,
+    pub(crate) changes: mpsc::UnboundedReceiver<Change>,
     stop: watch::Sender<bool>,
 }
 
@@ -79,10 +88,14 @@ async fn connect(target: &Target) -> Result<Watchers> {
     let (stop, stopped) = watch::channel(false);
     let places = Arc::new(Semaphore::new(CONNECTING));
     let mut readers = JoinSet::new();
-    for _ in 0..CONNECTIONS {
+    for number in 0..CONNECTIONS {
         let place = Arc::clone(&places).acquire_owned().await?;
-        let reader =
-            Reader { target: target.clone(), etag: current.clone(), changes: sender.clone() };
+        let reader = Reader {
+            number,
+            target: target.clone(),
+            etag: current.clone(),
+            changes: sender.clone(),
+        };
         readers.spawn(reader.run(place, stopped.clone()));
     }
     // Each gives its place back when it is connected.
@@ -91,9 +104,10 @@ async fn connect(target: &Target) -> Result<Watchers> {
 }
 
 struct Reader {
+    number: usize,
     target: Target,
     etag: String,
-    changes: mpsc::UnboundedSender<(String, Instant)>,
+    changes: mpsc::UnboundedSender<Change>,
 }
 
 impl Reader {
@@ -115,7 +129,8 @@ impl Reader {
                 200 => {
                     self.etag = answer.etag;
                     // Nobody may be listening any more.
-                    let _ = self.changes.send((self.etag.clone(), instant()));
+                    let (reader, etag) = (self.number, self.etag.clone());
+                    let _ = self.changes.send(Change { reader, etag, at: instant() });
                 }
                 other => bail!("a long-poll was answered with {other}"),
             }

@@ -130,6 +130,30 @@ fn erasing_drops_the_secret_and_remembers_the_key() {
 }
 
 #[test]
+fn keys_last_as_the_policy_of_the_last_of_them_said() {
+    let (at, old) = (Timestamp::from_unix, policy());
+    let mut last = key(1, 10, 110);
+    last.record.schedule = Schedule::planned(&old, at(0), at(10), at(110)).unwrap();
+    let spans = |policy| {
+        let (name, keys) = (KeysetName::try_new("main").unwrap(), vec![last.clone()]);
+        Bundle::try_new(tag(1, 1, 1), name, policy, keys, vec![]).unwrap().least_span()
+    };
+    let span = old.lead() + old.ticket_lifetime() + old.clock_skew();
+    assert_eq!(spans(old), span);
+    // Longer tickets and a longer lead are those of keys that are yet to come.
+    let second = |n| Some(Seconds::new(n));
+    let new = Policy::try_new(&PolicyRequest {
+        rotation_period: second(7200),
+        ticket_lifetime: second(7000),
+        lead: second(3600),
+        session_lifetime: second(30_000),
+        ..PolicyRequest::default()
+    });
+    assert_eq!(spans(new.unwrap()), span);
+    assert_eq!(bundle(tag(1, 1, 1), vec![]).least_span(), Seconds::ZERO);
+}
+
+#[test]
 fn debug_omits_secrets() {
     let shown = format!("{:?}", bundle(tag(1, 1, 1), vec![key(1, 10, 20)]));
     let secret = material(1);
