@@ -342,7 +342,9 @@ impl<C: Content> Poller<C> {
                 }
                 let waited = (now - started) * 10 >= ask.wait.to_std() * 9;
                 let next = if self.wait == Seconds::ZERO || !waited {
-                    now + self.backoff.between_polls(pace)
+                    let pause = self.backoff.between_polls(pace);
+                    // A manager that stops ends waits early, and another takes its place.
+                    now + self.shared.source.longest_rest().map_or(pause, |rest| pause.min(rest))
                 } else {
                     started + spacing(pace)
                 };
