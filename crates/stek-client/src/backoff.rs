@@ -82,10 +82,11 @@ impl Backoff {
         self.jitter.up_to(spacing(pace))
     }
 
-    /// The pause of plain polling, and after an upstream that did not wait as it was asked to: the
-    /// poll interval, give or take a tenth.
-    pub(crate) fn between_polls(&mut self, pace: Option<Pace>) -> Duration {
-        self.jitter.around(ceiling(pace))
+    /// The pause of plain polling, and after an upstream that did not wait for so long as it was asked
+    /// to: the poll interval, or that wait if it is shorter, give or take a tenth.
+    pub(crate) fn between_polls(&mut self, wait: Seconds, pace: Option<Pace>) -> Duration {
+        let shorter = Some(wait.to_std()).filter(|wait| !wait.is_zero());
+        self.jitter.around(shorter.map_or(ceiling(pace), |wait| wait.min(ceiling(pace))))
     }
 }
 

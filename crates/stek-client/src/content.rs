@@ -88,12 +88,6 @@ impl Source {
         }
     }
 
-    /// How long it may go without being asked for while there is somebody to ask: as long as a wait
-    /// for the feed, which others wait for.
-    pub(crate) fn longest_rest(&self) -> Option<Duration> {
-        matches!(self, Self::Feed).then_some(FEED_WAIT)
-    }
-
     /// The keyset for labels and logs, empty for the feed.
     pub(crate) fn keyset(&self) -> &str {
         match self {

@@ -342,9 +342,7 @@ impl<C: Content> Poller<C> {
                 }
                 let waited = (now - started) * 10 >= ask.wait.to_std() * 9;
                 let next = if self.wait == Seconds::ZERO || !waited {
-                    let pause = self.backoff.between_polls(pace);
-                    // A manager that stops ends waits early, and another takes its place.
-                    now + self.shared.source.longest_rest().map_or(pause, |rest| pause.min(rest))
+                    now + self.backoff.between_polls(self.wait, pace)
                 } else {
                     started + spacing(pace)
                 };
