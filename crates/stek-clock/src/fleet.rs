@@ -125,10 +125,10 @@ impl FleetClock {
         self.follow(&mut trust, Held { ahead: ahead(fleet_millis, boot), since: boot });
     }
 
-    /// Takes a reading, from afar or from one's own database. One within `skew` of what was expected, and of what
-    /// would be expected by the reference of this `patience`, is followed: so fleet time is moved
-    /// by at most one `skew` in each. One further off is followed only once readings have said
-    /// the same, give or take a `skew`, for `patience`.
+    /// Takes a reading, from afar or from one's own database. One within `skew` of what was expected,
+    /// and of what would be expected by the reference of this `patience`, is followed: so fleet time
+    /// is moved by at most one `skew` in each. One further off is followed only once readings have
+    /// said the same, give or take a `skew`, for `patience`.
     ///
     /// # Errors
     /// [`FleetTimeError`] while a step is not followed; fleet time goes on as before.

@@ -16,8 +16,8 @@ pub const MAX_LAGGARDS: usize = 100;
 pub const MAX_HOLDINGS: usize = 64;
 /// The most replicas of one report, those that report through others included.
 pub const MAX_REPLICAS: usize = 256;
-/// The most lagging instances of one principal that count, at a replica and in all. Whoever holds a credential
-/// can invent as many instances as it likes.
+/// The most lagging instances of one principal that count, at a replica and in all. Whoever holds a
+/// credential can invent as many instances as it likes.
 pub const MAX_COUNTED_LAGGARDS: usize = 16;
 /// How long ago a replica may have counted for its word to count. Replicas report every two seconds.
 pub const REPORT_LIFE: Duration = Duration::from_secs(15);

@@ -62,6 +62,7 @@ pub struct Engine {
     longest_lead: AtomicU64,
     previous_secret_needed: AtomicBool,
     ratchet_detail: Mutex<String>,
+    last_cluster: Mutex<Option<ClusterState>>,
     /// Somebody has changed something that the reconcile loop should look at.
     pub(crate) changed: Notify,
 }
@@ -155,6 +156,7 @@ impl Engine {
             longest_lead: AtomicU64::new(0),
             previous_secret_needed: AtomicBool::new(true),
             ratchet_detail: Mutex::default(),
+            last_cluster: Mutex::default(),
             changed: Notify::new(),
         }
     }
@@ -242,8 +244,16 @@ impl Engine {
     /// mark, and nobody could tell any more.
     pub(crate) async fn read_cluster(&self) -> Result<ClusterState, ClusterError> {
         let cluster = self.store.cluster().await?;
-        self.check_not_behind(&cluster)?;
+        let checked = self.check_not_behind(&cluster);
+        let last = checked.is_ok().then_some(cluster);
+        *self.last_cluster.lock().unwrap_or_else(PoisonError::into_inner) = last;
+        checked?;
         Ok(cluster)
+    }
+
+    /// The same as it was last read; none before that, and while the database is behind.
+    pub(crate) fn last_cluster(&self) -> Option<ClusterState> {
+        *self.last_cluster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn check_not_behind(&self, cluster: &ClusterState) -> Result<(), DatabaseBehind> {

@@ -77,6 +77,9 @@ impl Manager {
             shutdown.clone(),
         );
         tokio::spawn(listen::run(Arc::clone(&engine), feed.clone(), shutdown.clone()));
+        let patrol =
+            trail::patrol::run(Arc::clone(&engine), Arc::clone(&metrics), shutdown.clone());
+        tokio::spawn(patrol);
         let reconciler = Reconciler::new(engine, sender, metrics, Arc::clone(&readiness));
         let task = tokio::spawn(reconciler.run(shutdown));
         Ok(Self { operations, feed, readiness, page: Arc::new(page), task })

@@ -386,6 +386,7 @@ pub(crate) struct AuditGauges {
     lines: IntGauge,
     /// One series at a time, named by the newest link.
     head: IntGaugeVec,
+    pub(crate) verified: IntGauge,
     pub(crate) broken: IntGauge,
 }
 
@@ -395,6 +396,10 @@ impl AuditGauges {
         Ok(Self {
             lines: gauge("stek_manager_audit_lines", "Lines that the audit trail ever had.")?,
             head: audit_head(registry)?,
+            verified: gauge(
+                "stek_manager_audit_verified_lines",
+                "Line up to which this manager has verified the audit trail in the present round.",
+            )?,
             broken: gauge(
                 "stek_manager_audit_broken",
                 "1 while the audit trail does not hold, as far as this manager has verified it.",

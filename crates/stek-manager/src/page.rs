@@ -129,6 +129,7 @@ impl Page {
             unpublishable: self.metrics.unpublishable.get(),
             access_read_at: feed.access_read_at,
             unreadable_rows: unreadable.into_iter().map(count).sum(),
+            audit_broken: self.metrics.audit.broken.get() != 0,
             lost_audit_lines: self.metrics.lost_audit_lines(),
             ratchet: self.metrics.ratchet(),
             forced_at: self.metrics.forced_at(),

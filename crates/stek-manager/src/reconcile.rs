@@ -9,7 +9,7 @@ use std::time::Duration;
 use stek_core::feed::FeedState;
 use stek_core::time::{Seconds, Timestamp};
 use stek_core::wrapped::Epoch;
-use stek_store::{ClusterState, StoreError};
+use stek_store::StoreError;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -20,7 +20,7 @@ use crate::publisher::{PublishError, Publisher};
 use crate::ratchet::{self, RatchetError};
 use crate::readiness::ManagerReadiness;
 use crate::reconcile::due::{Progress, Resting};
-use crate::trail::{self, Found, Patrol, Secrets};
+use crate::trail::{self, Secrets};
 
 /// Longest time between two passes: how late another manager's commit is seen at worst.
 const LONGEST_IDLE: Duration = Duration::from_secs(5);
@@ -111,7 +111,6 @@ struct State {
     publisher: Publisher,
     resting: Resting,
     purged_at: Timestamp,
-    patrol: Patrol,
     ratchet: ratchet::State,
 }
 
@@ -126,7 +125,6 @@ impl Reconciler {
             publisher: Publisher::new(feed),
             resting: Resting::default(),
             purged_at: Timestamp::EPOCH,
-            patrol: Patrol::default(),
             ratchet: ratchet::State::default(),
         };
         Self { engine, metrics, readiness, state: Arc::new(Mutex::new(state)) }
@@ -256,7 +254,6 @@ async fn pass(
     readiness.unreadable(state.resting.unsound());
     synced?;
     let progress = carried_out?;
-    patrol(engine, metrics, &mut state.patrol, &cluster, time.now).await;
     purge(engine, state, time.now).await;
     let due = engine.store.next_due().await?;
     metrics.observe_due(time.now, due);
@@ -314,30 +311,6 @@ async fn purge(engine: &Engine, state: &mut State, now: Timestamp) {
     state.publisher.forget(before);
     prune(engine, now).await;
     state.purged_at = now;
-}
-
-/// Verifies some of the audit trail. No rotation waits for that, so a failure waits for the next turn.
-async fn patrol(
-    engine: &Engine,
-    metrics: &ManagerMetrics,
-    patrol: &mut Patrol,
-    cluster: &ClusterState,
-    now: Timestamp,
-) {
-    let secrets = Secrets { chain: &engine.audit, sealer: &engine.sealer };
-    match patrol.step(engine.store.as_ref(), secrets, cluster, now).await {
-        Ok(Found::Nothing) => {}
-        Ok(Found::Sound) => metrics.audit.broken.set(0),
-        Ok(Found::Broken(broken)) => {
-            metrics.audit.broken.set(1);
-            let (line, why) = (broken.sequence, broken.why);
-            tracing::error!(line, why, "the audit trail does not hold");
-        }
-        Err(error) => {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "the audit trail was not verified");
-        }
-    }
 }
 
 /// Removes the audit trail as far as it is older than it has to be kept.

@@ -1,7 +1,7 @@
 //! Reads the audit trail, verifies its chain, and removes what is older than it has to be kept.
 //! Needs the cluster secret, and no manager: a command may do the same with the database alone.
 
-mod patrol;
+pub(crate) mod patrol;
 
 use stek_core::audit::{
     AuditAction, AuditChain, AuditEvent, ChainLink, HandOver, Verifier, checkpoint_canonical,
@@ -13,8 +13,6 @@ use stek_store::{
     AuditCheckpoint, AuditRow, Change, Commit, CommitError, KeyStore, MAX_PAGE, StoreError,
 };
 use stek_wire::admin::{AuditDocument, AuditList, BrokenLink, VerdictDocument};
-
-pub(crate) use patrol::{Found, Patrol};
 
 /// The most pages that one question looks at; whoever asks goes on from there.
 const PAGES: usize = 50;

@@ -353,7 +353,7 @@ pub enum AuditCommand {
     },
     /// Verify that nothing was changed, removed or put in between. Ends with status 2 if it was.
     Verify {
-        /// A link that the chain must have, as a manager's log told it: without one,
+        /// A link that the chain must have, as a manager's log or metrics told it: without one,
         /// a trail that was cut at its end together with its head is not seen.
         #[arg(long, value_name = "HASH")]
         anchor: Option<String>,

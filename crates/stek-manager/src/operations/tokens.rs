@@ -163,8 +163,8 @@ pub async fn add_token_offline(
     Ok(token)
 }
 
-/// The database's time, if ours agrees and the database may be written. What is sealed and linked from then on is so under the
-/// cluster secret that managers use.
+/// The database's time, if ours agrees and the database may be written. What is sealed and linked
+/// from then on is so under the cluster secret that managers use.
 pub(super) async fn begin_offline(
     store: &dyn KeyStore,
     cluster: &ClusterSecret,

@@ -73,6 +73,8 @@ pub(crate) struct Facts {
     pub(crate) access_read_at: Timestamp,
     /// Tokens, grants and keysets in the database that cannot be read.
     pub(crate) unreadable_rows: u64,
+    /// Whether the audit trail does not hold, as far as this manager has verified it.
+    pub(crate) audit_broken: bool,
     /// Lines of the audit trail that were there since the start, and are no more.
     pub(crate) lost_audit_lines: u64,
     /// Where all managers are with the ratchet.
@@ -98,6 +100,7 @@ impl Facts {
             unpublishable: 0,
             access_read_at: now,
             unreadable_rows: 0,
+            audit_broken: false,
             lost_audit_lines: 0,
             ratchet: RatchetView { replicas: 2, behind: 1, ..RatchetView::default() },
             forced_at: None,
@@ -205,6 +208,12 @@ fn of_rows(facts: &Facts) -> Vec<Notice> {
         let rows = facts.unreadable_rows;
         let detail = format!("{rows} tokens, grants or keysets; the log names them. Others go on.");
         alarm("rows of the database cannot be read", detail);
+    }
+    if facts.audit_broken {
+        let detail = "A line was changed or is missing: `stekd audit verify` names the first. Who \
+                      did it can write the database."
+            .to_owned();
+        alarm("the audit trail does not hold", detail);
     }
     if facts.lost_audit_lines > 0 {
         let lines = facts.lost_audit_lines;

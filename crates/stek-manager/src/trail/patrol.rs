@@ -2,13 +2,22 @@
 //! trail that does not hold is an alarm and not a discovery. What it remembers is out of reach of
 //! whoever writes the database.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use stek_core::audit::ChainLink;
 use stek_core::id::Incarnation;
 use stek_core::time::{Seconds, Timestamp};
 use stek_store::{AuditCheckpoint, ClusterState, KeyStore, StoreError};
 use stek_wire::admin::BrokenLink;
+use tokio_util::sync::CancellationToken;
 
-use super::{Page, Secrets, begin, check_end, start, walk};
+use super::{Page, Secrets, begin, check_end, moved, start, walk};
+use crate::engine::Engine;
+use crate::metrics::ManagerMetrics;
+
+/// How soon after one page comes the next.
+const PAGE_EVERY: Duration = Duration::from_secs(5);
 
 /// How often the whole trail is verified anew. Until then only what is new.
 const ROUND: Seconds = Seconds::from_hours(1);
@@ -30,6 +39,56 @@ impl Default for Patrol {
     }
 }
 
+/// Goes on until shutdown, by what passes read of the cluster: no pass waits for it, and it asks
+/// nothing of the database that a pass needs.
+pub(crate) async fn run(
+    engine: Arc<Engine>,
+    metrics: Arc<ManagerMetrics>,
+    shutdown: CancellationToken,
+) {
+    let mut patrol = Patrol::default();
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = engine.clock().sleep(PAGE_EVERY) => {}
+        }
+        let Some(cluster) = engine.last_cluster() else { continue };
+        let (engine, metrics) = (Arc::clone(&engine), Arc::clone(&metrics));
+        // In a task of its own, so that a panic costs what is remembered and not the patrol.
+        let turn = async move {
+            turn(&engine, &metrics, &mut patrol, &cluster).await;
+            patrol
+        };
+        patrol = tokio::spawn(turn).await.unwrap_or_default();
+    }
+}
+
+/// One step, and what is told of it. A failure waits for the next turn.
+async fn turn(
+    engine: &Engine,
+    metrics: &ManagerMetrics,
+    patrol: &mut Patrol,
+    cluster: &ClusterState,
+) {
+    let secrets = Secrets { chain: &engine.audit, sealer: &engine.sealer };
+    let now = engine.fleet().now();
+    let found = patrol.step(engine.store.as_ref(), secrets, cluster, now).await;
+    metrics.audit.verified.set(i64::try_from(patrol.line).unwrap_or(i64::MAX));
+    match found {
+        Ok(Found::Nothing) => {}
+        Ok(Found::Sound) => metrics.audit.broken.set(0),
+        Ok(Found::Broken(broken)) => {
+            metrics.audit.broken.set(1);
+            let (line, why) = (broken.sequence, broken.why);
+            tracing::error!(line, why, "the audit trail does not hold");
+        }
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the audit trail was not verified");
+        }
+    }
+}
+
 /// What one step has shown.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Found {
@@ -42,7 +101,7 @@ pub(crate) enum Found {
 }
 
 impl Patrol {
-    /// Verifies the next page of the trail of `cluster`, which was read just before.
+    /// Verifies the next page of the trail of `cluster`, which was read not long before.
     pub(crate) async fn step(
         &mut self,
         store: &dyn KeyStore,
@@ -65,8 +124,8 @@ impl Patrol {
         let checkpoint = store.audit_checkpoint().await?;
         let found = self.look(store, secrets, cluster, checkpoint).await?;
         self.is_broken = matches!(found, Found::Broken(_));
-        if self.is_broken && store.audit_checkpoint().await? != checkpoint {
-            // Lines were removed because of their age meanwhile: the next step begins after them.
+        if self.is_broken && moved(store, checkpoint).await?.is_some() {
+            // The next step begins after what was removed.
             self.is_broken = false;
             return Ok(Found::Nothing);
         }

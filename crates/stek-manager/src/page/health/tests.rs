@@ -58,6 +58,7 @@ fn each_fault_is_said_once() {
         (Facts { unpublishable: 1, ..sound() }, "published"),
         (Facts { now: at(5000), succeeded_at: Some(at(4999)), ..sound() }, "grants are old"),
         (Facts { unreadable_rows: 1, ..sound() }, "cannot be read"),
+        (Facts { audit_broken: true, ..sound() }, "does not hold"),
         (Facts { lost_audit_lines: 1, ..sound() }, "shorter"),
         (Facts { ratchet: RatchetView { behind: 2, ..sound().ratchet }, ..sound() }, "another"),
         (
