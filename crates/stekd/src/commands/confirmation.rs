@@ -2,7 +2,7 @@
 //! all do or the time is up. What they say is a claim; whoever polls nobody is not counted.
 
 use std::collections::BTreeSet;
-use std::io::{IsTerminal, Write as _};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -14,6 +14,7 @@ use stek_core::time::Seconds;
 use stek_wire::admin::TerminatorsDocument;
 
 use crate::commands::manager_client::ManagerClient;
+use crate::commands::progress;
 
 /// How often the manager is asked.
 const LOOK: Duration = Duration::from_millis(100);
@@ -171,9 +172,7 @@ impl Meter {
         let (Some(instances), Some(confirmed)) = (now.instances, now.confirmed) else { return };
         let line = format!("{confirmed}/{instances} in {}", seconds(waited));
         if self.live {
-            eprint!("\r\x1b[2K[{}] {line}", bar(confirmed, instances));
-            // Progress that cannot be shown is not worth failing for.
-            let _ = std::io::stderr().flush();
+            progress::draw(&format!("[{}] {line}", bar(confirmed, instances)));
         } else if self.shown != Some((confirmed, instances)) {
             eprintln!("{line}");
         }

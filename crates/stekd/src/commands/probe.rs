@@ -16,6 +16,7 @@ use stek_core::time::Seconds;
 
 use crate::Refused;
 use crate::cli::probe::{ProbeArgs, Versions};
+use crate::commands::progress;
 use crate::commands::table::{self, Paint};
 use crate::exit::{Faulty, Unanswered};
 use crate::probe::client::{Client, Options, Tls};
@@ -137,17 +138,15 @@ impl Progress {
         Self { tls: tls.as_str(), pairs: servers * servers, live }
     }
 
-    #[allow(clippy::print_stderr, reason = "progress is not the result")]
     fn pair(&self, done: usize) {
         if self.live {
-            eprint!("\r\x1b[2KTLS {}: {done} of {} pairs", self.tls, self.pairs);
+            progress::draw(&format!("TLS {}: {done} of {} pairs", self.tls, self.pairs));
         }
     }
 
-    #[allow(clippy::print_stderr, reason = "progress is not the result")]
     fn end(&self) {
         if self.live {
-            eprint!("\r\x1b[2K");
+            progress::draw("");
         }
     }
 

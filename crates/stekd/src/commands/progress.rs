@@ -1,5 +1,5 @@
-//! That a command which takes longer than a second goes on: one line on standard error, where that is
-//! a terminal, drawn over itself each second and wiped away at the end.
+//! That a command goes on: one line on standard error, where that is a terminal, drawn over itself. Of
+//! one that takes longer than a second it is drawn each second and wiped away at the end.
 
 use std::io::{IsTerminal, Write as _};
 use std::pin::pin;
@@ -47,8 +47,9 @@ async fn watch<T>(
     }
 }
 
+/// Draws the line over the one before, on a terminal.
 #[allow(clippy::print_stderr, reason = "progress is not the result")]
-fn draw(line: &str) {
+pub(crate) fn draw(line: &str) {
     eprint!("\r\x1b[2K{line}");
     // Progress that cannot be shown is not worth failing for.
     let _ = std::io::stderr().flush();
