@@ -36,6 +36,12 @@ struct Line {
     is_void: bool,
 }
 
+impl Line {
+    fn is(&self, what: &str, case: &str, contender: &str) -> bool {
+        (self.what.as_str(), self.case.as_str(), self.contender) == (what, case, contender)
+    }
+}
+
 /// What became of a bar.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Verdict {
@@ -84,10 +90,8 @@ impl Report {
     /// Says that a measurement is void, and why. No bar is met by it.
     pub(crate) fn void(&mut self, what: &str, case: &str, contender: &str, why: &str) {
         println!("# {what}/{case}/{contender} is void: {why}");
-        for line in &mut self.lines {
-            if (line.what.as_str(), line.case.as_str(), line.contender) == (what, case, contender) {
-                line.is_void = true;
-            }
+        for line in self.lines.iter_mut().filter(|line| line.is(what, case, contender)) {
+            line.is_void = true;
         }
     }
 
@@ -188,10 +192,8 @@ impl Report {
 
     /// What was measured; not a number, which meets no bar, if it was not.
     pub(crate) fn value(&self, what: &str, case: &str, contender: &str) -> f64 {
-        let is_it = |line: &&Line| {
-            (line.what.as_str(), line.case.as_str(), line.contender) == (what, case, contender)
-        };
-        self.lines.iter().find(is_it).map_or(f64::NAN, |line| line.value)
+        let found = self.lines.iter().find(|line| line.is(what, case, contender));
+        found.map_or(f64::NAN, |line| line.value)
     }
 }
 
