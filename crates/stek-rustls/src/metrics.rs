@@ -15,17 +15,16 @@ use prometheus::{Histogram, HistogramOpts, IntGauge, Opts, Registry};
 use stek_core::name::KeysetName;
 use stek_core::time::Seconds;
 
+mod age_at_open;
 mod counts;
 mod outcomes;
+mod per_thread;
 
+use age_at_open::AgeAtOpen;
 use counts::Counts;
 pub(crate) use outcomes::{
     HandshakeOutcome, LookUpOutcome, OpenOutcome, PutOutcome, SealOutcome, WriteOutcome,
 };
-
-/// Seconds, from a page that loads its parts to the seven days that a ticket may live.
-const AGE_BUCKETS: [f64; 11] =
-    [1.0, 10.0, 60.0, 300.0, 1_800.0, 3_600.0, 10_800.0, 21_600.0, 43_200.0, 86_400.0, 604_800.0];
 
 /// Seconds, from a socket of the same machine to a deadline that somebody has set very long.
 const LOOK_UP_BUCKETS: [f64; 11] =
@@ -44,7 +43,7 @@ struct Series {
     looked_up: Counts<{ LookUpOutcome::ALL.len() }>,
     written: Counts<{ WriteOutcome::ALL.len() }>,
     handshakes: Counts<{ HandshakeOutcome::ALL.len() }>,
-    age_at_open: Histogram,
+    age_at_open: AgeAtOpen,
     look_up_seconds: Histogram,
     breaker_open: IntGauge,
     _registration: Registration,
@@ -99,10 +98,9 @@ impl TicketMetrics {
                 "Handshakes of acceptors, by how they ended",
                 HandshakeOutcome::ALL.map(HandshakeOutcome::as_str),
             )?,
-            age_at_open: add.histogram(
+            age_at_open: add.ages(
                 "stek_ticket_age_at_open_seconds",
                 "Seconds from the sealing of a ticket to its opening",
-                &AGE_BUCKETS,
             )?,
             look_up_seconds: add.histogram(
                 "stek_session_look_up_seconds",
@@ -138,9 +136,7 @@ impl TicketMetrics {
     }
 
     pub(crate) fn observe_age(&self, age: Seconds) {
-        // Exact: ages are far below 2⁵².
-        #[allow(clippy::cast_precision_loss, reason = "a week has 604,800 seconds")]
-        self.0.age_at_open.observe(age.as_secs() as f64);
+        self.0.age_at_open.observe(age);
     }
 
     #[cfg(feature = "redis")]
@@ -185,6 +181,10 @@ impl Registration {
         outcomes: [&'static str; N],
     ) -> Result<Counts<N>, prometheus::Error> {
         self.add(Counts::new(self.opts(name, help), outcomes)?)
+    }
+
+    fn ages(&mut self, name: &str, help: &str) -> Result<AgeAtOpen, prometheus::Error> {
+        self.add(AgeAtOpen::new(self.opts(name, help))?)
     }
 
     fn histogram(

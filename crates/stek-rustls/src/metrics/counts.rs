@@ -1,25 +1,19 @@
-//! Counters that handshakes on different cores do not take turns at: each thread adds to numbers of
-//! its own, and whoever collects sums them up.
-//!
-//! A number that all threads add to is passed from core to core, which costs about as much as a
-//! good part of sealing a ticket.
+//! Counters by outcome.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crossbeam_utils::CachePadded;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, IntCounterVec, Opts};
-use thread_local::ThreadLocal;
+
+use super::per_thread::PerThread;
 
 /// One counter for each of `N` outcomes. Clones share them.
 #[derive(Clone)]
 pub(super) struct Counts<const N: usize>(Arc<Shared<N>>);
 
 struct Shared<const N: usize> {
-    /// Of each thread; those of one that has ended are taken over by another, as they are.
-    own: ThreadLocal<CachePadded<[AtomicU64; N]>>,
+    counts: PerThread<N>,
     family: IntCounterVec,
     /// What was collected last. Held while it is brought up to date.
     shown: Mutex<[IntCounter; N]>,
@@ -30,15 +24,12 @@ impl<const N: usize> Counts<N> {
     pub(super) fn new(opts: Opts, outcomes: [&'static str; N]) -> Result<Self, prometheus::Error> {
         let family = IntCounterVec::new(opts, &["outcome"])?;
         let shown = outcomes.map(|outcome| family.with_label_values(&[outcome]));
-        Ok(Self(Arc::new(Shared { own: ThreadLocal::new(), family, shown: Mutex::new(shown) })))
+        Ok(Self(Arc::new(Shared { counts: PerThread::new(), family, shown: Mutex::new(shown) })))
     }
 
     /// Adds `more` to the counter of this outcome.
     pub(super) fn add(&self, outcome: usize, more: u64) {
-        let own = self.0.own.get_or(|| CachePadded::new([const { AtomicU64::new(0) }; N]));
-        // Nobody else writes it.
-        let before = own[outcome].load(Ordering::Relaxed);
-        own[outcome].store(before.wrapping_add(more), Ordering::Relaxed);
+        self.0.counts.add([(outcome, more)]);
     }
 }
 
@@ -50,8 +41,7 @@ impl<const N: usize> Collector for Counts<N> {
     fn collect(&self) -> Vec<MetricFamily> {
         let shown = self.0.shown.lock().unwrap_or_else(PoisonError::into_inner);
         for (outcome, shown) in shown.iter().enumerate() {
-            let counts = self.0.own.iter().map(|own| own[outcome].load(Ordering::Relaxed));
-            shown.inc_by(counts.sum::<u64>().saturating_sub(shown.get()));
+            shown.inc_by(self.0.counts.sum(outcome).saturating_sub(shown.get()));
         }
         self.0.family.collect()
     }

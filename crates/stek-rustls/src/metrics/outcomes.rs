@@ -7,11 +7,13 @@ use stek_core::snapshot::{OpenMiss, SealMiss};
 use crate::store::{LookUpError, PutError};
 
 /// An enum of outcomes with its label values; `ALL` in the order of the discriminants, by which
-/// counters are found.
+/// counters are found. As wide as an address: where a result holds either, a narrower one is written
+/// as a part of it, and who then reads the whole word has to wait.
 macro_rules! outcomes {
     ($(#[$doc:meta])* $name:ident { $($outcome:ident = $label:literal,)+ }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(usize)]
         pub(crate) enum $name { $($outcome,)+ }
 
         impl $name {
