@@ -9,8 +9,9 @@
 //! alone: it does not read the session, knows no schedule and no clock but the one of the nonce,
 //! authenticates no additional data, counts nothing and erases no stack.
 
+use aes::Aes256Enc;
+use aes::cipher::{Array, BlockCipherEncrypt, KeyInit};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::cipher::{AES_256, EncryptingKey, UnboundCipherKey};
 use rustls::server::ProducesTickets;
 use stek_clock::{Clock, SystemClock};
 use stek_core::id::KeyName;
@@ -25,7 +26,7 @@ const INNER_HEAD_LEN: usize = 16 + size_of::<u16>();
 
 /// The bare AEAD under a random key.
 pub(crate) struct Floor<N> {
-    outer: EncryptingKey,
+    outer: Aes256Enc,
     k1: [u8; 16],
     nonces: N,
 }
@@ -35,9 +36,9 @@ impl<N: NonceSource> Floor<N> {
     pub(crate) fn new(nonces: N) -> anyhow::Result<Self> {
         let mut key = [0; 32];
         getrandom::fill(&mut key)?;
-        let outer = EncryptingKey::ecb(UnboundCipherKey::new(&AES_256, &key)?)?;
+        let outer = Aes256Enc::new(&key.into());
         let mut l = [0; 16];
-        outer.encrypt(&mut l)?;
+        outer.encrypt_block((&mut l).into());
         let l = u128::from_be_bytes(l);
         let k1 = (l << 1) ^ ((l >> 127).wrapping_neg() & 0x87);
         Ok(Self { outer, k1: k1.to_be_bytes(), nonces })
@@ -66,14 +67,14 @@ impl<N: NonceSource> Floor<N> {
     fn inner(&self, nonce: &[u8; NONCE_LEN]) -> Option<(LessSafeKey, Nonce)> {
         let mut key = [0; 32];
         let (halves, _) = key.as_chunks_mut::<16>();
-        for (i, half) in (1..).zip(halves) {
+        for (i, half) in (1..).zip(&mut *halves) {
             half[..4].copy_from_slice(&[0, i, b'X', 0]);
             half[4..].copy_from_slice(&nonce[..12]);
             for (byte, k1) in half.iter_mut().zip(&self.k1) {
                 *byte ^= k1;
             }
         }
-        self.outer.encrypt(&mut key).ok()?;
+        self.outer.encrypt_blocks(Array::cast_slice_from_core_mut(halves));
         let key = UnboundKey::new(&AES_256_GCM, &key).ok()?;
         let nonce = Nonce::try_assume_unique_for_key(&nonce[12..]).ok()?;
         Some((LessSafeKey::new(key), nonce))

@@ -19,7 +19,8 @@ pub(crate) const SIZES: [usize; 3] = [93, 853, 4096];
 pub(crate) const THREADS: [usize; 2] = [1, 2];
 
 const ROUNDS: usize = 201;
-const CALLS: u32 = 100;
+/// So many that each thread draws on the kernel several times in each round.
+const CALLS: u32 = 1000;
 
 /// Gives what one thread seals and opens with: a connection of its own, or what all share.
 type Connect = Box<dyn Fn() -> Arc<dyn ProducesTickets> + Sync>;
