@@ -96,7 +96,10 @@ pub struct Opened {
 }
 
 /// Why a ticket did not open. For counters only: to the client all are a full handshake.
+// As wide as an address: where a result holds either, a narrower one is written as a part of it, and
+// who then reads the whole word has to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[repr(usize)]
 pub enum OpenMiss {
     /// Not of the ticket format.
     #[error("malformed")]
@@ -233,11 +236,12 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`OpenMiss`] if it is malformed or names no live key.
+    #[inline]
     pub fn find<'a>(&'a self, ticket: &'a [u8]) -> Result<Candidate<'a>, OpenMiss> {
         let name = ticket::key_name_of(ticket).ok_or(OpenMiss::Malformed)?;
-        match self.keys.binary_search_by_key(&&name, |key| key.derived.name()) {
+        match self.keys.binary_search_by_key(&name, |key| key.derived.name().as_bytes()) {
             Ok(found) => Ok(Candidate { snapshot: self, key: &self.keys[found], ticket }),
-            Err(_) => Err(self.why_unknown(&name)),
+            Err(_) => Err(self.why_unknown(name)),
         }
     }
 
@@ -267,8 +271,8 @@ impl Snapshot {
         self.keys.iter().find(|key| key.schedule.seals(now))
     }
 
-    fn why_unknown(&self, name: &KeyName) -> OpenMiss {
-        let found = self.ended.binary_search_by_key(name, |ended| ended.name);
+    fn why_unknown(&self, name: &[u8; KeyName::LEN]) -> OpenMiss {
+        let found = self.ended.binary_search_by(|ended| ended.name.as_bytes().cmp(name));
         match found.map(|found| self.ended[found].cause) {
             Ok(EndCause::Expired) => OpenMiss::Expired,
             Ok(EndCause::Revoked) => OpenMiss::Revoked,
@@ -314,6 +318,7 @@ impl Candidate<'_> {
     ///
     /// # Errors
     /// [`OpenMiss`] by cause.
+    #[inline]
     pub fn open(self, now: Timestamp) -> Result<Opened, OpenMiss> {
         if !self.key.schedule.opens(now) {
             return Err(OpenMiss::Expired);

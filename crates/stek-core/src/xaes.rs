@@ -6,6 +6,7 @@
 
 #[cfg(feature = "aws-lc")]
 mod aws_lc;
+mod block;
 // The reference: compiled for the tests of the other one, too.
 #[cfg(any(test, not(feature = "aws-lc")))]
 mod rust_crypto;
@@ -15,9 +16,10 @@ use std::fmt;
 use zeroize::{ZeroizeOnDrop, Zeroizing, optimization_barrier, zeroize_stack};
 
 #[cfg(feature = "aws-lc")]
-use aws_lc::{BlockCipher, InnerGcm, STACK_LEN};
+use aws_lc::{InnerGcm, STACK_LEN, half_the_stack};
+use block::BlockCipher;
 #[cfg(not(feature = "aws-lc"))]
-use rust_crypto::{BlockCipher, InnerGcm, STACK_LEN};
+use rust_crypto::{InnerGcm, STACK_LEN, half_the_stack};
 
 /// Length of *N*, in bytes (C2SP XAES-256-GCM: "192-bit nonce"). Drawn at random it is good for
 /// 2⁸⁰ messages under one key at a collision risk of 2⁻³² (same source).
@@ -65,14 +67,16 @@ pub struct OpenError;
 impl Xaes256Gcm {
     /// Expands `key` (*K*) and derives *K1*. The caller keeps, and erases, its own copy of `key`.
     pub fn new(key: &[u8; KEY_LEN]) -> Self {
-        erasing_stack(|| {
+        let cipher = in_own_frame(|| {
             let block_cipher = BlockCipher::new(key);
             let mut keyed = Box::new(Keyed { block_cipher, k1: [0; BLOCK_LEN] });
             // L, which becomes K1 where it stands, so that it is erased with it.
             keyed.block_cipher.encrypt_blocks(std::slice::from_mut(&mut keyed.k1));
             double(&mut keyed.k1);
             Self { keyed }
-        })
+        });
+        erase_stack::<{ block::STACK_LEN / 2 }>();
+        cipher
     }
 
     /// Encrypts `buffer` in place and returns the tag over it and `aad`.
@@ -138,13 +142,15 @@ impl Xaes256Gcm {
     /// Each half is the counter KDF of NIST SP 800-108r1 with CMAC over a single block. The key is
     /// written to where the caller will erase it, since a returned array may leave copies.
     fn derive_inner_key(&self, nonce: &[u8; NONCE_LEN], inner_key: &mut [u8; KEY_LEN]) {
+        // As numbers, which stay in registers: blocks put together in memory would be read back
+        // before they are written.
+        let mut context = [0; BLOCK_LEN];
+        context[BLOCK_LEN - CONTEXT_LEN..].copy_from_slice(&nonce[..CONTEXT_LEN]);
+        let common = u128::from_be_bytes(context) ^ u128::from_be_bytes(self.keyed.k1);
         let (halves, _) = inner_key.as_chunks_mut::<BLOCK_LEN>();
         for (i, half) in (1..).zip(&mut *halves) {
-            half[..4].copy_from_slice(&[0x00, i, b'X', 0x00]);
-            half[4..].copy_from_slice(&nonce[..CONTEXT_LEN]);
-            for (byte, k1) in half.iter_mut().zip(&self.keyed.k1) {
-                *byte ^= k1;
-            }
+            let label = u128::from(u32::from_be_bytes([0x00, i, b'X', 0x00]));
+            *half = (common ^ label << 96).to_be_bytes();
         }
         // Both at once: setting the cipher up costs as much as a block.
         self.keyed.block_cipher.encrypt_blocks(halves);
@@ -178,17 +184,21 @@ fn double(block: &mut [u8; BLOCK_LEN]) {
 /// temporaries. What `work` returns must hold no key by value.
 fn erasing_stack<T>(work: impl FnOnce() -> T) -> T {
     let result = in_own_frame(work);
-    zeroize_lower_stack();
+    if half_the_stack() {
+        erase_stack::<{ STACK_LEN / 4 }>();
+    } else {
+        erase_stack::<{ STACK_LEN / 2 }>();
+    }
     result
 }
 
-/// Overwrites `STACK_LEN` bytes of stack in two frames, one below the other: C libraries fill more
+/// Overwrites the stack below the caller in two frames of `HALF` bytes each: C libraries fill more
 /// than 2 KiB with an instruction that is slow to start, and each ticket pays for it.
 #[inline(never)]
-fn zeroize_lower_stack() {
-    let upper = [0_u8; STACK_LEN / 2];
+fn erase_stack<const HALF: usize>() {
+    let upper = [0_u8; HALF];
     optimization_barrier(&upper);
-    zeroize_stack::<{ STACK_LEN / 2 }>();
+    zeroize_stack::<HALF>();
     // Keeps this frame while the one below it is overwritten.
     optimization_barrier(&upper);
 }

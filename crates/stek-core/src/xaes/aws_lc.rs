@@ -1,35 +1,24 @@
-//! AES-256 and the inner AES-256-GCM over `aws-lc-rs`, for the feature `aws-lc`: the same bytes,
+//! The inner AES-256-GCM over `aws-lc-rs`, for the feature `aws-lc`: the same bytes,
 //! faster in builds for any x86-64, since AWS-LC chooses whole functions by processor where
 //! `aes-gcm` chooses parts of them and crosses from one to the other at every few blocks.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::cipher::{AES_256, EncryptingKey, UnboundCipherKey};
-use zeroize::ZeroizeOnDrop;
 
-use super::{BLOCK_LEN, INNER_NONCE_LEN, KEY_LEN, OpenError, TAG_LEN};
+use super::{INNER_NONCE_LEN, KEY_LEN, OpenError, TAG_LEN};
 
-/// How much of the stack is overwritten after each use of a key, in bytes. The key schedule is
-/// moved about on its way to the heap, and GCM keeps powers of its hash key: with AVX-512 in 2.6 KiB
-/// of frames, without any AES instructions in 3.4 KiB. With so much overwritten the tests find no
-/// key, in builds of either kind.
+/// How much of the stack is overwritten after each use of a key, in bytes. GCM keeps powers of its
+/// hash key there: with AVX-512 in 2.6 KiB of frames, without any AES instructions in 3.4 KiB.
 pub(super) const STACK_LEN: usize = if cfg!(debug_assertions) { 64 * 1024 } else { 4 * 1024 };
 
-/// AES-256ₖ. aws-lc-rs erases it when it is dropped.
-pub(super) struct BlockCipher(EncryptingKey);
-
-impl ZeroizeOnDrop for BlockCipher {}
-
-impl BlockCipher {
-    /// Expands *K*.
-    pub(super) fn new(key: &[u8; KEY_LEN]) -> Self {
-        let key = UnboundCipherKey::new(&AES_256, key).and_then(EncryptingKey::ecb);
-        Self(key.expect("32 bytes are a key of AES-256"))
-    }
-
-    /// Encrypts each block on its own.
-    pub(super) fn encrypt_blocks(&self, blocks: &mut [[u8; BLOCK_LEN]]) {
-        self.0.encrypt(blocks.as_flattened_mut()).expect("whole blocks");
-    }
+/// Whether half of it is enough: AES instructions without AVX-512 make do with 1.4 KiB.
+pub(super) fn half_the_stack() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return !cfg!(debug_assertions)
+        && is_x86_feature_detected!("aes")
+        && is_x86_feature_detected!("pclmulqdq")
+        && !is_x86_feature_detected!("avx512f");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// *Kₓ*, ready for one message. AWS-LC erases it when it is dropped.

@@ -1,36 +1,24 @@
-//! AES-256 and the inner AES-256-GCM over the crates `aes` and `aes-gcm`. Only encryption schedules
-//! are expanded, for GCM and CMAC use no others.
+//! The inner AES-256-GCM over the crates `aes` and `aes-gcm`. Only the encryption schedule is
+//! expanded, for GCM uses no other.
 
 use aes::Aes256Enc;
+use aes::cipher::KeyInit;
 use aes::cipher::consts::U12;
-use aes::cipher::{Array, BlockCipherEncrypt, KeyInit};
 use aes_gcm::AesGcm;
 use aes_gcm::aead::AeadInOut;
 use aes_gcm::aead::inout::InOutBuf;
 
-use zeroize::ZeroizeOnDrop;
-
-use super::{BLOCK_LEN, INNER_NONCE_LEN, KEY_LEN, OpenError, TAG_LEN};
+use super::{INNER_NONCE_LEN, KEY_LEN, OpenError, TAG_LEN};
 
 /// How much of the stack is overwritten after each use of a key, in bytes. Round keys were found up
 /// to 8 KiB deep in release builds (with AVX-512, the worst case) and 32 KiB in debug builds.
 #[cfg_attr(feature = "aws-lc", allow(dead_code, reason = "the tests of the other compare bytes"))]
 pub(super) const STACK_LEN: usize = if cfg!(debug_assertions) { 64 * 1024 } else { 16 * 1024 };
 
-/// AES-256ₖ. Erases itself when dropped.
-#[derive(ZeroizeOnDrop)]
-pub(super) struct BlockCipher(Aes256Enc);
-
-impl BlockCipher {
-    /// Expands *K*.
-    pub(super) fn new(key: &[u8; KEY_LEN]) -> Self {
-        Self(Aes256Enc::new(key.into()))
-    }
-
-    /// Encrypts each block on its own.
-    pub(super) fn encrypt_blocks(&self, blocks: &mut [[u8; BLOCK_LEN]]) {
-        self.0.encrypt_blocks(Array::cast_slice_from_core_mut(blocks));
-    }
+/// Whether half of it is enough.
+#[cfg_attr(feature = "aws-lc", allow(dead_code, reason = "the tests of the other compare bytes"))]
+pub(super) fn half_the_stack() -> bool {
+    false
 }
 
 /// *Kₓ*, ready for one message. Erases itself when dropped.
@@ -73,13 +61,14 @@ impl InnerGcm {
 
 #[cfg(test)]
 mod tests {
+    use zeroize::ZeroizeOnDrop;
+
     use super::*;
 
     #[test]
     fn what_holds_a_key_is_erased_on_drop() {
         // Does not compile without the `zeroize` features of `aes` and `aes-gcm`.
         fn assert_erased<T: ZeroizeOnDrop>() {}
-        assert_erased::<BlockCipher>();
         assert_erased::<AesGcm<Aes256Enc, U12>>();
     }
 }

@@ -9,9 +9,9 @@ use zeroize::Zeroizing;
 
 use super::{NoRandomness, NonceSource, SystemNonces};
 
-/// How many nonces one call of the kernel brings, 768 bytes. More would not be cheaper: the kernel's
-/// time goes by the byte from here on, and the thread that fills waits for it.
-pub(super) const CAPACITY: usize = 32;
+/// How many nonces one call of the kernel brings, 3 KiB. More would not be cheaper: the kernel's time
+/// goes by the byte from here on, and the thread that fills waits for it.
+pub(super) const CAPACITY: usize = 128;
 
 /// Where the boot time is mixed in: the last eight bytes.
 const MIXED_AT: usize = NONCE_LEN - size_of::<u64>();
@@ -75,7 +75,8 @@ pub(super) struct Pool<D> {
 impl<D: ForkDetector> Pool<D> {
     /// An empty pool.
     pub(super) fn new(detector: D) -> Self {
-        Self { nonces: Box::default(), left: 0, detector }
+        let nonces = Box::new(Zeroizing::new([[0; NONCE_LEN]; CAPACITY]));
+        Self { nonces, left: 0, detector }
     }
 
     /// Draws a nonce at boot time `boot`; asks `fill` if there is none left.
