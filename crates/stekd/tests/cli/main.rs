@@ -9,6 +9,7 @@ mod documents;
 mod golang;
 mod haproxy;
 mod installed;
+mod joins;
 mod killed;
 mod kills;
 mod listeners;
