@@ -23,6 +23,7 @@ mod process;
 mod refusals;
 mod requests;
 mod reseeds;
+mod rivals;
 mod roles;
 mod shell;
 mod site;
