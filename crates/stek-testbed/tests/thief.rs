@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a broken expectation is a panic")]
 
 use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,7 +18,7 @@ use stek_core::feed::FeedState;
 use stek_core::id::Incarnation;
 use stek_core::name::KeysetName;
 use stek_core::schedule::Schedule;
-use stek_core::time::Timestamp;
+use stek_core::time::{Seconds, Timestamp};
 use stek_core::wrapped::Epoch;
 use stek_custody::cluster_secret::ClusterSecret;
 use stek_custody::custody::Custody;
@@ -31,6 +32,12 @@ use stek_testpg::{PostgresServer, TestDatabase, create_database_on};
 use stek_wire::admin::PolicyDocument;
 use tokio_util::sync::CancellationToken;
 
+use crate::thief::scan::{Sought, plant};
+
+mod thief {
+    pub(crate) mod scan;
+}
+
 const HOUR: u64 = 3600;
 
 /// How long anything that is awaited may take.
@@ -42,7 +49,7 @@ fn name(text: &str) -> KeysetName {
 
 type Keys = BTreeSet<String>;
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -133,8 +140,9 @@ impl Fleet {
         self.store.keyset(&name(keyset)).await.unwrap().unwrap()
     }
 
-    /// Moves the last key of a keyset to the end of its envelope.
-    async fn postpone(&self, keyset: &str) {
+    /// Moves the last key of a keyset to the end of its envelope; returns it, and when it would have
+    /// ended.
+    async fn postpone(&self, keyset: &str) -> (String, Timestamp) {
         let stored = self.stored(keyset).await;
         let key = stored.keys.last().unwrap();
         let old = &key.record.schedule;
@@ -153,6 +161,54 @@ impl Fleet {
         let changes = vec![Change::UpdateKeyset(update)];
         let commit = Commit { at: self.now(), changes, events: vec![] };
         self.store.commit(&commit, &self.cluster.audit_key()).await.unwrap();
+        let opened = self.custody.unwrap(&name(keyset), &key.record, &key.wrapped).unwrap();
+        (hex(opened.expose_secret()), old.destroy_at())
+    }
+
+    /// What is wrapped in the database now, and the last epoch in which any of it opens.
+    async fn wrapped(&self, keysets: &[&str]) -> (Vec<Vec<u8>>, Epoch) {
+        let (mut wrapped, mut last) = (Vec::new(), Epoch::new(0));
+        for keyset in keysets {
+            for key in self.stored(keyset).await.keys {
+                last = last.max(key.wrapped.epoch);
+                wrapped.push(key.wrapped.ciphertext.to_vec());
+            }
+        }
+        (wrapped, last)
+    }
+
+    /// Marks this instant in the log of the database; returns once the archive has it.
+    async fn mark(&self, point: &str) {
+        let mut session = self.database.connect().await.unwrap();
+        let marking = format!(
+            "SELECT pg_create_restore_point('{point}');
+             CREATE TEMP TABLE switched AS SELECT pg_walfile_name(pg_switch_wal()) AS file"
+        );
+        session.execute(&marking).await.unwrap();
+        let archiving = async {
+            let query = "SELECT count(*) FROM pg_stat_archiver, switched
+                         WHERE last_archived_wal >= file";
+            let mut looks = tokio::time::interval(Duration::from_millis(5));
+            while session.number(query).await.unwrap() == 0 {
+                looks.tick().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, archiving).await.expect("the log is archived");
+    }
+
+    /// Lets time go on until the last half hour of an epoch.
+    async fn until_the_end_of(&self, epoch: Epoch) {
+        let turned = async |to| {
+            self.until("turn of the ratchet", async || self.custody.epoch() >= to).await;
+        };
+        let end = epoch.end();
+        while self.now() + Seconds::from_hours(12) < end {
+            self.clock.advance(Duration::from_secs(6 * HOUR));
+            turned(Epoch::of(self.now())).await;
+        }
+        self.clock.advance(end.since(self.now()).to_std() - Duration::from_secs(HOUR / 2));
+        turned(Epoch::of(self.now())).await;
+        assert_eq!(self.custody.epoch(), epoch);
     }
 
     /// Keeps what the state file holds now, as whoever exports it would.
@@ -162,8 +218,8 @@ impl Fleet {
         kept
     }
 
-    /// What the thief opens with a state and backups.
-    fn steal(&self, state: &Path, backups: &[&Path]) -> Keys {
+    /// What the thief opens with a state and backups, as they are or as [`recovered`].
+    fn steal(&self, state: &Path, backups: &[&OsStr]) -> Keys {
         let mut thief = Command::new(env!("CARGO_BIN_EXE_thief"));
         thief.arg(self.dir.path().join("cluster-secret")).arg(state).arg(self.database.name());
         let output = thief.args(backups).output().unwrap();
@@ -179,33 +235,21 @@ fn unhex(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(digits).collect()
 }
 
-/// The files under `folder` that hold one of these byte strings.
-fn holding(folder: &Path, sought: &[Vec<u8>]) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap().map_while(Result::ok) {
-            let path = entry.path();
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() => folders.push(path),
-                // A file of the running server may go while it is looked for.
-                Ok(kind) if kind.is_file() => {
-                    let content = fs::read(&path).unwrap_or_default();
-                    if sought.iter().any(|one| contains(&content, one)) {
-                        found.push(path);
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-    found
+/// A backup with the archived log in `files` replayed up to `point`, as the thief is told of it.
+fn recovered(backup: &Path, files: &Path, point: &str) -> OsString {
+    let archive = files.join("archive");
+    format!("{},{},{point}", backup.display(), archive.display()).into()
 }
 
-fn contains(content: &[u8], sought: &[u8]) -> bool {
-    let first = sought[0];
-    let starts = content.iter().enumerate().filter(|(_, byte)| **byte == first);
-    starts.map(|(at, _)| &content[at..]).any(|rest| rest.starts_with(sought))
+/// Looks for the keys in all files, in whatever form; and for one of them that is left there.
+fn none_lies_in_the_clear(keys: &Keys, places: [&Path; 2]) {
+    let keys: Vec<_> = keys.iter().map(|key| unhex(key)).collect();
+    let sought = Sought::secrets(keys.iter().map(Vec::as_slice));
+    for place in places {
+        assert_eq!(sought.holders(place), Vec::<PathBuf>::new(), "a key lies there in the clear");
+        let planted = plant(&keys[0], place);
+        assert_eq!(sought.holders(place), planted, "the control: a key in the clear is found");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,37 +259,31 @@ async fn a_destroyed_key_stays_destroyed_whatever_was_kept() {
     let plain = fleet.create("plain").await;
     let postponed = fleet.create("postponed").await;
     let revoked = fleet.create("revoked").await;
-    fleet.postpone("postponed").await;
-    let all: Keys = [&plain, &postponed, &revoked].into_iter().flatten().cloned().collect();
-    assert_eq!(all.len(), 6);
-    let mut last = Epoch::new(0);
-    let mut wrapped = Vec::new();
-    for keyset in ["plain", "postponed", "revoked"] {
-        for key in fleet.stored(keyset).await.keys {
-            last = last.max(key.wrapped.epoch);
-            wrapped.push(key.wrapped.ciphertext.to_vec());
-        }
-    }
+    let (moved, before_the_move) = fleet.postpone("postponed").await;
+    let backed_up: Keys = [plain, postponed, revoked].into_iter().flatten().collect();
     let then = fleet.server.backup("then").unwrap();
     let export = fleet.export("export");
+    // Of these the archived log alone knows.
+    let late = fleet.create("late").await;
+    fleet.mark("minted").await;
+    let files = fleet.server.files().unwrap();
+    let minted = recovered(&then, &files, "minted");
+    let (then, minted) = (then.as_os_str(), minted.as_os_str());
+    let all = &backed_up | &late;
+    assert_eq!((backed_up.len(), all.len()), (6, 8));
+    let keysets = ["plain", "postponed", "revoked", "late"];
+    let (wrapped, last) = fleet.wrapped(&keysets).await;
     fleet.manager.operations().delete(&name("revoked"), "test").await.unwrap();
 
     // While the epoch of a key lasts a backup opens, also of a key that was revoked since.
-    assert_eq!(fleet.steal(&fleet.export("soon"), &[&then]), all, "the control");
+    let soon = fleet.export("soon");
+    assert_eq!(fleet.steal(&soon, &[then]), backed_up, "the control");
+    assert_eq!(fleet.steal(&soon, &[minted]), all, "the control: the log is replayed");
 
-    // The last half hour of the epoch, of which no look takes more than its share, and the next one.
-    let end = last.end();
-    while fleet.now() + stek_core::time::Seconds::from_hours(12) < end {
-        fleet.clock.advance(Duration::from_secs(6 * HOUR));
-        let epoch = Epoch::of(fleet.now());
-        fleet.until("turn of the ratchet", async || fleet.custody.epoch() >= epoch).await;
-    }
-    fleet.clock.advance(end.since(fleet.now()).to_std() - Duration::from_secs(HOUR / 2));
-    let epoch = Epoch::of(fleet.now());
-    fleet.until("turn of the ratchet", async || fleet.custody.epoch() >= epoch).await;
-    assert_eq!(fleet.custody.epoch(), last);
-    let latest = fleet.steal(&fleet.export("last-moment"), &[&then]);
-    assert!(!latest.is_empty() && latest.is_subset(&all), "the control at the end of the epoch");
+    fleet.until_the_end_of(last).await;
+    let latest = fleet.steal(&fleet.export("last-moment"), &[minted]);
+    assert!(latest.is_subset(&all), "the control at the end of the epoch");
+    assert!(fleet.now() >= before_the_move && latest.contains(&moved), "the control: postponed");
     fleet.clock.advance(Duration::from_secs(HOUR / 2));
     fleet.until("turn of the ratchet", async || fleet.custody.epoch() > last).await;
     fleet
@@ -256,21 +294,18 @@ async fn a_destroyed_key_stays_destroyed_whatever_was_kept() {
 
     let now = fleet.server.backup("now").unwrap();
     let state = fleet.export("of-now");
-    let today = fleet.steal(&state, &[&then, &now]);
+    let today = fleet.steal(&state, &[then, minted, now.as_os_str()]);
     assert!(today.is_disjoint(&all), "destroyed keys opened");
     assert!(!today.is_empty(), "the control: the keys of today do open");
-    assert_eq!(fleet.steal(&export, &[&then]), all, "an export that was kept opens, as documented");
-    drop(state);
-
-    let files = fleet.server.files().unwrap();
-    assert!(fs::read_dir(files.join("archive")).unwrap().count() > 0, "the log is archived");
-    let plain_bytes: Vec<_> = all.iter().map(|key| unhex(key)).collect();
     assert_eq!(
-        holding(&files, &plain_bytes),
-        Vec::<PathBuf>::new(),
-        "a key lies there in the clear"
+        fleet.steal(&export, &[minted]),
+        all,
+        "an export that was kept opens, as documented"
     );
-    let copies = holding(&files, &wrapped);
+
+    // Data, backups and archived log; cluster secret and states.
+    none_lies_in_the_clear(&(&all | &today), [&files, fleet.dir.path()]);
+    let copies = Sought::new(wrapped).holders(&files);
     let under = |folder: &str| copies.iter().any(|path| path.starts_with(files.join(folder)));
     assert!(under("then") && under("archive"), "the control: wrapped keys are found: {copies:?}");
 
@@ -287,7 +322,7 @@ async fn a_change_of_seeds_destroys_what_was_revoked_before_its_time() {
     let then = fleet.server.backup("then").unwrap();
     let export = fleet.export("export");
     fleet.manager.operations().delete(&name("revoked"), "test").await.unwrap();
-    let before = fleet.steal(&fleet.export("before"), &[&then]);
+    let before = fleet.steal(&fleet.export("before"), &[then.as_os_str()]);
     assert!(before.is_superset(&revoked), "until the seed changes the backup still opens");
 
     let old = fleet.custody.seed_id();
@@ -295,9 +330,17 @@ async fn a_change_of_seeds_destroys_what_was_revoked_before_its_time() {
     fleet.until("change of seeds", async || fleet.custody.seed_id() != old).await;
     let now = fleet.server.backup("now").unwrap();
     let state = fleet.export("after");
-    assert_eq!(fleet.steal(&state, &[&then]), Keys::new(), "nothing of that backup opens any more");
-    assert_eq!(fleet.steal(&state, &[&now]), kept, "the control: what is live was re-wrapped");
-    assert!(fleet.steal(&export, &[&then]).is_superset(&revoked), "a kept export opens");
+    assert_eq!(
+        fleet.steal(&state, &[then.as_os_str()]),
+        Keys::new(),
+        "nothing of that backup opens any more"
+    );
+    assert_eq!(
+        fleet.steal(&state, &[now.as_os_str()]),
+        kept,
+        "the control: what is live was re-wrapped"
+    );
+    assert!(fleet.steal(&export, &[then.as_os_str()]).is_superset(&revoked), "a kept export opens");
 
     fleet.shutdown.cancel();
     fleet.manager.stopped().await;

@@ -36,6 +36,18 @@ enum Beginning<'a> {
     Empty,
     Archiving,
     Backup(&'a Path),
+    Archive(Recovery<'a>),
+}
+
+/// What a cluster is recovered from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Recovery<'a> {
+    /// A base backup.
+    pub(crate) backup: &'a Path,
+    /// Where the log since then is archived.
+    pub(crate) archive: &'a Path,
+    /// The restore point to which it is replayed.
+    pub(crate) point: &'a str,
 }
 
 impl Cluster {
@@ -58,6 +70,11 @@ impl Cluster {
         Self::start_on(programs, Beginning::Backup(backup), free_port)
     }
 
+    /// [`Cluster::start`] on what [`Recovery`] leads to; needs PostgreSQL 12 or later.
+    pub(crate) fn recover(programs: &Path, from: Recovery<'_>) -> anyhow::Result<Self> {
+        Self::start_on(programs, Beginning::Archive(from), free_port)
+    }
+
     /// [`Cluster::start`] on the first port of `pick_port` that is really free.
     fn start_on(
         programs: &Path,
@@ -76,18 +93,26 @@ impl Cluster {
             Beginning::Empty | Beginning::Archiving => {
                 cluster.order("initialise", "control.log")?;
             }
-            Beginning::Backup(backup) => {
+            Beginning::Backup(backup) | Beginning::Archive(Recovery { backup, .. }) => {
                 cluster.order(&format!("adopt {}", backup.display()), "control.log")?;
             }
         }
-        if let Beginning::Archiving = beginning {
-            std::fs::create_dir(cluster.archive()).context("cannot make the archive")?;
-            if let Some(account::Account { uid, gid }) = account {
-                std::os::unix::fs::chown(cluster.archive(), Some(uid), Some(gid))
-                    .context("cannot hand the archive to the user of the cluster")?;
+        match beginning {
+            Beginning::Archiving => {
+                std::fs::create_dir(cluster.archive()).context("cannot make the archive")?;
+                hand_over(&cluster.archive(), account)?;
             }
+            Beginning::Archive(_) => {
+                let signal = cluster.directory().join("data/recovery.signal");
+                std::fs::write(&signal, "").context("cannot ask for a recovery")?;
+                hand_over(&signal, account)?;
+            }
+            Beginning::Empty | Beginning::Backup(_) => {}
         }
         cluster.write_settings(beginning).context("cannot write the settings of the cluster")?;
+        if let Beginning::Archive(_) = beginning {
+            cluster.order("recover", "control.log")?;
+        }
         for _ in 0..PORTS_TRIED {
             cluster.port = pick_port()?;
             match cluster.start_again() {
@@ -147,7 +172,7 @@ impl Cluster {
     /// Commits stay synchronous: what was committed has to survive [`Cluster::stop_immediate`],
     /// for which the page cache of the operating system suffices.
     fn write_settings(&self, beginning: Beginning<'_>) -> anyhow::Result<()> {
-        let socket_directory = self.directory.path().display().to_string().replace('\'', "''");
+        let socket_directory = quoted(self.directory.path());
         let settings = format!(
             "\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{socket_directory}'\n\
              max_connections = 200\nfsync = off\n"
@@ -155,8 +180,15 @@ impl Cluster {
         // A backup has the settings of the server that it is of.
         let archiving = match beginning {
             Beginning::Archiving => {
-                let archive = self.archive().display().to_string().replace('\'', "''");
+                let archive = quoted(&self.archive());
                 format!("archive_mode = on\narchive_command = 'cp \"%p\" \"{archive}/%f\"'\n")
+            }
+            Beginning::Archive(Recovery { archive, point, .. }) => {
+                let archive = quoted(archive);
+                format!(
+                    "archive_mode = off\nrestore_command = 'cp \"{archive}/%f\" \"%p\"'\n\
+                     recovery_target_name = '{point}'\nrecovery_target_action = promote\n"
+                )
             }
             Beginning::Empty | Beginning::Backup(_) => "archive_mode = off\n".to_owned(),
         };
@@ -164,6 +196,18 @@ impl Cluster {
         let mut file = std::fs::OpenOptions::new().append(true).open(file)?;
         Ok(file.write_all((settings + &archiving).as_bytes())?)
     }
+}
+
+/// A path within the single quotes of a setting.
+fn quoted(path: &Path) -> String {
+    path.display().to_string().replace('\'', "''")
+}
+
+/// Gives what was made for the cluster to whom its programs run as.
+fn hand_over(path: &Path, account: Option<account::Account>) -> anyhow::Result<()> {
+    let Some(account::Account { uid, gid }) = account else { return Ok(()) };
+    std::os::unix::fs::chown(path, Some(uid), Some(gid))
+        .with_context(|| format!("cannot hand {} to the user of the cluster", path.display()))
 }
 
 /// A port of 127.0.0.1 that is free at this moment, below those that the system gives to whoever

@@ -1,8 +1,8 @@
 # Starts and stops one throwaway cluster; for PostgreSQL 10 and later.
 # $1: directory of the server programs. $2: directory of the cluster, removed at the end.
-# Orders come as lines on standard input: `initialise`, `adopt BACKUP`, `start PORT`, `stop`,
-# `backup PORT NAME`. Each is answered with
-# the exit status. End of input: the process that wanted the cluster is gone, however it ended.
+# Orders come as lines on standard input: `initialise`, `adopt BACKUP`, `recover`, `start PORT`,
+# `stop`, `backup PORT NAME`. Each is answered with the exit status. End of input: the process that
+# wanted the cluster is gone, however it ended.
 # Orders are carried out one after the other, so the end never overtakes a start.
 
 # Only the end of input ends this script, and the answers may find no reader.
@@ -23,6 +23,11 @@ while read -r order port name; do
             --encoding=UTF8 --locale=C --no-sync </dev/null >"$directory/control.log" 2>&1
         ;;
     adopt) cp -a -- "$port" "$directory/data" </dev/null >"$directory/control.log" 2>&1 ;;
+    # Without a server, for that is said to have started before its recovery has ended.
+    recover)
+        "$programs/postgres" --single -D "$directory/data" postgres \
+            </dev/null >>"$directory/control.log" 2>&1
+        ;;
     backup)
         "$programs/pg_basebackup" --host="$directory" --port="$port" --username=postgres \
             --pgdata="$directory/$name" --wal-method=fetch --checkpoint=fast --no-sync \

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use anyhow::{Context, anyhow, bail};
 
 use crate::apt;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Recovery};
 use crate::container::{Container, IMAGE};
 use crate::ladder::{self, DATABASE_URL_VARIABLE, Rung};
 use crate::machine::ThisMachine;
@@ -72,6 +72,19 @@ impl PostgresServer {
     pub fn start_from_backup(backup: &Path) -> anyhow::Result<Self> {
         let programs = programs()?;
         Ok(Self::of_cluster(Cluster::start_from(&programs, backup)?, &programs))
+    }
+
+    /// Starts a cluster of our own on a copy of a base backup, with what is in the archive of the log
+    /// replayed up to the restore point `point`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`PostgresServer::start_archiving`]; the archive does not come as far as the point; or
+    /// the programs are older than PostgreSQL 12.
+    pub fn start_from_archive(backup: &Path, archive: &Path, point: &str) -> anyhow::Result<Self> {
+        let programs = programs()?;
+        let from = Recovery { backup, archive, point };
+        Ok(Self::of_cluster(Cluster::recover(&programs, from)?, &programs))
     }
 
     /// Makes a base backup of the running server, named `name`; returns its folder, which goes with

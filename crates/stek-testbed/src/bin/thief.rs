@@ -1,7 +1,7 @@
-//! What a thief does with files: reads every wrapped key out of base backups, and tries the cluster
-//! secret and a state of the ratchet on it, as it is and relabelled as one of an earlier epoch and of
-//! the seed that the key names. Prints the keys that open, in hexadecimal. Knows nothing else of the
-//! fleet.
+//! What a thief does with files: reads every wrapped key out of base backups, also as they become by
+//! what was archived of the log since, and tries the cluster secret and a state of the ratchet on it,
+//! as it is and relabelled as one of an earlier epoch and of the seed that the key names. Prints the
+//! keys that open, in hexadecimal. Knows nothing else of the fleet.
 
 #![allow(clippy::print_stdout, reason = "what it stole is its output")]
 
@@ -18,7 +18,7 @@ use stek_custody::ratchet::RatchetState;
 use stek_store::{KeyStore, MAX_PAGE, PostgresOptions, PostgresStore, StoredKey};
 use stek_testpg::PostgresServer;
 
-/// `thief CLUSTER_SECRET STATE DATABASE BACKUP…`
+/// `thief CLUSTER_SECRET STATE DATABASE BACKUP[,ARCHIVE,POINT]…`
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -29,7 +29,7 @@ async fn main() -> Result<()> {
     let thefts = Thefts { state: std::fs::read(state)?, cluster, dir: tempfile::tempdir()? };
     let custody = Custody::open(Path::new(state), Arc::clone(&thefts.cluster))?;
     for backup in backups {
-        let server = PostgresServer::start_from_backup(Path::new(backup))?;
+        let server = restore(backup)?;
         let base = server.url().strip_suffix("/postgres").context("the URL of a cluster")?;
         let store =
             PostgresStore::connect(&PostgresOptions::new(&format!("{base}/{database}"))?).await?;
@@ -53,6 +53,17 @@ async fn main() -> Result<()> {
         store.close().await;
     }
     Ok(())
+}
+
+/// A server on a base backup, or on one with the log replayed up to a restore point.
+fn restore(from: &str) -> Result<PostgresServer> {
+    match from.split(',').collect::<Vec<_>>()[..] {
+        [backup] => PostgresServer::start_from_backup(Path::new(backup)),
+        [backup, archive, point] => {
+            PostgresServer::start_from_archive(Path::new(backup), Path::new(archive), point)
+        }
+        _ => anyhow::bail!("which files?"),
+    }
 }
 
 /// How many epochs back a state is relabelled: more than a key's life with its envelope.

@@ -9,7 +9,7 @@ use crate::process::{PATIENCE, stekd};
 use crate::site::{Role, Site};
 
 /// Where the manager is stopped: when a trigger fires, on which table, under which condition.
-const POINTS: [(&str, &str, &str); 8] = [
+pub(crate) const POINTS: [(&str, &str, &str); 8] = [
     ("BEFORE UPDATE", "keysets", "OLD.next_due IS DISTINCT FROM NEW.next_due"),
     ("BEFORE INSERT", "ticket_keys", "true"),
     ("BEFORE UPDATE", "ticket_keys", "NEW.ended_at IS NOT NULL"),

@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 mod alerts;
+mod anchor;
 mod changes;
 mod dev;
 mod documents;
 mod golang;
 mod haproxy;
 mod installed;
+mod joins;
 mod killed;
 mod kills;
 mod listeners;
@@ -22,6 +24,7 @@ mod process;
 mod refusals;
 mod requests;
 mod reseeds;
+mod rivals;
 mod roles;
 mod shell;
 mod site;

@@ -144,7 +144,7 @@ fn unshown(answers: &[(&str, String)]) -> Vec<String> {
 }
 
 /// What the metrics listener at `port` answers.
-fn scrape(port: &str) -> String {
+pub(crate) fn scrape(port: &str) -> String {
     let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();

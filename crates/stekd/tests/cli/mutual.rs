@@ -8,22 +8,27 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair,
 use crate::process::terminate;
 use crate::site::{LISTEN, Role, Site, reach};
 
-type Authority = CertifiedIssuer<'static, KeyPair>;
+pub(crate) type Authority = CertifiedIssuer<'static, KeyPair>;
 
-fn authority() -> Authority {
+pub(crate) fn authority() -> Authority {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-/// A terminator of `keyset` with a certificate by `authority`, which trusts servers of `roots`.
-fn terminator(site: &Site, authority: &Authority, keyset: &str, roots: &str, port: &str) -> Role {
+/// Writes the certificate `WHO.pem` of `uri` by `authority`, and its key `WHO.key`.
+pub(crate) fn certify(site: &Site, authority: &Authority, who: &str, uri: &str) {
     let mut params = CertificateParams::default();
-    params.subject_alt_names = vec![SanType::URI("spiffe://td/edge/1".try_into().unwrap())];
+    params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
     let key = KeyPair::generate().unwrap();
     let pem = params.signed_by(&key, authority).unwrap().pem();
-    site.write("edge.pem", &pem);
-    site.write("edge.key", &key.serialize_pem());
+    site.write(&format!("{who}.pem"), &pem);
+    site.write(&format!("{who}.key"), &key.serialize_pem());
+}
+
+/// A terminator of `keyset` with a certificate by `authority`, which trusts servers of `roots`.
+fn terminator(site: &Site, authority: &Authority, keyset: &str, roots: &str, port: &str) -> Role {
+    certify(site, authority, "edge", "spiffe://td/edge/1");
     let upstream = format!(
         "[upstream]\nurls = [\"https://localhost:{port}\"]\nroots_files = [\"{roots}/ca.pem\"]\n\
          certificate_file = \"edge.pem\"\nprivate_key_file = \"edge.key\"\n"
