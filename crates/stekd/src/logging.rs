@@ -1,5 +1,6 @@
 //! Structured logs on standard error.
 
+mod json;
 mod request;
 
 use tracing_subscriber::layer::SubscriberExt;
@@ -7,6 +8,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::commands::table::colours_wanted;
+use crate::logging::json::Completed;
 use crate::logging::request::NamesRequest;
 use crate::traces::Traces;
 
@@ -30,7 +32,7 @@ pub fn init(format: LogFormat, otherwise: &str, traces: &Traces) {
         .log_internal_errors(false);
     let lines = match format {
         LogFormat::Human => lines.map_fmt_fields(NamesRequest).boxed(),
-        LogFormat::Json => lines.json().map_event_format(NamesRequest).boxed(),
+        LogFormat::Json => lines.json().map_event_format(Completed).boxed(),
     };
     // A second call, as in tests, leaves the first in place.
     let _ = tracing_subscriber::registry()
