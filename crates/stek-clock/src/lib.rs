@@ -25,6 +25,13 @@ pub trait Clock: Send + Sync + 'static {
     /// Returns when [`Clock::boot`] has reached `deadline`, at once if it has.
     async fn sleep_until(&self, deadline: Duration);
 
+    /// Returns after `span` in which the machine ran: later than [`Clock::sleep`] by as long as it was
+    /// suspended, and at no cost until then. For thousands who wait for something that is over when
+    /// nobody runs.
+    async fn sleep_awake(&self, span: Duration) {
+        self.sleep(span).await;
+    }
+
     /// Returns after `span`.
     async fn sleep(&self, span: Duration) {
         let deadline = self.boot() + span;

@@ -39,6 +39,10 @@ impl Clock for SystemClock {
             tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
         }
     }
+
+    async fn sleep_awake(&self, span: Duration) {
+        tokio::time::sleep(span).await;
+    }
 }
 
 #[cfg(test)]

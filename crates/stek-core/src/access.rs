@@ -246,8 +246,8 @@ fn canonical(label: &[u8], fields: &[&[u8]]) -> Vec<u8> {
 pub struct Access {
     tokens: Vec<Token>,
     grants: Vec<Grant>,
-    /// Where among the tokens the one with this hash is.
-    by_hash: HashMap<TokenHash, usize>,
+    /// Where among the tokens the one with this hash is, and whose it is.
+    by_hash: HashMap<TokenHash, (usize, Principals)>,
     /// Where among the grants those to one principal are, by its name.
     by_name: HashMap<Box<str>, Vec<usize>>,
     /// Where among the grants those to patterns are.
@@ -268,7 +268,8 @@ impl Access {
     pub fn new(tokens: Vec<Token>, grants: Vec<Grant>) -> Self {
         let mut by_hash = HashMap::with_capacity(tokens.len());
         for (place, token) in tokens.iter().enumerate() {
-            by_hash.entry(token.hash).or_insert(place);
+            let whose = || (place, token.principal.clone().into());
+            by_hash.entry(token.hash).or_insert_with(whose);
         }
         let (mut by_name, mut to_patterns) = (HashMap::<_, Vec<_>>::new(), Vec::new());
         for (place, grant) in grants.iter().enumerate() {
@@ -291,17 +292,21 @@ impl Access {
         &self.grants
     }
 
-    /// The token whose secret this is, unless it has expired by `now`.
-    pub fn token(&self, secret: &TokenSecret, now: Timestamp) -> Option<&Token> {
-        let hash = secret.hash();
-        // How long the look-up takes tells of hashes, of which nobody can choose one.
-        let token = &self.tokens[*self.by_hash.get(&hash)?];
-        (now < token.expires_at).then_some(token)
+    /// The token whose hash this is, unless it has expired by `now`.
+    pub fn token(&self, hash: &TokenHash, now: Timestamp) -> Option<&Token> {
+        self.bearer(hash, now).map(|(token, _)| token)
     }
 
     /// The principal whose token this is, unless it has expired by `now`.
-    pub fn authenticate(&self, secret: &TokenSecret, now: Timestamp) -> Option<&PrincipalName> {
-        self.token(secret, now).map(|token| &token.principal)
+    pub fn authenticate(&self, hash: &TokenHash, now: Timestamp) -> Option<&Principals> {
+        self.bearer(hash, now).map(|(_, whose)| whose)
+    }
+
+    fn bearer(&self, hash: &TokenHash, now: Timestamp) -> Option<(&Token, &Principals)> {
+        // How long the look-up takes tells of hashes, of which nobody can choose one.
+        let (place, whose) = self.by_hash.get(hash)?;
+        let token = &self.tokens[*place];
+        (now < token.expires_at).then_some((token, whose))
     }
 
     /// The grants that `who` has in `role`.
@@ -404,9 +409,10 @@ mod tests {
             expires_at: Timestamp::from_unix(100),
         };
         let access = Access::new(vec![token], vec![]);
-        let who =
-            |secret: &TokenSecret, now| access.authenticate(secret, Timestamp::from_unix(now));
-        assert_eq!(who(&secret, 99), Some(&principal("token:edge")));
+        let who = |secret: &TokenSecret, now| {
+            access.authenticate(&secret.hash(), Timestamp::from_unix(now))
+        };
+        assert_eq!(who(&secret, 99), Some(&principal("token:edge").into()));
         assert_eq!(who(&secret, 100), None);
         assert_eq!(who(&TokenSecret::take_from(&mut [8; 32]), 0), None);
     }
@@ -473,7 +479,7 @@ mod tests {
         let grants = |n| grant(&format!("token:{n}"), "main", Role::Terminator);
         let access =
             Access::new((0..20_000).map(token).collect(), (0..20_000).map(grants).collect());
-        let (stranger, main) = (TokenSecret::take_from(&mut [9; 32]), keyset("main"));
+        let (stranger, main) = (TokenHash::from_bytes([9; 32]), keyset("main"));
         let digest = access.digest();
         for n in 0..50_000 {
             assert_eq!(access.authenticate(&stranger, Timestamp::from_unix(0)), None);

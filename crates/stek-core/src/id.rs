@@ -210,15 +210,24 @@ impl ContentTag {
     /// # Errors
     /// [`ParseContentTagError`] if it has not the three parts, or one of them in another form.
     pub fn parse(text: &str) -> Result<Self, ParseContentTagError> {
-        let mut parts = text.splitn(3, '.');
-        let mut part = || parts.next().ok_or(ParseContentTagError);
-        let tag = Self {
-            incarnation: Incarnation::parse(part()?).map_err(|_| ParseContentTagError)?,
-            revision: Revision::new(part()?.parse().map_err(|_| ParseContentTagError)?),
-            digest: ContentDigest::parse(part()?).map_err(|_| ParseContentTagError)?,
-        };
+        Self::parse_parts(text).ok_or(ParseContentTagError)
+    }
+
+    /// For each poll of each terminator, so without writing the tag anew to compare.
+    fn parse_parts(text: &str) -> Option<Self> {
+        let (uuid, rest) = text.split_once('.')?;
+        let (number, digits) = rest.split_once('.')?;
         // UUIDs come in braces, bare and upper case, numbers with signs and leading zeros.
-        if tag.to_string() == text { Ok(tag) } else { Err(ParseContentTagError) }
+        let incarnation = Incarnation::parse(uuid).ok()?;
+        let mut written = Uuid::encode_buffer();
+        let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
+        let is_written_so = *uuid == *incarnation.0.as_hyphenated().encode_lower(&mut written)
+            && is_number
+            && (number == "0" || !number.starts_with('0'))
+            && !digits.bytes().any(|byte| byte.is_ascii_uppercase());
+        let revision = Revision::new(number.parse().ok()?);
+        let digest = ContentDigest::parse(digits).ok()?;
+        is_written_so.then_some(Self { incarnation, revision, digest })
     }
 }
 

@@ -9,7 +9,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use stek_core::access::Role;
 use stek_core::bundle::Bundle;
 use stek_core::feed::FeedState;
@@ -29,6 +29,9 @@ use crate::metrics::Answers;
 use crate::shelf::Rendered;
 use crate::visitor::Visitor;
 use crate::{LONGEST_WAIT, Shared, feed_view, shelf};
+
+/// As many headers as an answer has, the connection's own among them.
+const ANSWER_HEADERS: usize = 10;
 
 pub(crate) async fn bundle(
     State(shared): State<Arc<Shared>>,
@@ -195,9 +198,14 @@ struct Asked {
 
 impl Asked {
     fn new(headers: &HeaderMap) -> Self {
-        let lines: Vec<_> =
-            headers.get_all(IF_NONE_MATCH).iter().filter_map(|line| line.to_str().ok()).collect();
-        let had = IfNoneMatch::parse(&lines.join(", "));
+        let mut lines = headers.get_all(IF_NONE_MATCH).iter().filter_map(|line| line.to_str().ok());
+        let had = match (lines.next().unwrap_or_default(), lines.next()) {
+            (line, None) => IfNoneMatch::parse(line),
+            (line, Some(next)) => {
+                let lines: Vec<_> = [line, next].into_iter().chain(lines).collect();
+                IfNoneMatch::parse(&lines.join(", "))
+            }
+        };
         let longest = u32::try_from(LONGEST_WAIT.as_secs()).unwrap_or(u32::MAX);
         let wait = prefer::wait_seconds(headers, longest).unwrap_or(0);
         let installed = had.as_ref().and_then(IfNoneMatch::installed);
@@ -239,9 +247,11 @@ fn wants_wait(shared: &Shared, deadline: Duration) -> bool {
 /// lets everybody go at once, and so does one that becomes stale.
 async fn wait(shared: &Shared, deadline: Duration, change: impl Future<Output = ()>) -> bool {
     let _waiting = shared.metrics.wait();
+    let clock = shared.fleet.clock();
+    let left = deadline.saturating_sub(clock.boot());
     tokio::select! {
         () = change => true,
-        () = shared.fleet.clock().sleep_until(deadline) => false,
+        () = clock.sleep_awake(left) => false,
         () = shared.lapses.next() => false,
         () = shared.shutdown.cancelled() => false,
     }
@@ -304,13 +314,17 @@ fn answer(shared: &Shared, status: StatusCode, etag: HeaderValue, body: Body) ->
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
+    // At once, with those that the connection adds: growing costs more than inserting.
+    headers.reserve(ANSWER_HEADERS);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(VARY, HeaderValue::from_static("authorization"));
     headers.insert(ETAG, etag);
-    let time = HeaderValue::try_from(format_stek_time(shared.fleet.now_millis()));
-    headers.extend(time.ok().map(|time| (http::HeaderName::from_static(STEK_TIME), time)));
+    if let Ok(time) = HeaderValue::try_from(format_stek_time(shared.fleet.now_millis())) {
+        headers.insert(HeaderName::from_static(STEK_TIME), time);
+    }
     let age = shared.fleet.read_age().map(|age| HeaderValue::try_from(format_read_age(age)));
-    let age = age.and_then(Result::ok);
-    headers.extend(age.map(|age| (http::HeaderName::from_static(STEK_READ_AGE), age)));
+    if let Some(Ok(age)) = age {
+        headers.insert(HeaderName::from_static(STEK_READ_AGE), age);
+    }
     response
 }

@@ -3,27 +3,25 @@
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use zeroize::Zeroizing;
 
 /// Longest token that is looked at, in bytes.
 pub const LONGEST_TOKEN: usize = 1024;
 
 const SCHEME: &str = "Bearer";
 
-/// A bearer token. Its `Debug` says only that it is one, and its memory is erased when it is
-/// dropped; the header that it was read from is not, but is marked sensitive by the
-/// [`Server`](crate::Server), so that its `Debug` is redacted too.
-pub struct BearerToken(Zeroizing<String>);
+/// A bearer token, where it came in. Its `Debug` says only that it is one; the header is marked
+/// sensitive by the [`Server`](crate::Server), so that its `Debug` is redacted too.
+pub struct BearerToken<'a>(&'a str);
 
-impl BearerToken {
+impl BearerToken<'_> {
     /// The token itself: 1 to [`LONGEST_TOKEN`] characters of RFC 6750's `b64token`. Compare hashes
     /// of it, in constant time.
     pub fn expose_secret(&self) -> &str {
-        &self.0
+        self.0
     }
 }
 
-impl std::fmt::Debug for BearerToken {
+impl std::fmt::Debug for BearerToken<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("BearerToken([redacted])")
     }
@@ -52,7 +50,7 @@ pub enum BearerError {
 ///
 /// A [`BearerError`] if there is a header, but not one with one well-formed bearer token. Answer it
 /// like an unknown token.
-pub fn from_headers(headers: &HeaderMap) -> Result<Option<BearerToken>, BearerError> {
+pub fn from_headers(headers: &HeaderMap) -> Result<Option<BearerToken<'_>>, BearerError> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
@@ -70,7 +68,7 @@ pub fn from_headers(headers: &HeaderMap) -> Result<Option<BearerToken>, BearerEr
     if !is_b64token(token) {
         return Err(BearerError::Malformed);
     }
-    Ok(Some(BearerToken(Zeroizing::new(token.to_owned()))))
+    Ok(Some(BearerToken(token)))
 }
 
 /// `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="` (RFC 6750, section 2.1).

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::DefaultBodyLimit;
 use axum::response::{IntoResponse, Response};
 use http::header::{AUTHORIZATION, CONNECTION};
 use http::{HeaderValue, Request, Version};
@@ -27,7 +28,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
+use tower::{Layer, ServiceExt};
 use tracing::{Instrument, field};
 
 use crate::body::TimedBody;
@@ -51,11 +52,14 @@ const FULL_RETRY: Duration = Duration::from_secs(5);
 /// The most time, from accept to close, that is spent on telling somebody so.
 const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What answers requests, and reads no more of a body than it may.
+type Routes = <DefaultBodyLimit as Layer<Router>>::Service;
+
 /// What all connections of one server have in common.
 pub(crate) struct Connections {
     transport: Transport,
     limits: Limits,
-    router: Router,
+    routes: Routes,
     quotas: Arc<Quotas>,
     http: Versions,
     shutdown: CancellationToken,
@@ -92,7 +96,10 @@ impl Connections {
     ) -> Self {
         let http = Versions::new(&limits, tasks);
         let quotas = Arc::new(Quotas::new(&limits));
-        Self { transport, limits, router, quotas, http, shutdown }
+        // Around all of it: a layer of the router stands around each route, and takes its turns at
+        // the heap for each request.
+        let routes = DefaultBodyLimit::max(limits.max_body_bytes).layer(router);
+        Self { transport, limits, routes, quotas, http, shutdown }
     }
 
     /// Serves one connection until it ends. Failures of one client are the client's affair and are
@@ -235,7 +242,7 @@ impl Connections {
         Future: Send + 'static,
     > + Send
     + use<> {
-        let (router, traffic) = (self.router.clone(), Arc::clone(traffic));
+        let (routes, traffic) = (self.routes.clone(), Arc::clone(traffic));
         let standing = standing.clone();
         let body_limit = self.limits.body_read_timeout;
         service_fn(move |request: Request<Incoming>| {
@@ -245,7 +252,7 @@ impl Connections {
             });
             request.extensions_mut().insert(standing.clone());
             request.extensions_mut().insert(peer.clone());
-            answer(router.clone(), request, standing.clone(), InFlight::begin(&traffic))
+            answer(routes.clone(), request, standing.clone(), InFlight::begin(&traffic))
         })
     }
 
@@ -365,7 +372,7 @@ fn full_house() -> Router {
 }
 
 async fn answer(
-    router: Router,
+    routes: impl tower::Service<Request<Body>, Response = Response, Error = Infallible>,
     mut request: Request<Body>,
     standing: Standing,
     in_flight: InFlight,
@@ -386,7 +393,7 @@ async fn answer(
         route = field::Empty,
         status = field::Empty,
     );
-    let answering = name.clone().scope(respond(router, request)).instrument(span.clone());
+    let answering = name.clone().scope(respond(routes, request)).instrument(span.clone());
     let mut response = answering.await?;
     let status = response.status();
     span.record("status", status.as_u16());
@@ -407,8 +414,11 @@ async fn answer(
     Ok(in_flight.answered(response))
 }
 
-async fn respond(router: Router, request: Request<Body>) -> Result<Response, Infallible> {
-    match unless_panicked(router.oneshot(request)).await {
+async fn respond(
+    routes: impl tower::Service<Request<Body>, Response = Response, Error = Infallible>,
+    request: Request<Body>,
+) -> Result<Response, Infallible> {
+    match unless_panicked(routes.oneshot(request)).await {
         Ok(response) => response,
         Err(Panicked) => {
             // The panic hook has said what and where.

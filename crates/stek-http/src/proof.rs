@@ -13,7 +13,7 @@ use axum::extract::FromRequestParts;
 use http::Extensions;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
-use stek_core::access::{Access, TokenSecret};
+use stek_core::access::{Access, TokenHash, TokenSecret};
 use stek_core::principal::Principals;
 use stek_core::time::Timestamp;
 
@@ -72,7 +72,8 @@ impl Standing {
 
 #[derive(Debug)]
 enum Kind {
-    Token(TokenSecret),
+    /// What is known of the token; the secret itself is needed no longer.
+    Token(TokenHash),
     Certificate(Arc<ClientCertificate>),
 }
 
@@ -83,7 +84,7 @@ impl Proof {
     /// 401 for a token that is not known or has expired, and for a certificate that has.
     pub fn principals(&self, access: &Access, now: Timestamp) -> Result<Principals, Problem> {
         let principals = match &self.kind {
-            Kind::Token(secret) => access.authenticate(secret, now).cloned().map(Into::into),
+            Kind::Token(hash) => access.authenticate(hash, now).cloned(),
             // Valid through its last second (RFC 5280, section 4.1.2.5).
             Kind::Certificate(certificate) => {
                 (now <= certificate.not_after).then(|| certificate.principals.clone())
@@ -117,7 +118,8 @@ impl Proof {
     fn find(parts: &Parts) -> Option<Kind> {
         if parts.headers.contains_key(AUTHORIZATION) {
             let token = bearer::from_headers(&parts.headers).ok()??;
-            return TokenSecret::parse(token.expose_secret()).map(Kind::Token);
+            let secret = TokenSecret::parse(token.expose_secret())?;
+            return Some(Kind::Token(secret.hash()));
         }
         match &parts.extensions.get::<Peer>()?.channel {
             Channel::Tls(Some(certificate)) => Some(Kind::Certificate(Arc::clone(certificate))),

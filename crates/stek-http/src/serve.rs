@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -66,14 +65,9 @@ async fn serve_from(
     let max_connections = limits.max_connections;
     let mut slots = Slots::new(max_connections);
     let seats = Arc::clone(&slots.seats);
-    let (drain_timeout, max_body_bytes) = (limits.drain_timeout, limits.max_body_bytes);
-    let connections = Arc::new(Connections::new(
-        transport,
-        limits,
-        router.layer(DefaultBodyLimit::max(max_body_bytes)),
-        tasks.clone(),
-        shutdown.clone(),
-    ));
+    let drain_timeout = limits.drain_timeout;
+    let connections =
+        Arc::new(Connections::new(transport, limits, router, tasks.clone(), shutdown.clone()));
     let accepting = accept_all(&listener, |stream, addr| {
         let connections = connections.clone();
         match slots.place() {

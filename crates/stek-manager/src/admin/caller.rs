@@ -33,7 +33,7 @@ impl Caller {
         secret: &TokenSecret,
         now: Timestamp,
     ) -> Option<(KeyId, Self)> {
-        let token = access.token(secret, now)?;
+        let token = access.token(&secret.hash(), now)?;
         let principals = token.principal.clone().into();
         Some((token.id, Self { principals, access: Arc::clone(access) }))
     }
