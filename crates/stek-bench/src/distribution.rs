@@ -3,6 +3,7 @@
 //!
 //! Servers run pinned to one core and this program, which makes the load, to another.
 
+pub(crate) mod bare;
 mod fanout;
 mod light;
 mod machine;
@@ -14,6 +15,7 @@ mod watch;
 
 use anyhow::Result;
 
+use crate::distribution::bare::Bare;
 use crate::distribution::machine::Cores;
 use crate::distribution::nginx::Nginx;
 use crate::distribution::site::Site;
@@ -31,9 +33,11 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
     runtime.block_on(async {
         let site = Site::start(&cores)?;
         let target = site.distribution()?;
-        let nginx = Nginx::start(&cores, &site, &target.fetch(None).await?.body)?;
-        polls::measure(report, &site, &nginx).await?;
-        drop(nginx);
+        let answer = target.fetch(None).await?;
+        let nginx = Nginx::start(&cores, &site, &answer.body)?;
+        let bare = Bare::start(&cores, &site, &answer)?;
+        polls::measure(report, &site, &nginx, &bare).await?;
+        drop((nginx, bare));
         let watchers = watch::measure(report, &site).await?;
         fanout::measure(report, &site, watchers).await
     })

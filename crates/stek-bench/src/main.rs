@@ -21,7 +21,13 @@ use anyhow::{Context, bail};
 use crate::report::Report;
 
 fn main() -> anyhow::Result<()> {
-    let what = std::env::args().nth(1).unwrap_or_default();
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    if let [first, rest @ ..] = arguments.as_slice()
+        && first == distribution::bare::SERVE
+    {
+        return distribution::bare::serve(rest);
+    }
+    let what = arguments.into_iter().next().unwrap_or_default();
     let mut report = Report::new();
     println!("# {}", build());
     match what.as_str() {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use tokio::task::JoinSet;
 
+use crate::distribution::bare::Bare;
 use crate::distribution::light::{Light, Target};
 use crate::distribution::machine::{BUSY_LIMIT, TOO_BUSY, cpu_seconds};
 use crate::distribution::nginx::Nginx;
@@ -13,6 +14,7 @@ use crate::measure::{instant, median};
 use crate::report::{Report, STEK};
 
 const NGINX: &str = "nginx";
+const BARE: &str = "bare-hyper";
 /// Connections that ask, one request after another.
 const CONNECTIONS: usize = 32;
 /// How long one contender is loaded before the other.
@@ -29,23 +31,30 @@ struct Round {
     server_busy: f64,
 }
 
-/// Measures both kinds of request on both contenders in turn.
-pub(crate) async fn measure(report: &mut Report, site: &Site, nginx: &Nginx) -> Result<()> {
+/// Measures both kinds of request on all contenders in turn.
+pub(crate) async fn measure(
+    report: &mut Report,
+    site: &Site,
+    nginx: &Nginx,
+    bare: &Bare,
+) -> Result<()> {
     let ours = site.distribution()?;
-    let theirs = ours.at(nginx.port);
+    let (theirs, least) = (ours.at(nginx.port), ours.at(bare.port));
     for (what, status) in [("poll304", 304), ("bundle200", 200)] {
-        let mut rounds: [Vec<Round>; 2] = [Vec::new(), Vec::new()];
+        let mut rounds: [Vec<Round>; 3] = Default::default();
         for _ in 0..ROUNDS {
-            let contenders = [(&ours, site.pid()), (&theirs, nginx.pid())];
+            let contenders = [(&ours, site.pid()), (&theirs, nginx.pid()), (&least, bare.pid())];
             for (rounds, (target, pid)) in rounds.iter_mut().zip(contenders) {
                 rounds.push(load(target, status, pid).await?);
             }
         }
-        for (rounds, contender) in rounds.iter().zip([STEK, NGINX]) {
+        for (rounds, contender) in rounds.iter().zip([STEK, NGINX, BARE]) {
             add(report, what, contender, rounds);
         }
         let factor = report.value(what, "1w", STEK) / report.value(what, "1w", NGINX);
-        let bar = format!("{what}/1w {factor:.2}x nginx (bar {FACTOR:.1}x)");
+        let least = report.value(what, "1w", STEK) / report.value(what, "1w", BARE);
+        let bar =
+            format!("{what}/1w {factor:.2}x nginx (bar {FACTOR:.1}x), {least:.2}x bare hyper");
         report.judge_by(what, "1w", bar, factor >= FACTOR);
     }
     Ok(())
