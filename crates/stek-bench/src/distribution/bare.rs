@@ -54,6 +54,7 @@ impl Bare {
 
 /// Is the server, until it is killed. `arguments`: the folder of certificate and key, the file of the
 /// body, its entity tag.
+#[allow(clippy::print_stderr, reason = "it says where it listens as a role of stekd does")]
 pub(crate) fn serve(arguments: &[String]) -> Result<()> {
     let [tls, body, etag] = arguments else { anyhow::bail!("{SERVE} takes three arguments") };
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -68,7 +69,6 @@ pub(crate) fn serve(arguments: &[String]) -> Result<()> {
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?.to_string();
-        // As a role of stekd logs it.
         eprintln!(
             "{}",
             serde_json::json!({
