@@ -11,6 +11,7 @@ use stek_custody::clock_rules::{self, ClockDisagreement, ClockReading, HoldReaso
 use stek_custody::cluster_secret::{AuditKey, ClusterSecret, RowSealer};
 use stek_custody::custody::Custody;
 use stek_custody::random::RandomSource;
+use stek_custody::state_file::HighWater;
 use stek_store::{ClusterState, KeyStore, StoreError};
 use tokio::sync::Notify;
 
@@ -243,8 +244,9 @@ impl Engine {
     /// is written: commits to a restored database would carry its revision past the high-water
     /// mark, and nobody could tell any more.
     pub(crate) async fn read_cluster(&self) -> Result<ClusterState, ClusterError> {
+        let published = self.custody.high_water();
         let cluster = self.store.cluster().await?;
-        let checked = self.check_not_behind(&cluster);
+        let checked = check_not_behind(&cluster, published);
         let last = checked.is_ok().then_some(cluster);
         *self.last_cluster.lock().unwrap_or_else(PoisonError::into_inner) = last;
         checked?;
@@ -255,14 +257,19 @@ impl Engine {
     pub(crate) fn last_cluster(&self) -> Option<ClusterState> {
         *self.last_cluster.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    pub(crate) fn check_not_behind(&self, cluster: &ClusterState) -> Result<(), DatabaseBehind> {
-        let (incarnation, revision) = (cluster.incarnation, cluster.revision);
-        if self.custody.is_behind(incarnation, revision) {
-            return Err(DatabaseBehind { incarnation, revision });
-        }
-        Ok(())
+/// Whether the database, as `cluster` shows it, has all that was published: `published` is the
+/// high-water mark from before it was read, for what came out meanwhile it cannot show.
+pub(crate) fn check_not_behind(
+    cluster: &ClusterState,
+    published: Option<HighWater>,
+) -> Result<(), DatabaseBehind> {
+    let (incarnation, revision) = (cluster.incarnation, cluster.revision);
+    if Some(HighWater { incarnation, revision }) < published {
+        return Err(DatabaseBehind { incarnation, revision });
     }
+    Ok(())
 }
 
 fn reading(clock: &dyn Clock) -> ClockReading {

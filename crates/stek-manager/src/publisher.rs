@@ -20,7 +20,7 @@ use stek_custody::state_file::StateFileError;
 use stek_store::{Changes, Commit, CommitError, StoreError, StoredKeyset, Unsound};
 use tokio::sync::watch;
 
-use crate::engine::{ClusterError, DatabaseBehind, Engine};
+use crate::engine::{ClusterError, DatabaseBehind, Engine, check_not_behind};
 use crate::metrics::ManagerMetrics;
 use lacking::{Lacking, may_pass, may_stay};
 
@@ -113,8 +113,9 @@ impl Publisher {
         }
         let mut next = FeedState::clone(&held);
         if moved {
+            let published = engine.custody.high_water();
             let changes = engine.store.changed_since(held.revision).await?;
-            engine.check_not_behind(&changes.cluster)?;
+            check_not_behind(&changes.cluster, published)?;
             if changes.cluster.incarnation != held.incarnation {
                 return Err(PublishError::Exchanged);
             }

@@ -12,15 +12,13 @@ use stek_custody::clock_rules;
 use stek_custody::cluster_secret::{ClusterSecret, RowSealer};
 use stek_custody::random::RandomSource;
 use stek_custody::state_file::HighWater;
-use stek_store::{
-    Change, ClusterState, Commit, KeyStore, MAX_BATCH, SealedGrant, SealedToken, StoredAccess,
-};
+use stek_store::{Change, Commit, KeyStore, MAX_BATCH, SealedGrant, SealedToken, StoredAccess};
 
 use super::grants::MAX_GRANTS;
 use super::{OperationError, Operations, event};
 use crate::bootstrap::choose_secret;
 use crate::draft::new_id;
-use crate::engine::{ClockError, DatabaseBehind, PassTime};
+use crate::engine::{ClockError, PassTime, check_not_behind};
 
 /// The most tokens of a cluster: every request is compared with all of them.
 pub const MAX_TOKENS: usize = 10_000;
@@ -171,10 +169,7 @@ pub(super) async fn begin_offline(
     clock: &dyn Clock,
     mark: Option<HighWater>,
 ) -> Result<PassTime, OperationError> {
-    let ClusterState { incarnation, revision, .. } = store.cluster().await?;
-    if Some(HighWater { incarnation, revision }) < mark {
-        return Err(DatabaseBehind { incarnation, revision }.into());
-    }
+    check_not_behind(&store.cluster().await?, mark)?;
     if let Some(row) = store.seed().await? {
         choose_secret(cluster, &row).map_err(|error| OperationError::Failed(Box::new(error)))?;
     }

@@ -1,11 +1,13 @@
 //! Operations and what of them is published; the metrics beside them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use stek_core::audit::AuditAction;
 use stek_manager::OperationError;
 use stek_store::{KeyStore, MAX_PAGE};
 use stek_wire::admin::PolicyDocument;
+use tokio::sync::Barrier;
 
 use crate::fixture::{FAST, Site, name};
 use crate::store::{Fault, Refusal};
@@ -115,4 +117,25 @@ async fn the_end_waits_for_nothing() {
     let running = site.start().await;
     running.create("main", FAST).await;
     running.stop().await;
+}
+
+/// What was read before another change came out is not behind it.
+#[tokio::test]
+async fn a_change_that_comes_out_meanwhile_is_no_restored_database() {
+    let site = Site::new();
+    let running = site.start().await;
+    let meeting = Arc::new(Barrier::new(2));
+    *site.store.looking.lock().unwrap() = Some(Arc::clone(&meeting));
+    let operations = running.operations();
+    let slow = name("slow");
+    let creating = operations.create(&slow, PolicyDocument::default(), "test");
+    let overtaking = async {
+        meeting.wait().await;
+        running.create("quick", PolicyDocument::default()).await;
+        running.until(|feed| feed.keysets.contains_key(&name("quick"))).await;
+        meeting.wait().await;
+    };
+    let (created, ()) = tokio::join!(creating, overtaking);
+    created.unwrap();
+    running.until(|feed| feed.keysets.contains_key(&name("slow"))).await;
 }

@@ -51,6 +51,8 @@ pub(crate) struct FaultyStore {
     pub(crate) word: watch::Sender<Option<Revision>>,
     /// Meets whoever next reads the ratchet twice, with the answer in hand.
     pub(crate) meeting: Mutex<Option<Arc<Barrier>>>,
+    /// Meets whoever next reads the cluster's row twice, with the answer in hand.
+    pub(crate) looking: Mutex<Option<Arc<Barrier>>>,
     /// Meets whoever reads the audit trail twice, before it does.
     pub(crate) reading: Mutex<Option<Arc<Barrier>>>,
     /// How often a manager said what it holds.
@@ -68,6 +70,7 @@ impl FaultyStore {
             refused,
             commits: AtomicU64::new(0),
             meeting: Mutex::default(),
+            looking: Mutex::default(),
             reading: Mutex::default(),
             reports: AtomicU64::new(0),
             word,
@@ -253,7 +256,13 @@ impl KeyStore for FaultyStore {
 
     async fn cluster(&self) -> Result<ClusterState, StoreError> {
         self.fault("cluster").await?;
-        self.inner.cluster().await
+        let cluster = self.inner.cluster().await;
+        let looking = self.looking.lock().unwrap().take();
+        if let Some(looking) = looking {
+            looking.wait().await;
+            looking.wait().await;
+        }
+        cluster
     }
 
     async fn due(&self, now: Timestamp, limit: usize) -> Result<Keysets, StoreError> {
