@@ -7,19 +7,15 @@
 #[cfg(feature = "aws-lc")]
 mod aws_lc;
 mod block;
-// The reference: compiled for the tests of the other one, too.
-#[cfg(any(test, not(feature = "aws-lc")))]
+mod inner;
 mod rust_crypto;
 
 use std::fmt;
 
 use zeroize::{ZeroizeOnDrop, Zeroizing, optimization_barrier, zeroize_stack};
 
-#[cfg(feature = "aws-lc")]
-use aws_lc::{InnerGcm, STACK_LEN, half_the_stack};
 use block::BlockCipher;
-#[cfg(not(feature = "aws-lc"))]
-use rust_crypto::{InnerGcm, STACK_LEN, half_the_stack};
+use inner::Inner;
 
 /// Length of *N*, in bytes (C2SP XAES-256-GCM: "192-bit nonce"). Drawn at random it is good for
 /// 2⁸⁰ messages under one key at a collision risk of 2⁻³² (same source).
@@ -95,10 +91,10 @@ impl Xaes256Gcm {
         aad: &[u8],
         buffer: &mut [u8],
     ) -> [u8; TAG_LEN] {
-        erasing_stack(|| {
-            let inner = self.inner_gcm(nonce);
-            inner.seal(inner_nonce(nonce), aad, buffer)
-        })
+        let inner = Inner::for_message(buffer.len());
+        let tag = in_own_frame(|| self.seal_leaving_keys(inner, nonce, aad, buffer));
+        inner.erase_stack();
+        tag
     }
 
     /// Decrypts `sealed` into `plain`, which must be as long, if `tag` is the one for it, `nonce` and
@@ -119,18 +115,38 @@ impl Xaes256Gcm {
         if plain.len() != sealed.len() {
             return Err(OpenError);
         }
-        erasing_stack(|| {
-            let inner = self.inner_gcm(nonce);
-            inner.open(inner_nonce(nonce), aad, sealed, tag, plain)
-        })
+        let inner = Inner::for_message(sealed.len());
+        let opened =
+            in_own_frame(|| self.open_leaving_keys(inner, nonce, aad, (sealed, tag), plain));
+        inner.erase_stack();
+        opened
     }
 
-    /// AES-256-GCM under *Kₓ*, for the one message that has this nonce. Erases itself when dropped.
-    /// To be called while the stack is to be erased, for *Kₓ* itself stays there.
-    fn inner_gcm(&self, nonce: &[u8; NONCE_LEN]) -> InnerGcm {
+    /// As [`Self::seal_in_place`], with *Kₓ* and what was made of it left on the stack.
+    fn seal_leaving_keys(
+        &self,
+        inner: Inner,
+        nonce: &[u8; NONCE_LEN],
+        aad: &[u8],
+        buffer: &mut [u8],
+    ) -> [u8; TAG_LEN] {
         let mut inner_key = [0; KEY_LEN];
         self.derive_inner_key(nonce, &mut inner_key);
-        InnerGcm::new(&inner_key)
+        inner.seal(&inner_key, inner_nonce(nonce), aad, buffer)
+    }
+
+    /// As [`Self::open`], likewise.
+    fn open_leaving_keys(
+        &self,
+        inner: Inner,
+        nonce: &[u8; NONCE_LEN],
+        aad: &[u8],
+        (sealed, tag): (&[u8], &[u8; TAG_LEN]),
+        plain: &mut [u8],
+    ) -> Result<(), OpenError> {
+        let mut inner_key = [0; KEY_LEN];
+        self.derive_inner_key(nonce, &mut inner_key);
+        inner.open(&inner_key, inner_nonce(nonce), aad, sealed, tag, plain)
     }
 
     /// Writes *Kₓ* = AES-256ₖ(*M1* ⊕ *K1*) ‖ AES-256ₖ(*M2* ⊕ *K1*) into `inner_key`, where
@@ -179,19 +195,6 @@ fn double(block: &mut [u8; BLOCK_LEN]) {
     *block = ((*value << 1) ^ reduction).to_be_bytes();
 }
 
-/// Runs `work`, which handles keys, and overwrites the stack that it used: moves leave copies of
-/// the round keys there, and so do the AES backends, which zeroize what they own but not their
-/// temporaries. What `work` returns must hold no key by value.
-fn erasing_stack<T>(work: impl FnOnce() -> T) -> T {
-    let result = in_own_frame(work);
-    if half_the_stack() {
-        erase_stack::<{ STACK_LEN / 4 }>();
-    } else {
-        erase_stack::<{ STACK_LEN / 2 }>();
-    }
-    result
-}
-
 /// Overwrites the stack below the caller in two frames of `HALF` bytes each: C libraries fill more
 /// than 2 KiB with an instruction that is slow to start, and each ticket pays for it.
 #[inline(never)]
@@ -203,8 +206,10 @@ fn erase_stack<const HALF: usize>() {
     optimization_barrier(&upper);
 }
 
-/// Keeps the locals of `work` out of the caller's frame, which is still in use when the stack below
-/// it is overwritten.
+/// Runs `work`, which handles keys, on stack that the caller overwrites then: moves leave copies of
+/// the round keys there, and so do the AES backends, which zeroize what they own but not their
+/// temporaries. Not in the caller's frame, which is still in use then. What `work` returns must hold
+/// no key by value.
 #[inline(never)]
 fn in_own_frame<T>(work: impl FnOnce() -> T) -> T {
     work()

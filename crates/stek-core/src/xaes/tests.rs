@@ -253,14 +253,16 @@ fn no_key_is_left_on_the_stack() {
 
     let cipher = WITH_REDUCTION.cipher();
     let sealed = WITH_REDUCTION.sealed();
-    let mut buffer = vec![0; 4096];
+    let (mut short, mut long) = (vec![0; 128], vec![0; 4096]);
     for secret in [&k1, &kx_1, &kx_2] {
         let copies = copies_left_by(secret, || drop(WITH_REDUCTION.cipher()));
         assert_eq!(copies, 0, "K1, by new");
-        let copies = copies_left_by(secret, || {
-            let _ = cipher.seal_in_place(NONCE, b"", &mut buffer);
-        });
-        assert_eq!(copies, 0, "K1 or Kx, by seal_in_place");
+        for buffer in [&mut short, &mut long] {
+            let copies = copies_left_by(secret, || {
+                let _ = cipher.seal_in_place(NONCE, b"", buffer);
+            });
+            assert_eq!(copies, 0, "K1 or Kx, by seal_in_place");
+        }
         let copies = copies_left_by(secret, || assert!(sealed.open(&cipher).is_some()));
         assert_eq!(copies, 0, "K1 or Kx, by open");
     }
@@ -271,7 +273,6 @@ fn no_key_is_left_on_the_stack() {
 mod differential {
     use proptest::prelude::*;
 
-    use super::super::{aws_lc, rust_crypto};
     use super::*;
 
     fn message() -> impl Strategy<Value = Vec<u8>> {
@@ -290,24 +291,26 @@ mod differential {
             message in message(),
             flipped: prop::sample::Index,
         ) {
-            let (ours, reference) =
-                (aws_lc::InnerGcm::new(&key), rust_crypto::InnerGcm::new(&key));
+            let (ours, reference) = (Inner::AwsLc, Inner::RustCrypto);
             let (mut one, mut two) = (message.clone(), message.clone());
-            let tags = [ours.seal(nonce, &aad, &mut one), reference.seal(nonce, &aad, &mut two)];
+            let tags = [
+                ours.seal(&key, nonce, &aad, &mut one),
+                reference.seal(&key, nonce, &aad, &mut two),
+            ];
             prop_assert_eq!(tags[0], tags[1]);
             prop_assert_eq!(&one, &two);
             let mut plain = vec![0; message.len()];
-            prop_assert!(ours.open(nonce, &aad, &two, &tags[1], &mut plain).is_ok());
+            prop_assert!(ours.open(&key, nonce, &aad, &two, &tags[1], &mut plain).is_ok());
             prop_assert_eq!(&plain, &message);
             plain.fill(0);
-            prop_assert!(reference.open(nonce, &aad, &one, &tags[0], &mut plain).is_ok());
+            prop_assert!(reference.open(&key, nonce, &aad, &one, &tags[0], &mut plain).is_ok());
             prop_assert_eq!(&plain, &message);
             let mut spoiled = [one.as_slice(), &tags[0]].concat();
             let at = flipped.index(spoiled.len());
             spoiled[at] ^= 1;
             let (sealed, tag) = spoiled.split_last_chunk().unwrap();
-            prop_assert!(ours.open(nonce, &aad, sealed, tag, &mut plain).is_err());
-            prop_assert!(reference.open(nonce, &aad, sealed, tag, &mut plain).is_err());
+            prop_assert!(ours.open(&key, nonce, &aad, sealed, tag, &mut plain).is_err());
+            prop_assert!(reference.open(&key, nonce, &aad, sealed, tag, &mut plain).is_err());
         }
     }
 }
@@ -340,35 +343,53 @@ fn stack_after(work: impl FnOnce()) -> Vec<u8> {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn the_stack_is_erased_as_deep_as_keys_lie() {
+fn the_stack_is_erased_as_deep_as_it_is_said() {
     let secret = unhex(WITH_REDUCTION.k1);
-    // What lies between the frames is not much.
-    let deep = || match half_the_stack() {
-        true => plant_at::<{ STACK_LEN / 2 / 16 - 32 }>(&secret),
-        false => plant_at::<{ STACK_LEN / 16 - 32 }>(&secret),
-    };
-    assert_ne!(copies_left_by(&secret, deep), 0, "the search finds nothing");
-    assert_eq!(copies_left_by(&secret, || erasing_stack(deep)), 0);
+    for inner in inners() {
+        // What lies between the frames is not much.
+        let deep = || match inner.stack_len() {
+            0..=2048 => plant_at::<{ 2048 / 16 - 32 }>(&secret),
+            2049..=4096 => plant_at::<{ 4096 / 16 - 32 }>(&secret),
+            4097..=16_384 => plant_at::<{ 16_384 / 16 - 32 }>(&secret),
+            _ => plant_at::<{ 65_536 / 16 - 32 }>(&secret),
+        };
+        assert_ne!(copies_left_by(&secret, deep), 0, "the search finds nothing");
+        let erased = || {
+            in_own_frame(deep);
+            inner.erase_stack();
+        };
+        assert_eq!(copies_left_by(&secret, erased), 0, "{inner:?}");
+    }
+}
+
+/// Those that a message may come to here, each with the length of one.
+#[cfg(target_os = "linux")]
+fn inners() -> [Inner; 2] {
+    [Inner::for_message(128), Inner::for_message(4096)]
 }
 
 #[test]
 #[cfg(target_os = "linux")]
-fn the_stack_is_erased_as_deep_as_it_is_used() {
+fn the_stack_is_used_no_deeper_than_it_is_said() {
     let cipher = WITH_REDUCTION.cipher();
-    let mut buffer = vec![0; 4096];
-    let tag = cipher.seal_in_place(NONCE, b"aad", &mut buffer);
-    let (sealed, mut plain) = (buffer.clone(), vec![0; 4096]);
-    let sealing = depth_of(|| {
-        cipher.inner_gcm(NONCE).seal(inner_nonce(NONCE), b"aad", &mut buffer);
-    });
-    let opening = depth_of(|| {
-        let inner = cipher.inner_gcm(NONCE);
-        let opened = inner.open(inner_nonce(NONCE), b"aad", &sealed, &tag, &mut plain);
-        assert!(opened.is_ok());
-    });
+    for len in [128, 512, 4096, 16_384] {
+        let inner = Inner::for_message(len);
+        let mut buffer = vec![0; len];
+        let tag = cipher.seal_in_place(NONCE, b"aad", &mut buffer);
+        let (sealed, mut plain) = (buffer.clone(), vec![0; len]);
+        let sealing = depth_of(|| {
+            cipher.seal_leaving_keys(inner, NONCE, b"aad", &mut buffer);
+        });
+        let opening = depth_of(|| {
+            let opened =
+                cipher.open_leaving_keys(inner, NONCE, b"aad", (&sealed, &tag), &mut plain);
+            assert!(opened.is_ok());
+        });
+        for depth in [sealing, opening] {
+            assert!((1..=inner.stack_len()).contains(&depth), "{inner:?}, {len} bytes: {depth}");
+        }
+    }
     let expanding = depth_of(|| drop(BlockCipher::new(&WITH_REDUCTION.k)));
-    let erased = if half_the_stack() { STACK_LEN / 2 } else { STACK_LEN };
-    assert!((1..=erased).contains(&sealing.max(opening)), "{sealing}, {opening}");
     assert!((1..=block::STACK_LEN).contains(&expanding), "{expanding}");
 }
 
