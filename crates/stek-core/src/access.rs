@@ -292,21 +292,12 @@ impl Access {
         &self.grants
     }
 
-    /// The token whose hash this is, unless it has expired by `now`.
-    pub fn token(&self, hash: &TokenHash, now: Timestamp) -> Option<&Token> {
-        self.bearer(hash, now).map(|(token, _)| token)
-    }
-
-    /// The principal whose token this is, unless it has expired by `now`.
-    pub fn authenticate(&self, hash: &TokenHash, now: Timestamp) -> Option<&Principals> {
-        self.bearer(hash, now).map(|(_, whose)| whose)
-    }
-
-    fn bearer(&self, hash: &TokenHash, now: Timestamp) -> Option<(&Token, &Principals)> {
+    /// Whose token this is, unless it has expired by `now`; and its identity.
+    pub fn authenticate(&self, hash: &TokenHash, now: Timestamp) -> Option<(KeyId, &Principals)> {
         // How long the look-up takes tells of hashes, of which nobody can choose one.
         let (place, whose) = self.by_hash.get(hash)?;
         let token = &self.tokens[*place];
-        (now < token.expires_at).then_some((token, whose))
+        (now < token.expires_at).then_some((token.id, whose))
     }
 
     /// The grants that `who` has in `role`.
@@ -412,7 +403,8 @@ mod tests {
         let who = |secret: &TokenSecret, now| {
             access.authenticate(&secret.hash(), Timestamp::from_unix(now))
         };
-        assert_eq!(who(&secret, 99), Some(&principal("token:edge").into()));
+        let edge = (KeyId::from_bytes([1; 16]), &principal("token:edge").into());
+        assert_eq!(who(&secret, 99), Some(edge));
         assert_eq!(who(&secret, 100), None);
         assert_eq!(who(&TokenSecret::take_from(&mut [8; 32]), 0), None);
     }

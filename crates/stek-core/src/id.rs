@@ -220,10 +220,8 @@ impl ContentTag {
         // UUIDs come in braces, bare and upper case, numbers with signs and leading zeros.
         let incarnation = Incarnation::parse(uuid).ok()?;
         let mut written = Uuid::encode_buffer();
-        let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
         let is_written_so = *uuid == *incarnation.0.as_hyphenated().encode_lower(&mut written)
-            && is_number
-            && (number == "0" || !number.starts_with('0'))
+            && (number == "0" || !number.starts_with(['0', '+']))
             && !digits.bytes().any(|byte| byte.is_ascii_uppercase());
         let revision = Revision::new(number.parse().ok()?);
         let digest = ContentDigest::parse(digits).ok()?;

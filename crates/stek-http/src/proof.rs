@@ -84,7 +84,7 @@ impl Proof {
     /// 401 for a token that is not known or has expired, and for a certificate that has.
     pub fn principals(&self, access: &Access, now: Timestamp) -> Result<Principals, Problem> {
         let principals = match &self.kind {
-            Kind::Token(hash) => access.authenticate(hash, now).cloned(),
+            Kind::Token(hash) => access.authenticate(hash, now).map(|(_, whose)| whose.clone()),
             // Valid through its last second (RFC 5280, section 4.1.2.5).
             Kind::Certificate(certificate) => {
                 (now <= certificate.not_after).then(|| certificate.principals.clone())

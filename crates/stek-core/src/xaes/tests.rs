@@ -362,7 +362,7 @@ fn the_stack_is_erased_as_deep_as_it_is_said() {
     }
 }
 
-/// Those that a message may come to here, each with the length of one.
+/// Those that messages come to here.
 #[cfg(target_os = "linux")]
 fn inners() -> [Inner; 2] {
     [Inner::for_message(128), Inner::for_message(4096)]

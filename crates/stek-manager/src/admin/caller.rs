@@ -33,9 +33,8 @@ impl Caller {
         secret: &TokenSecret,
         now: Timestamp,
     ) -> Option<(KeyId, Self)> {
-        let token = access.token(&secret.hash(), now)?;
-        let principals = token.principal.clone().into();
-        Some((token.id, Self { principals, access: Arc::clone(access) }))
+        let (id, whose) = access.authenticate(&secret.hash(), now)?;
+        Some((id, Self { principals: whose.clone(), access: Arc::clone(access) }))
     }
 
     /// Whoever was given the token `id`, while that is valid.

@@ -48,11 +48,9 @@ fn configure(site: &Site, who: &str, own: &str, other: &str) {
     site.write(&format!("manager-{who}.toml"), &config);
 }
 
-/// The manager `who`, with its log in this format.
-fn start(site: &Site, who: &str, format: &str) -> Role {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_stekd"));
-    let config = site.path(&format!("manager-{who}.toml"));
-    Role::spawn(command.args(["--log-format", format, "manager", "--config"]).arg(config))
+/// The manager `who`.
+fn start(site: &Site, who: &str) -> Role {
+    Role::start("manager", &site.path(&format!("manager-{who}.toml")))
 }
 
 /// A site whose managers may join by certificate, if they have one of this authority.
@@ -74,7 +72,7 @@ async fn a_manager_is_given_the_state_for_its_certificate() {
     certify(&site, &ours, "edge", "spiffe://td/edge/1");
     certify(&site, &authority(), "stranger", "spiffe://td/manager/3");
     configure(&site, "one", "0", "1");
-    let mut one = start(&site, "one", "json");
+    let mut one = start(&site, "one");
     let admin = one.port("admin");
     site.profile("operator", &admin);
     site.stekd("keyset create main --profile DIR/operator.toml");
@@ -89,7 +87,7 @@ async fn a_manager_is_given_the_state_for_its_certificate() {
     ["two", "edge", "stranger"].iter().for_each(|who| configure(&site, who, "0", &admin));
     // It has never had the state, and then it has lost it.
     for joined in 1..=2 {
-        let mut two = start(&site, "two", "json");
+        let mut two = start(&site, "two");
         two.logs("a peer gave the ratchet's state");
         site.profile("operator", &two.port("admin"));
         assert!(site.stekd("keyset show main --profile DIR/operator.toml").contains("main"));
@@ -100,8 +98,7 @@ async fn a_manager_is_given_the_state_for_its_certificate() {
         std::fs::remove_file(site.path("ratchet-two")).unwrap();
     }
     for (who, why) in [("edge", "may not do this"), ("stranger", "error sending request")] {
-        // In the format in which a line has all causes of an error.
-        let refused = start(&site, who, "human");
+        let refused = start(&site, who);
         let line = refused.log_line("waiting for a peer");
         assert!(line.contains(why), "{line}");
         assert!(!site.path(&format!("ratchet-{who}")).exists(), "{who} has a state");
@@ -113,7 +110,7 @@ async fn a_manager_is_given_the_state_for_its_certificate() {
 /// Two managers that have both found no seed, and both try to claim one of their own.
 async fn meet(site: &Site, raw: &mut Session) -> [Role; 2] {
     loop {
-        let mut managers = ["one", "two"].map(|who| start(site, who, "json"));
+        let mut managers = ["one", "two"].map(|who| start(site, who));
         let mut looks = tokio::time::interval(Duration::from_millis(5));
         // The database lets nobody wait for long; on a slow machine the first may be gone by then.
         while managers.iter_mut().all(|manager| manager.process.try_wait().unwrap().is_none()) {
