@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
 
-use crate::id::{ContentDigest, KeyId, parse_hex};
+use crate::id::{ContentDigest, KeyId, decode_hex, parse_hex};
 use crate::name::{KeysetName, NameError, PrincipalName};
 use crate::principal::{PrincipalPattern, Principals};
 use crate::time::Timestamp;
@@ -128,17 +128,9 @@ impl TokenSecret {
 
     /// Reads the written form; `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {
-        let digits = text.strip_prefix(Self::PREFIX)?.as_bytes();
-        if digits.len() != 64 {
-            return None;
-        }
+        let digits = text.strip_prefix(Self::PREFIX)?;
         let mut secret = Self(Box::new([0; 32]));
-        for (byte, pair) in secret.0.iter_mut().zip(digits.chunks_exact(2)) {
-            let high = char::from(pair[0]).to_digit(16)?;
-            let low = char::from(pair[1]).to_digit(16)?;
-            *byte = u8::try_from(high * 16 + low).ok()?;
-        }
-        Some(secret)
+        decode_hex(digits, secret.0.as_mut_slice()).then_some(secret)
     }
 
     /// The written form, to be shown once to whoever asked for the token.

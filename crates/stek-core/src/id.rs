@@ -177,18 +177,36 @@ pub struct ParseHexError {
 }
 
 pub(crate) fn parse_hex<const N: usize>(text: &str) -> Result<[u8; N], ParseHexError> {
-    let error = ParseHexError { expected: 2 * N };
-    let digits = text.as_bytes();
-    if digits.len() != 2 * N {
-        return Err(error);
-    }
     let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        let high = char::from(pair[0]).to_digit(16).ok_or(error)?;
-        let low = char::from(pair[1]).to_digit(16).ok_or(error)?;
-        *byte = u8::try_from(high * 16 + low).map_err(|_| error)?;
+    if decode_hex(text, &mut bytes) { Ok(bytes) } else { Err(ParseHexError { expected: 2 * N }) }
+}
+
+/// Whether `text` is hexadecimal and fills `bytes`, which then hold what it says. All digits are
+/// looked at, and none is branched on: some are secret.
+pub(crate) fn decode_hex(text: &str, bytes: &mut [u8]) -> bool {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if pairs.len() != bytes.len() || !rest.is_empty() {
+        return false;
     }
-    Ok(bytes)
+    let mut all = 0;
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        let (high, low) = (hex_digit(*high), hex_digit(*low));
+        *byte = high << 4 | low & 0xf;
+        all |= high | low;
+    }
+    all <= 0xf
+}
+
+/// What the digit stands for; more than 15 if it is none.
+const fn hex_digit(digit: u8) -> u8 {
+    let (number, letter) = (digit.wrapping_sub(b'0'), (digit | 0x20).wrapping_sub(b'a'));
+    if number < 10 {
+        number
+    } else if letter < 6 {
+        letter + 10
+    } else {
+        u8::MAX
+    }
 }
 
 /// What an instance has installed, as it travels in an entity tag:
