@@ -48,14 +48,16 @@ pub(crate) async fn measure(
                 rounds.push(load(target, status, pid).await?);
             }
         }
-        for (rounds, contender) in rounds.iter().zip([STEK, NGINX, BARE]) {
-            add(report, what, contender, rounds);
-        }
+        let [ours, theirs, least] = &rounds;
+        add(report, what, STEK, ours);
+        add(report, what, NGINX, theirs);
         let factor = report.value(what, "1w", STEK) / report.value(what, "1w", NGINX);
-        let least = report.value(what, "1w", STEK) / report.value(what, "1w", BARE);
-        let bar =
-            format!("{what}/1w {factor:.2}x nginx (bar {FACTOR:.1}x), {least:.2}x bare hyper");
+        let bar = format!("{what}/1w {factor:.2}x nginx (bar {FACTOR:.1}x)");
         report.judge_by(what, "1w", bar, factor >= FACTOR);
+        // Afterwards: the bar does not go by it, and it may be faster than the load that is made.
+        add(report, what, BARE, least);
+        let share = report.value(what, "1w", STEK) / report.value(what, "1w", BARE);
+        println!("# {what}/1w/{STEK} is {share:.2}x bare hyper");
     }
     Ok(())
 }
