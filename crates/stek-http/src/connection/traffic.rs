@@ -3,7 +3,6 @@
 //!
 //! Looked at when a time may be over, so that a request sets no timer and wakes nobody.
 
-use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,9 +26,16 @@ pub(super) struct Traffic {
     answered: AtomicU64,
     /// When the answers were begun whose bodies the client has not taken to their end, in the order
     /// in which they were.
-    unread: Mutex<BTreeMap<u64, Instant>>,
+    unread: Mutex<Vec<Unread>>,
     next_answer: AtomicU64,
     refused: Notify,
+}
+
+/// An answer whose body the client has not taken to its end.
+#[derive(Debug)]
+struct Unread {
+    number: u64,
+    begun: Instant,
 }
 
 const NO_ANSWER: u64 = u64::MAX;
@@ -89,9 +95,9 @@ impl Traffic {
                 (None, Some((end, _))) => end,
                 _ => now + limits.idle_timeout,
             };
-            let unread = match self.lock().values().next() {
-                Some(begun) if *begun + limits.idle_timeout * 2 <= now => return Over::Unread,
-                Some(begun) => *begun + limits.idle_timeout * 2,
+            let unread = match self.lock().first().map(|oldest| oldest.begun) {
+                Some(begun) if begun + limits.idle_timeout * 2 <= now => return Over::Unread,
+                Some(begun) => begun + limits.idle_timeout * 2,
                 None => rest,
             };
             // What begins after this look is over after such a rest at the earliest.
@@ -112,7 +118,7 @@ impl Traffic {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Instant>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Unread>> {
         self.unread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -138,7 +144,7 @@ impl InFlight {
                 return body;
             }
             let number = self.0.next_answer.fetch_add(1, Ordering::Relaxed);
-            self.0.lock().insert(number, Instant::now());
+            self.0.lock().push(Unread { number, begun: Instant::now() });
             let traffic = Arc::clone(&self.0);
             Body::new(CountedBody { inner: body, rest: Bytes::new(), traffic, number })
         })
@@ -206,6 +212,7 @@ impl HttpBody for CountedBody {
 
 impl Drop for CountedBody {
     fn drop(&mut self) {
-        self.traffic.lock().remove(&self.number);
+        // Few are unread at once: one over HTTP/1.1, as many as there are streams over HTTP/2.
+        self.traffic.lock().retain(|answer| answer.number != self.number);
     }
 }
