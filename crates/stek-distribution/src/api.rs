@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::response::Response;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -30,74 +29,78 @@ use crate::shelf::Rendered;
 use crate::visitor::Visitor;
 use crate::{LONGEST_WAIT, Shared, feed_view, shelf};
 
-/// As many headers as an answer has, the connection's own among them.
-const ANSWER_HEADERS: usize = 10;
+// As names, and not as text that is read for each request.
+static INSTANCE: HeaderName = HeaderName::from_static(STEK_INSTANCE);
+static CLOCK_OFFSET: HeaderName = HeaderName::from_static(STEK_CLOCK_OFFSET);
+static TIME: HeaderName = HeaderName::from_static(STEK_TIME);
+static READ_AGE: HeaderName = HeaderName::from_static(STEK_READ_AGE);
 
-pub(crate) async fn bundle(
-    State(shared): State<Arc<Shared>>,
-    proof: Proof,
-    keyset: Result<Path<String>, PathRejection>,
-    request: Request,
-) -> Result<Response, Problem> {
-    let (mut visitor, judged) = Visitor::arrive(&shared, proof)?;
+/// As many headers as an answer without a body has, with that of the connection's.
+const ANSWER_HEADERS: usize = 6;
+
+/// Reads the request at once: until it is gone, the connection takes another buffer for the next one.
+pub(crate) fn bundle(
+    shared: Arc<Shared>,
+    keyset: &str,
+    request: &Request,
+) -> impl Future<Output = Result<Response, Problem>> + Send + use<> {
     let headers = request.headers();
-    let (instance, offset) = (instance(headers)?, clock_offset(headers)?);
-    // A name that no keyset can have is answered like one that none has.
-    let name = keyset.ok().and_then(|Path(text)| KeysetName::try_new(&text).ok());
-    let name = name.ok_or_else(Problem::not_found)?;
-    judged.must(Role::Terminator, &name)?;
-    let asked = Asked::new(headers);
-    if let Some(instance) = instance {
-        let instance = (judged.who.shown().clone(), instance);
-        check_in(&shared, &judged.feed, name.clone(), instance, asked.installed, offset);
-    }
-    // Holding the state would keep its keys from being erased. And thousands wait, while the buffer
-    // that their request came in is of no use.
-    drop(judged);
-    drop(request);
-    let deadline = asked.deadline(&shared);
-    let Some(mut content) = shared.shelf.watch(&name) else {
-        let rendered = not_on_the_shelf(&shared, &name)?;
-        return Ok(offer(&shared, &asked, &rendered).send(&shared.metrics.bundles));
-    };
-    loop {
-        let offer = offer_bundle(&shared, &visitor, &name, &asked, &mut content)?;
-        if offer.is_changed() || !wants_wait(&shared, deadline) {
-            return Ok(offer.send(&shared.metrics.bundles));
+    let proof = Proof::of(headers, request.extensions());
+    let (instance, offset) = (instance(headers), clock_offset(headers));
+    let (name, asked) = (KeysetName::try_new(keyset), Asked::new(headers));
+    async move {
+        let mut wanted = name.ok().map(|name| Wanted::new(&shared, name));
+        let seen = wanted.as_mut().map(|wanted| wanted.look(&shared));
+        let (mut visitor, judged) = Visitor::arrive(&shared, proof?)?;
+        let (instance, offset) = (instance?, offset?);
+        // A name that no keyset can have is answered like one that none has.
+        let (mut wanted, seen) = wanted.zip(seen).ok_or_else(Problem::not_found)?;
+        judged.must(Role::Terminator, &wanted.name)?;
+        if let Some(instance) = instance {
+            let instance = (judged.who.shown().clone(), instance);
+            let keyset = wanted.name.clone();
+            check_in(&shared, &judged.feed, keyset, instance, asked.installed, offset);
         }
-        drop(offer);
-        visitor.stay(&shared)?;
-        if !wait(&shared, deadline, shelf::changed(&mut content)).await {
-            let offer = offer_bundle(&shared, &visitor, &name, &asked, &mut content)?;
-            return Ok(offer.send(&shared.metrics.bundles));
+        // Holding the state would keep its keys from being erased.
+        drop(judged);
+        let mut offer = Offer::of(&shared, &asked, &*seen?);
+        let deadline = asked.deadline(&shared);
+        while !offer.is_changed() && wants_wait(&shared, deadline) {
+            let Some(content) = &mut wanted.content else { break };
+            drop(offer);
+            visitor.stay(&shared)?;
+            // On its own, so that a poll that does not wait takes no room for waiting.
+            let change = shelf::changed(content);
+            let has_changed = Box::pin(wait(&shared, deadline, change)).await;
+            let seen = wanted.look(&shared)?;
+            visitor.judge(&shared)?.must(Role::Terminator, &wanted.name)?;
+            offer = Offer::of(&shared, &asked, &seen);
+            if !has_changed {
+                break;
+            }
         }
+        Ok(offer.send(&shared.metrics.bundles))
     }
 }
 
-/// What the visitor may have of the keyset as it is now.
-fn offer_bundle(
-    shared: &Shared,
-    visitor: &Visitor,
-    name: &KeysetName,
-    asked: &Asked,
-    content: &mut watch::Receiver<Option<Arc<Rendered>>>,
-) -> Result<Offer, Problem> {
-    let shelved = content.borrow_and_update().clone();
-    let rendered = match shelved {
-        Some(rendered) => rendered,
-        None => Arc::new(not_on_the_shelf(shared, name)?),
-    };
-    // After the content was looked at, for that is put out after the feed: who was shut out by the
-    // commit that made it does not get it.
-    visitor.judge(shared)?.must(Role::Terminator, name)?;
-    Ok(offer(shared, asked, &rendered))
+/// A keyset that somebody asks for.
+struct Wanted {
+    name: KeysetName,
+    /// What is on the shelf, if anything is.
+    content: Option<watch::Receiver<Option<Arc<Rendered>>>>,
 }
 
-fn offer(shared: &Shared, asked: &Asked, rendered: &Rendered) -> Offer {
-    if asked.has(rendered.tag) {
-        return Offer::Unchanged(unchanged(shared, rendered.etag.clone()));
+impl Wanted {
+    fn new(shared: &Shared, name: KeysetName) -> Self {
+        Self { content: shared.shelf.watch(&name), name }
     }
-    Offer::Changed(changed(shared, rendered.etag.clone(), rendered.body.clone()))
+
+    /// The keyset as it is now. The visitor is to be judged afterwards, for this is put out after the
+    /// feed: who was shut out by the commit that made it does not get it.
+    fn look(&mut self, shared: &Shared) -> Result<Arc<Rendered>, Problem> {
+        let shelved = self.content.as_mut().and_then(|content| content.borrow_and_update().clone());
+        shelved.map_or_else(|| not_on_the_shelf(shared, &self.name).map(Arc::new), Ok)
+    }
 }
 
 /// A keyset that was published an instant ago; the shelf is being stocked with it.
@@ -170,6 +173,15 @@ enum Offer {
 }
 
 impl Offer {
+    /// That which answers who has `asked`, when this is what there is.
+    fn of(shared: &Shared, asked: &Asked, rendered: &Rendered) -> Self {
+        let etag = rendered.etag.clone();
+        if asked.has(rendered.tag) {
+            return Self::Unchanged(unchanged(shared, etag));
+        }
+        Self::Changed(changed(shared, etag, rendered.body.clone()))
+    }
+
     fn is_changed(&self) -> bool {
         matches!(self, Self::Changed(_))
     }
@@ -259,7 +271,7 @@ async fn wait(shared: &Shared, deadline: Duration, change: impl Future<Output = 
 
 /// `Stek-Instance`, if it is there, must be a name.
 fn instance(headers: &HeaderMap) -> Result<Option<InstanceName>, Problem> {
-    let Some(value) = headers.get(STEK_INSTANCE) else { return Ok(None) };
+    let Some(value) = headers.get(&INSTANCE) else { return Ok(None) };
     InstanceName::try_new(value.to_str().unwrap_or(""))
         .map(Some)
         .map_err(|error| Problem::invalid_field(STEK_INSTANCE, error.value, error.allowed))
@@ -267,7 +279,7 @@ fn instance(headers: &HeaderMap) -> Result<Option<InstanceName>, Problem> {
 
 /// `Stek-Clock-Offset`, if it is there, must be one.
 fn clock_offset(headers: &HeaderMap) -> Result<Option<i32>, Problem> {
-    let Some(value) = headers.get(STEK_CLOCK_OFFSET) else { return Ok(None) };
+    let Some(value) = headers.get(&CLOCK_OFFSET) else { return Ok(None) };
     let text = value.to_str().unwrap_or("");
     let allowed = "a whole number of milliseconds from -86400000 to 86400000";
     let shown: String = text.chars().take(80).collect();
@@ -320,11 +332,11 @@ fn answer(shared: &Shared, status: StatusCode, etag: HeaderValue, body: Body) ->
     headers.insert(VARY, HeaderValue::from_static("authorization"));
     headers.insert(ETAG, etag);
     if let Ok(time) = HeaderValue::try_from(format_stek_time(shared.fleet.now_millis())) {
-        headers.insert(HeaderName::from_static(STEK_TIME), time);
+        headers.insert(&TIME, time);
     }
     let age = shared.fleet.read_age().map(|age| HeaderValue::try_from(format_read_age(age)));
     if let Some(Ok(age)) = age {
-        headers.insert(HeaderName::from_static(STEK_READ_AGE), age);
+        headers.insert(&READ_AGE, age);
     }
     response
 }

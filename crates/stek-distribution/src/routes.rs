@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request};
 use http::StatusCode;
 use stek_http::api::{Api, Operation, Route};
 use stek_wire::admin::InstanceList;
@@ -36,8 +36,11 @@ pub(crate) fn bundles(shared: Arc<Shared>) -> Api {
         .json::<InstanceList>(StatusCode::OK, "A page")
         .refuses([StatusCode::NOT_FOUND, StatusCode::UNPROCESSABLE_ENTITY]);
     let bundle = polled::<schema::Bundle>(bundle);
+    let polls = Arc::clone(&shared);
+    let poll =
+        move |keyset: &str, request: &Request| api::bundle(Arc::clone(&polls), keyset, request);
     Api::new()
-        .route("/v1/keysets/{keyset}", Route::new().get(api::bundle, bundle))
+        .shortcut("/v1/keysets/{keyset}", poll, bundle)
         .route("/v1/keysets/{keyset}/terminators", Route::new().get(reports::list, list))
         .with_state(shared)
 }

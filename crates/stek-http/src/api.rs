@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::Request;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request};
 use axum::handler::Handler;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -18,7 +19,8 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use serde_json::{Map, Value, json};
 use tower::{Layer, Service};
 
-use crate::Problem;
+use crate::routes::Shortcut;
+use crate::{Problem, Routes};
 
 pub use operation::Operation;
 
@@ -114,12 +116,13 @@ async fn without_query(request: Request, next: Next) -> Response {
 /// Routes with their descriptions.
 pub struct Api<S = ()> {
     router: Router<S>,
+    shortcuts: Vec<Shortcut>,
     paths: BTreeMap<&'static str, BTreeMap<&'static str, Operation>>,
 }
 
 impl<S: Clone + Send + Sync + 'static> Default for Api<S> {
     fn default() -> Self {
-        Self { router: Router::new(), paths: BTreeMap::new() }
+        Self { router: Router::new(), shortcuts: Vec::new(), paths: BTreeMap::new() }
     }
 }
 
@@ -144,6 +147,25 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
         self
     }
 
+    /// Adds the `GET` of a path that a fleet asks for by the thousand, and that ends in its only
+    /// parameter. `answer` gets that parameter, empty if it is not UTF-8, and is asked without the
+    /// router if the path is written plainly: without percent-encoding and without a query.
+    ///
+    /// # Panics
+    /// As [`Api::route`] does, and if `path` is of another form.
+    #[must_use]
+    pub fn shortcut<F, R>(mut self, path: &'static str, answer: F, operation: Operation) -> Self
+    where
+        F: Fn(&str, &Request) -> R + Clone + Send + Sync + 'static,
+        R: Future<Output: IntoResponse> + Send + 'static,
+    {
+        self.shortcuts.push(Shortcut::new(path, answer.clone()));
+        let handler = move |parameter: Result<Path<String>, PathRejection>, request: Request| {
+            answer(parameter.as_ref().map_or("", |Path(text)| text), &request)
+        };
+        self.route(path, Route::new().get(handler, operation))
+    }
+
     /// The routes of both.
     ///
     /// # Panics
@@ -151,6 +173,7 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
     #[must_use]
     pub fn merge(mut self, other: Self) -> Self {
         self.router = self.router.merge(other.router);
+        self.shortcuts.extend(other.shortcuts);
         self.paths.extend(other.paths);
         self
     }
@@ -171,19 +194,25 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
 
     /// Gives the handlers their state.
     pub fn with_state<S2>(self, state: S) -> Api<S2> {
-        Api { router: self.router.with_state(state), paths: self.paths }
+        let Self { router, shortcuts, paths } = self;
+        Api { router: router.with_state(state), shortcuts, paths }
     }
 }
 
 impl Api {
-    /// The routes alone.
+    /// The routes alone, as a router has them.
     pub fn into_router(self) -> Router {
         self.router
     }
 
+    /// The routes alone.
+    pub fn into_routes(self) -> Routes {
+        Routes::new(self.router, self.shortcuts)
+    }
+
     /// The routes, and `GET /openapi.json` beside them, which tells anybody what there is: it holds
     /// nothing that is not the same wherever the program runs.
-    pub fn described(self, about: About) -> Router {
+    pub fn described(self, about: About) -> Routes {
         let description = Operation::new("describe", "This document")
             .anonymous()
             .json::<Value>(StatusCode::OK, "The document");
@@ -199,7 +228,7 @@ impl Api {
         let text = api.document(about).to_string();
         // Nobody else has had it in hand.
         let _ = document.set(Bytes::from(text));
-        api.router
+        api.into_routes()
     }
 
     /// The document, by OpenAPI 3.1.

@@ -4,15 +4,17 @@ mod traffic;
 
 use std::convert::Infallible;
 use std::fmt::Display;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::thread;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::DefaultBodyLimit;
 use axum::response::{IntoResponse, Response};
 use http::header::{AUTHORIZATION, CONNECTION};
 use http::{HeaderValue, Request, Version};
@@ -28,15 +30,17 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tower::{Layer, ServiceExt};
 use tracing::{Instrument, field};
 
 use crate::body::TimedBody;
 use crate::connection::traffic::{InFlight, Over, Traffic};
 use crate::quota::Quotas;
 use crate::request_id::{RequestId, X_REQUEST_ID};
+use crate::routes::Answering;
 use crate::tasks::Tasks;
-use crate::{Channel, ClientCertificate, Limits, Peer, Problem, Standing, TlsFiles, Transport};
+use crate::{
+    Channel, ClientCertificate, Limits, Peer, Problem, Routes, Standing, TlsFiles, Transport,
+};
 
 /// HTTP/2 flow-control window of one stream, in bytes. With the window of a connection, this bounds
 /// what a client can make the server hold of bodies that no handler reads.
@@ -52,14 +56,11 @@ const FULL_RETRY: Duration = Duration::from_secs(5);
 /// The most time, from accept to close, that is spent on telling somebody so.
 const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What answers requests, and reads no more of a body than it may.
-type Routes = <DefaultBodyLimit as Layer<Router>>::Service;
-
 /// What all connections of one server have in common.
 pub(crate) struct Connections {
     transport: Transport,
     limits: Limits,
-    routes: Routes,
+    routes: Arc<Routes>,
     quotas: Arc<Quotas>,
     http: Versions,
     shutdown: CancellationToken,
@@ -90,15 +91,13 @@ impl Connections {
     pub(crate) fn new(
         transport: Transport,
         limits: Limits,
-        router: Router,
+        routes: Routes,
         tasks: Tasks,
         shutdown: CancellationToken,
     ) -> Self {
         let http = Versions::new(&limits, tasks);
         let quotas = Arc::new(Quotas::new(&limits));
-        // Around all of it: a layer of the router stands around each route, and takes its turns at
-        // the heap for each request.
-        let routes = DefaultBodyLimit::max(limits.max_body_bytes).layer(router);
+        let routes = Arc::new(routes.limited(limits.max_body_bytes));
         Self { transport, limits, routes, quotas, http, shutdown }
     }
 
@@ -148,11 +147,11 @@ impl Connections {
     {
         let asked = CancellationToken::new();
         let has_asked = asked.clone();
-        let standing = self.stranger();
+        let (standing, full_house) = (self.stranger(), full_house());
         let service = service_fn(move |request: Request<Incoming>| {
             has_asked.cancel();
             let in_flight = InFlight::begin(&Traffic::new());
-            answer(full_house(), request.map(Body::new), standing.clone(), in_flight)
+            answer(&full_house, request.map(Body::new), standing.clone(), in_flight)
         });
         let mut connection = pin!(self.http.any.serve_connection(TokioIo::new(io), service));
         tokio::select! {
@@ -242,7 +241,7 @@ impl Connections {
         Future: Send + 'static,
     > + Send
     + use<> {
-        let (routes, traffic) = (self.routes.clone(), Arc::clone(traffic));
+        let (routes, traffic) = (Arc::clone(&self.routes), Arc::clone(traffic));
         let standing = standing.clone();
         let body_limit = self.limits.body_read_timeout;
         service_fn(move |request: Request<Incoming>| {
@@ -252,7 +251,7 @@ impl Connections {
             });
             request.extensions_mut().insert(standing.clone());
             request.extensions_mut().insert(peer.clone());
-            answer(routes.clone(), request, standing.clone(), InFlight::begin(&traffic))
+            answer(&routes, request, standing.clone(), InFlight::begin(&traffic))
         })
     }
 
@@ -366,17 +365,19 @@ enum Finishing {
 }
 
 /// What those are answered that there is no place for.
-fn full_house() -> Router {
-    Router::new()
-        .fallback(|| async { Problem::unavailable("there are too many connections", FULL_RETRY) })
+fn full_house() -> Routes {
+    let answer = || async { Problem::unavailable("there are too many connections", FULL_RETRY) };
+    Router::new().fallback(answer).into()
 }
 
-async fn answer(
-    routes: impl tower::Service<Request<Body>, Response = Response, Error = Infallible>,
+/// Answers one request, which is read at once: as long as it is there, its connection needs another
+/// buffer to read from.
+fn answer(
+    routes: &Routes,
     mut request: Request<Body>,
     standing: Standing,
     in_flight: InFlight,
-) -> Result<Response, Infallible> {
+) -> impl Future<Output = Result<Response, Infallible>> + Send + use<> {
     for (name, value) in request.headers_mut() {
         if name == AUTHORIZATION {
             value.set_sensitive(true);
@@ -393,51 +394,55 @@ async fn answer(
         route = field::Empty,
         status = field::Empty,
     );
-    let answering = name.clone().scope(respond(routes, request)).instrument(span.clone());
-    let mut response = answering.await?;
-    let status = response.status();
-    span.record("status", status.as_u16());
-    if status.is_client_error() {
-        // What fails on our side is logged where it does.
-        let refused = || tracing::info!(status = status.as_u16(), "request refused");
-        name.clone().scope_sync(|| span.in_scope(refused));
-        if !standing.has_proven() {
-            in_flight.refused();
-            if has_one_at_a_time {
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    let begin = AssertUnwindSafe(|| routes.answer(request));
+    let answering = span.in_scope(|| catch_unwind(begin));
+    let answering = name.clone().scope(unless_panicked(answering)).instrument(span.clone());
+    async move {
+        let mut response = answering.await;
+        let status = response.status();
+        if !span.is_disabled() {
+            span.record("status", status.as_u16());
+        }
+        if status.is_client_error() {
+            // What fails on our side is logged where it does.
+            let refused = || tracing::info!(status = status.as_u16(), "request refused");
+            name.clone().scope_sync(|| span.in_scope(refused));
+            if !standing.has_proven() {
+                in_flight.refused();
+                if has_one_at_a_time {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(CONNECTION, close);
+                }
             }
         }
-    }
-    if let Some(value) = name.header() {
-        response.headers_mut().insert(X_REQUEST_ID, value);
-    }
-    Ok(in_flight.answered(response))
-}
-
-async fn respond(
-    routes: impl tower::Service<Request<Body>, Response = Response, Error = Infallible>,
-    request: Request<Body>,
-) -> Result<Response, Infallible> {
-    match unless_panicked(routes.oneshot(request)).await {
-        Ok(response) => response,
-        Err(Panicked) => {
-            // The panic hook has said what and where.
-            tracing::error!("a request handler panicked");
-            Ok(Problem::internal().into_response())
+        if let Some(value) = name.header() {
+            response.headers_mut().insert(X_REQUEST_ID, value);
         }
+        Ok(in_flight.answered(response))
     }
 }
-
-struct Panicked;
 
 /// A handler's panic must cost its own request, and not the others on the connection.
-async fn unless_panicked<F: Future>(future: F) -> Result<F::Output, Panicked> {
-    let mut future = pin!(future);
-    std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-        Ok(poll) => poll.map(Ok),
-        Err(_) => std::task::Poll::Ready(Err(Panicked)),
-    })
-    .await
+async fn unless_panicked(begun: thread::Result<Answering>) -> Response {
+    let answered = match begun {
+        Ok(mut answering) => {
+            let mut poll = |cx: &mut Context<'_>| answering.as_mut().poll(cx);
+            poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| poll(cx))) {
+                Ok(poll) => poll.map(Ok),
+                Err(panicked) => Poll::Ready(Err(panicked)),
+            })
+            .await
+        }
+        Err(panicked) => Err(panicked),
+    };
+    match answered {
+        Ok(Ok(response)) => response,
+        Err(_) => {
+            // The panic hook has said what and where.
+            tracing::error!("a request handler panicked");
+            Problem::internal().into_response()
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The server chassis: listeners, limits, problem documents, health, metrics and drain
 //!
-//! A server crate brings an [`axum::Router`]; this crate brings everything around it. It knows
+//! A server crate brings an [`axum::Router`] or [`Routes`]; this crate brings everything around it. It knows
 //! nothing of keys or keysets, and of principals only how one proves to be one.
 //!
 //! Put a router together in this order, so that every answer is a problem document where it fails
@@ -10,21 +10,22 @@
 //! # use std::sync::Arc;
 //! # use axum::{Router, routing::get};
 //! # use stek_http::{health, metrics, problem};
-//! # fn build(state: Arc<dyn health::Readiness>) -> Result<Router, metrics::MetricsError> {
+//! # fn build(state: Arc<dyn health::Readiness>) -> Result<stek_http::Routes, metrics::MetricsError> {
 //! let registry = prometheus::Registry::new();
 //! let http_metrics = metrics::HttpMetrics::register(&registry)?;
 //! let routes = Router::new()
 //!     .route("/v1/greeting", get(|| async { "hello" }))
 //!     .merge(health::router(state))
 //!     .merge(metrics::router(registry));
-//! let router = http_metrics.observe("example", problem::with_fallbacks(routes));
-//! # Ok(router)
+//! let routes = http_metrics.observe("example", problem::with_fallbacks(routes));
+//! # Ok(routes)
 //! # }
 //! ```
 //!
 //! then [`Server::bind`] and [`Server::serve`].
 
 mod accept;
+mod bearer;
 mod body;
 mod client_certificate;
 mod connection;
@@ -33,12 +34,12 @@ mod listen;
 mod peer;
 mod proof;
 mod quota;
+mod routes;
 mod serve;
 mod tasks;
 mod tls;
 
 pub mod api;
-pub mod bearer;
 pub mod health;
 pub mod metrics;
 pub mod prefer;
@@ -53,6 +54,7 @@ pub use peer::{Channel, Peer};
 pub use problem::Problem;
 pub use proof::{Proof, Standing};
 pub use quota::Waiting;
+pub use routes::Routes;
 pub use serve::{Drained, TURNED_AWAY_AT_ONCE};
 pub use tls::reload::{LOOK_EVERY, TlsMetrics, TlsReload};
 pub use tls::{TlsError, TlsFiles, TlsPaths};

@@ -4,7 +4,9 @@
 //! Labels are bounded: a route is a pattern of the router and never a path, methods outside the
 //! common ones are `OTHER`.
 
+use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::Router;
@@ -18,7 +20,7 @@ use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, Tex
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use crate::{Problem, prefer};
+use crate::{Problem, Routes, prefer};
 
 /// Seconds. Answers come from memory or from one transaction; nothing that is not a long-poll
 /// should leave the upper end.
@@ -82,24 +84,45 @@ impl HttpMetrics {
     /// A request with `Prefer: wait` is counted like any other but is left out of the histogram: how
     /// long it takes is up to the client and to when keys change, so that one long-poll would hide
     /// a thousand slow answers. It has no route label of its own, so that sums over a route hold.
-    pub fn observe<S>(&self, listener: &'static str, router: Router<S>) -> Router<S>
-    where
-        S: Clone + Send + Sync + 'static,
-    {
-        router.layer(Observe { metrics: self.clone(), listener })
+    #[must_use]
+    pub fn observe(&self, listener: &'static str, routes: impl Into<Routes>) -> Routes {
+        routes.into().observed(Observe(Arc::new(Counted { metrics: self.clone(), listener })))
     }
 }
 
 /// Counts what a service answers. A function of axum's middleware would do as well, and store
 /// request and service on the heap for each request.
 #[derive(Clone)]
-struct Observe {
+pub(crate) struct Observe(Arc<Counted>);
+
+struct Counted {
     metrics: HttpMetrics,
     listener: &'static str,
 }
 
+impl Observe {
+    /// Begins to count a request for `route`.
+    pub(crate) fn begin(&self, route: RouteLabel, request: &Request) -> Pending {
+        let waits = prefer::wait_seconds(request.headers(), u32::MAX).is_some();
+        let pending = Pending {
+            counted: Arc::clone(&self.0),
+            route,
+            method: method_label(request.method()),
+            started: (!waits).then(Instant::now),
+            answer: None,
+        };
+        // For whoever exports spans.
+        if tracing::span_enabled!(tracing::Level::DEBUG) {
+            let listener = self.0.listener;
+            let (method, route) = (pending.method, pending.route.as_str());
+            tracing::record_all!(tracing::Span::current(), listener, method, route);
+        }
+        pending
+    }
+}
+
 #[derive(Clone)]
-struct Observed<S> {
+pub(crate) struct Observed<S> {
     inner: S,
     observe: Observe,
 }
@@ -112,51 +135,77 @@ impl<S> Layer<S> for Observe {
     }
 }
 
-impl<S: Service<Request, Response = Response>> Service<Request> for Observed<S> {
+impl<S: Service<Request, Response = Response, Error = Infallible>> Service<Request>
+    for Observed<S>
+{
     type Response = Response;
-    type Error = S::Error;
+    type Error = Infallible;
     type Future = Observing<S::Future>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request) -> Observing<S::Future> {
-        let Observe { metrics, listener } = &self.observe;
-        let pending = Pending::new(metrics.clone(), listener, &request);
-        Observing { answering: self.inner.call(request), pending: Some(pending) }
+        let matched = request.extensions().get::<MatchedPath>().cloned();
+        let route = matched.map_or(RouteLabel::Known(UNMATCHED), RouteLabel::Matched);
+        let pending = self.observe.begin(route, &request);
+        Observing::new(self.inner.call(request), Some(pending))
     }
 }
 
 pin_project! {
-    struct Observing<F> {
+    /// An answer on its way, which is counted if it is `pending`.
+    pub(crate) struct Observing<F> {
         #[pin]
         answering: F,
         pending: Option<Pending>,
     }
 }
 
-impl<F: Future<Output = Result<Response, E>>, E> Future for Observing<F> {
-    type Output = F::Output;
+impl<F> Observing<F> {
+    pub(crate) fn new(answering: F, pending: Option<Pending>) -> Self {
+        Self { answering, pending }
+    }
+}
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+impl<F: Future<Output: IntoResponse>> Future for Observing<F> {
+    type Output = Result<Response, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         // Taken out, so that it is dropped on the way if the handler panics.
         let pending = this.pending.take();
-        let polled = this.answering.poll(cx);
+        let polled = this.answering.poll(cx).map(IntoResponse::into_response);
         match (&polled, pending) {
-            (Poll::Ready(Ok(response)), Some(pending)) => pending.answered(response.status()),
+            (Poll::Ready(response), Some(pending)) => pending.answered(response.status()),
             (_, pending) => *this.pending = pending,
         }
-        polled
+        polled.map(Ok)
+    }
+}
+
+/// Which route a request is counted for.
+pub(crate) enum RouteLabel {
+    /// The one that the router has found.
+    Matched(MatchedPath),
+    /// One that is known beforehand.
+    Known(&'static str),
+}
+
+impl RouteLabel {
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Matched(path) => path.as_str(),
+            Self::Known(route) => route,
+        }
     }
 }
 
 /// A request without an answer yet. Dropped like that, it counts as aborted.
-struct Pending {
-    metrics: HttpMetrics,
-    listener: &'static str,
-    route: Option<MatchedPath>,
+pub(crate) struct Pending {
+    counted: Arc<Counted>,
+    route: RouteLabel,
     method: &'static str,
     /// When the request came, if its duration counts.
     started: Option<Instant>,
@@ -164,28 +213,6 @@ struct Pending {
 }
 
 impl Pending {
-    fn new(metrics: HttpMetrics, listener: &'static str, request: &Request) -> Self {
-        let waits = prefer::wait_seconds(request.headers(), u32::MAX).is_some();
-        let pending = Self {
-            metrics,
-            listener,
-            route: request.extensions().get::<MatchedPath>().cloned(),
-            method: method_label(request.method()),
-            started: (!waits).then(Instant::now),
-            answer: None,
-        };
-        // For whoever exports spans.
-        if tracing::span_enabled!(tracing::Level::DEBUG) {
-            let (method, route) = (pending.method, pending.route());
-            tracing::record_all!(tracing::Span::current(), listener, method, route);
-        }
-        pending
-    }
-
-    fn route(&self) -> &str {
-        self.route.as_ref().map_or(UNMATCHED, MatchedPath::as_str)
-    }
-
     fn answered(mut self, status: StatusCode) {
         self.answer = Some(status);
     }
@@ -193,19 +220,18 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        let route = self.route();
+        let Counted { metrics, listener } = &*self.counted;
+        let route = self.route.as_str();
         let status = match self.answer {
             Some(status) => status_label(status),
             // A handler that panics is answered with 500, further out.
             None if std::thread::panicking() => SERVER_ERROR,
             None => ABORTED,
         };
-        self.metrics.requests.with_label_values(&[self.listener, route, self.method, status]).inc();
+        metrics.requests.with_label_values(&[listener, route, self.method, status]).inc();
         if let (Some(started), Some(_)) = (self.started, self.answer) {
-            self.metrics
-                .duration
-                .with_label_values(&[self.listener, route])
-                .observe(started.elapsed().as_secs_f64());
+            let duration = metrics.duration.with_label_values(&[listener, route]);
+            duration.observe(started.elapsed().as_secs_f64());
         }
     }
 }

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::extract::FromRequestParts;
-use http::Extensions;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
-use stek_core::access::{Access, TokenHash, TokenSecret};
+use http::{Extensions, HeaderMap};
+use stek_core::access::{Access, TokenHash};
 use stek_core::principal::Principals;
 use stek_core::time::Timestamp;
 
@@ -115,13 +115,23 @@ impl Proof {
         }
     }
 
-    fn find(parts: &Parts) -> Option<Kind> {
-        if parts.headers.contains_key(AUTHORIZATION) {
-            let token = bearer::from_headers(&parts.headers).ok()??;
-            let secret = TokenSecret::parse(token.expose_secret())?;
+    /// The proof that a request with these `headers` and `extensions` carries.
+    ///
+    /// # Errors
+    /// 401 if it carries none.
+    pub fn of(headers: &HeaderMap, extensions: &Extensions) -> Result<Self, Problem> {
+        let kind = Self::find(headers, extensions).ok_or_else(Problem::unauthenticated)?;
+        Ok(Self { kind, standing: extensions.get().cloned() })
+    }
+
+    fn find(headers: &HeaderMap, extensions: &Extensions) -> Option<Kind> {
+        let mut values = headers.get_all(AUTHORIZATION).iter();
+        if let Some(value) = values.next() {
+            // Of several it would be unclear who asks.
+            let secret = bearer::secret(value).filter(|_| values.next().is_none())?;
             return Some(Kind::Token(secret.hash()));
         }
-        match &parts.extensions.get::<Peer>()?.channel {
+        match &extensions.get::<Peer>()?.channel {
             Channel::Tls(Some(certificate)) => Some(Kind::Certificate(Arc::clone(certificate))),
             Channel::Tls(None) | Channel::Plain => None,
         }
@@ -132,8 +142,7 @@ impl<S: Sync> FromRequestParts<S> for Proof {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
-        let kind = Self::find(parts).ok_or_else(Problem::unauthenticated)?;
-        Ok(Self { kind, standing: parts.extensions.get().cloned() })
+        Self::of(&parts.headers, &parts.extensions)
     }
 }
 

@@ -83,7 +83,11 @@ impl RequestId {
 
     /// As the value of a header.
     pub(crate) fn header(&self) -> Option<HeaderValue> {
-        HeaderValue::from_str(self.as_str()).ok()
+        let value = match &self.0 {
+            Name::Brought(text) => text.as_bytes(),
+            Name::Fresh(digits) => digits,
+        };
+        HeaderValue::from_bytes(value).ok()
     }
 }
 

@@ -4,7 +4,6 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -12,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::accept::{Accept, Backoff};
 use crate::connection::Connections;
 use crate::tasks::Tasks;
-use crate::{Limits, Server, Transport};
+use crate::{Limits, Routes, Server, Transport};
 
 /// Time that tasks get to fall over once they are aborted; only one that blocks its thread needs
 /// any.
@@ -31,7 +30,7 @@ pub struct Drained {
 }
 
 impl Server {
-    /// Serves `router` until `shutdown` is cancelled, then drains: no new connections, open ones are
+    /// Serves `routes` until `shutdown` is cancelled, then drains: no new connections, open ones are
     /// told to finish and get [`Limits::drain_timeout`], the rest is dropped. When this returns
     /// the port is free and no request is being worked on, unless a handler blocks its thread: then
     /// it returns 5 s later all the same.
@@ -40,10 +39,10 @@ impl Server {
     ///
     /// A handler that waits, as long-polls do, should watch `shutdown` itself and answer when it is
     /// cancelled; otherwise it is dropped at the end of the drain.
-    pub async fn serve(self, router: Router, shutdown: CancellationToken) -> Drained {
+    pub async fn serve(self, routes: impl Into<Routes>, shutdown: CancellationToken) -> Drained {
         let Self { listener, local_addr, transport, limits } = self;
         tracing::info!(addr = %local_addr, tls = matches!(transport, Transport::Tls(_)), "serving");
-        let drained = serve_from(listener, transport, limits, router, shutdown).await;
+        let drained = serve_from(listener, transport, limits, routes.into(), shutdown).await;
         if drained.dropped > 0 {
             tracing::warn!(addr = %local_addr, dropped = drained.dropped, "drain timed out");
         } else {
@@ -57,7 +56,7 @@ async fn serve_from(
     listener: impl Accept,
     transport: Transport,
     limits: Limits,
-    router: Router,
+    routes: Routes,
     shutdown: CancellationToken,
 ) -> Drained {
     let tasks = Tasks::default();
@@ -67,7 +66,7 @@ async fn serve_from(
     let seats = Arc::clone(&slots.seats);
     let drain_timeout = limits.drain_timeout;
     let connections =
-        Arc::new(Connections::new(transport, limits, router, tasks.clone(), shutdown.clone()));
+        Arc::new(Connections::new(transport, limits, routes, tasks.clone(), shutdown.clone()));
     let accepting = accept_all(&listener, |stream, addr| {
         let connections = connections.clone();
         match slots.place() {

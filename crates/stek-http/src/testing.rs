@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use tempfile::TempDir;
@@ -16,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Drained, Limits, Plaintext, Server, TlsFiles, TlsPaths, Transport};
+use crate::{Drained, Limits, Plaintext, Routes, Server, TlsFiles, TlsPaths, Transport};
 
 /// A limit that a test waits for.
 pub(crate) const BRIEF: Duration = Duration::from_millis(50);
@@ -91,30 +90,38 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    pub(crate) async fn start(transport: Transport, limits: Limits, router: Router) -> Self {
+    pub(crate) async fn start(
+        transport: Transport,
+        limits: Limits,
+        routes: impl Into<Routes>,
+    ) -> Self {
         let shutdown = CancellationToken::new();
-        Self::start_with(transport, limits, router, shutdown).await
+        Self::start_with(transport, limits, routes, shutdown).await
     }
 
     pub(crate) async fn start_with(
         transport: Transport,
         limits: Limits,
-        router: Router,
+        routes: impl Into<Routes>,
         shutdown: CancellationToken,
     ) -> Self {
         let server = Server::bind(([127, 0, 0, 1], 0).into(), transport, limits).await.unwrap();
         let addr = server.local_addr();
-        let task = tokio::spawn(server.serve(router, shutdown.clone()));
+        let task = tokio::spawn(server.serve(routes.into(), shutdown.clone()));
         Self { addr, shutdown, task }
     }
 
-    pub(crate) async fn plain(limits: Limits, router: Router) -> Self {
-        Self::start(Transport::Plain(Plaintext::LoopbackOnly), limits, router).await
+    pub(crate) async fn plain(limits: Limits, routes: impl Into<Routes>) -> Self {
+        Self::start(Transport::Plain(Plaintext::LoopbackOnly), limits, routes).await
     }
 
-    pub(crate) async fn tls(identity: &Identity, limits: Limits, router: Router) -> Self {
+    pub(crate) async fn tls(
+        identity: &Identity,
+        limits: Limits,
+        routes: impl Into<Routes>,
+    ) -> Self {
         let files = Arc::new(TlsFiles::load(identity.paths()).unwrap());
-        Self::start(Transport::Tls(files), limits, router).await
+        Self::start(Transport::Tls(files), limits, routes).await
     }
 
     pub(crate) async fn connect(&self) -> TcpStream {

@@ -12,7 +12,7 @@ use stek_clock::Clock;
 use stek_core::feed::FeedState;
 use stek_core::name::InstanceName;
 use stek_distribution::Distribution;
-use stek_http::{Limits, Plaintext, Server, Transport, problem};
+use stek_http::{Limits, Plaintext, Server, Transport};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -75,15 +75,15 @@ impl Tier {
         let distribution = Distribution::start(feed, fleet, &registry, shutdown.clone())?;
         let counts = distribution.census(config.instance().clone());
         let reporter = CheckInReporter::start(config, &counts, &clock, &registry)?;
-        let router = distribution.bundle_api().merge(distribution.feed_api()).into_router();
+        let api = distribution.bundle_api().merge(distribution.feed_api());
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let transport = Transport::Plain(Plaintext::LoopbackOnly);
         let server = Server::bind(address, transport, Limits::default()).await?;
         let url = format!("http://{}", server.local_addr());
-        let (router, stopping) = (problem::with_fallbacks(router), shutdown.clone());
+        let (routes, stopping) = (api.into_routes().with_fallbacks(), shutdown.clone());
         let serving = tokio::spawn(async move {
             // A connection that is cut at the end is none of the test.
-            let _ = server.serve(router, stopping).await;
+            let _ = server.serve(routes, stopping).await;
         });
         Ok(Self { url, registry, distribution, follower, reporter, serving, shutdown })
     }

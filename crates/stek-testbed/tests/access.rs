@@ -168,8 +168,7 @@ impl Site {
         let (feed, fleet) = (manager.feed(), manager.fleet());
         let distribution = Distribution::start(feed, fleet, &registry, shutdown.clone()).unwrap();
         let api = manager.admin_api().merge(distribution.bundle_api());
-        let router = api.merge(distribution.feed_api()).into_router();
-        let router = stek_http::problem::with_fallbacks(router);
+        let routes = api.merge(distribution.feed_api()).into_routes().with_fallbacks();
 
         let (servers, clients) = (authority(), authority());
         let pair = issue(dir.path(), &servers, &["localhost"], "server");
@@ -184,7 +183,7 @@ impl Site {
         let server = Server::bind(([127, 0, 0, 1], 0).into(), transport, limits);
         let server = server.await.unwrap();
         let address = server.local_addr();
-        tokio::spawn(server.serve(router, shutdown.clone()));
+        tokio::spawn(server.serve(routes, shutdown.clone()));
         Self { dir, clock, manager, servers, clients, address, registry, shutdown }
     }
 

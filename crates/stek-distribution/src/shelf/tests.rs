@@ -157,7 +157,7 @@ async fn whoever_waits_does_not_keep_the_buffer_of_an_ended_key() {
         .header("prefer", "wait=55")
         .body(Body::empty())
         .unwrap();
-    let task = tokio::spawn(replica.bundle_api().into_router().oneshot(request));
+    let task = tokio::spawn(replica.bundle_api().into_routes().oneshot(request));
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }

@@ -1,7 +1,7 @@
 //! What is answered at once.
 
 use http::StatusCode;
-use http::header::{CONTENT_TYPE, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
 use stek_core::access::Role;
 use stek_core::id::{ContentTag, Incarnation, Revision};
 use stek_wire::bundle::decode_bundle;
@@ -72,9 +72,15 @@ async fn who_has_it_is_told_so() {
 #[tokio::test]
 async fn unknown_forbidden_and_impossible_names_answer_alike() {
     let replica = replica().await;
-    let unknown = replica.ask(&Ask::keyset("nowhere", 1)).await;
+    // The connection adds the length where the router does not.
+    let ask = async |ask: &Ask| {
+        let mut answer = replica.ask(ask).await;
+        answer.headers.remove(CONTENT_LENGTH);
+        answer
+    };
+    let unknown = ask(&Ask::keyset("nowhere", 1)).await;
     assert_eq!(unknown.status, StatusCode::NOT_FOUND);
-    for ask in [
+    for other in [
         Ask::keyset("other", 1),
         Ask::keyset("Main", 1),
         Ask::keyset("%2e%2e", 1),
@@ -86,7 +92,7 @@ async fn unknown_forbidden_and_impossible_names_answer_alike() {
         Ask::keyset("main", 2),
         Ask::feed(1),
     ] {
-        let answer = replica.ask(&ask).await;
+        let answer = ask(&other).await;
         assert_eq!(answer.status, unknown.status);
         assert_eq!(answer.body, unknown.body);
         assert_eq!(answer.headers, unknown.headers);

@@ -61,7 +61,7 @@ fn posting(
 ) -> impl Future<Output = StatusCode> + Send + use<> {
     let bearer = format!("Bearer {}", secret(token).expose_text());
     let request = Request::post("/v1/check-ins").header(AUTHORIZATION, bearer);
-    let answer = replica.router.clone().oneshot(request.body(body).unwrap());
+    let answer = replica.routes.clone().oneshot(request.body(body).unwrap());
     async { answer.await.unwrap().status() }
 }
 
@@ -84,7 +84,7 @@ async fn list(replica: &Replica, token: u8, query: &str) -> (StatusCode, Option<
     let bearer = format!("Bearer {}", secret(token).expose_text());
     let request = Request::get(format!("/v1/keysets/main/terminators{query}"));
     let request = request.header(AUTHORIZATION, bearer).body(Body::empty()).unwrap();
-    let answer = soon(replica.router.clone().oneshot(request)).await.unwrap();
+    let answer = soon(replica.routes.clone().oneshot(request)).await.unwrap();
     let status = answer.status();
     let body = answer.into_body().collect().await.unwrap().to_bytes();
     (status, serde_json::from_slice(&body).ok())

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use http::header::{AUTHORIZATION, CACHE_CONTROL, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, Request, StatusCode};
@@ -24,6 +23,7 @@ use stek_core::schedule::Schedule;
 use stek_core::secret::KeyMaterial;
 use stek_core::time::{Seconds, Timestamp};
 use stek_distribution::Distribution;
+use stek_http::Routes;
 use stek_wire::headers::{STEK_READ_AGE, STEK_TIME, parse_read_age, parse_stek_time};
 use stek_wire::tag::{format_etag, parse_etag};
 use tokio::sync::watch;
@@ -136,7 +136,7 @@ pub(crate) struct Replica {
     pub(crate) registry: Registry,
     pub(crate) shutdown: CancellationToken,
     pub(crate) distribution: Distribution,
-    pub(crate) router: Router,
+    pub(crate) routes: Routes,
 }
 
 impl Replica {
@@ -149,9 +149,9 @@ impl Replica {
         let following = Arc::clone(&fleet);
         let distribution =
             Distribution::start(states, following, &registry, shutdown.clone()).unwrap();
-        let router = distribution.bundle_api().merge(distribution.feed_api()).into_router();
-        let router = stek_http::problem::with_fallbacks(router);
-        Self { clock, fleet, feed, registry, shutdown, distribution, router }
+        let api = distribution.bundle_api().merge(distribution.feed_api());
+        let routes = api.into_routes().with_fallbacks();
+        Self { clock, fleet, feed, registry, shutdown, distribution, routes }
     }
 
     /// One with this feed, on the shelf.
@@ -182,13 +182,13 @@ impl Replica {
 
     /// Asks, and is answered at once.
     pub(crate) async fn ask(&self, ask: &Ask) -> Answer {
-        soon(ask.send(self.router.clone())).await
+        soon(ask.send(self.routes.clone())).await
     }
 
     /// Asks, and waits: returns when the replica counts one more who does.
     pub(crate) async fn wait(&self, ask: &Ask) -> JoinHandle<Answer> {
         let before = self.metric("stek_distribution_waiting_requests");
-        let waiting = tokio::spawn(ask.send(self.router.clone()));
+        let waiting = tokio::spawn(ask.send(self.routes.clone()));
         eventually(|| self.metric("stek_distribution_waiting_requests") > before).await;
         waiting
     }
@@ -251,10 +251,10 @@ impl Ask {
         request.body(Body::empty()).unwrap()
     }
 
-    fn send(&self, router: Router) -> impl Future<Output = Answer> + use<> {
+    fn send(&self, routes: Routes) -> impl Future<Output = Answer> + use<> {
         let request = self.request();
         async move {
-            let response = router.oneshot(request).await.unwrap();
+            let response = routes.oneshot(request).await.unwrap();
             let (parts, body) = response.into_parts();
             assert_eq!(parts.headers[CACHE_CONTROL], "no-store");
             let body = body.collect().await.unwrap().to_bytes();

@@ -31,7 +31,7 @@ impl Listening {
         let transport = Transport::Plain(Plaintext::LoopbackOnly);
         let server = Server::bind(([127, 0, 0, 1], 0).into(), transport, limits).await.unwrap();
         let (address, shutdown) = (server.local_addr(), CancellationToken::new());
-        tokio::spawn(server.serve(replica.router.clone(), shutdown.clone()));
+        tokio::spawn(server.serve(replica.routes.clone(), shutdown.clone()));
         Self { replica, address, _shutdown: shutdown.drop_guard() }
     }
 

@@ -174,10 +174,10 @@ async fn shutdown_ends_every_wait_at_once() {
 
 #[tokio::test]
 async fn without_a_source_waits_last_and_the_end_comes_at_once() {
-    let Replica { clock, fleet, feed, registry, shutdown, distribution, router } = replica().await;
+    let Replica { clock, fleet, feed, registry, shutdown, distribution, routes } = replica().await;
     let (lonely, source) = tokio::sync::watch::channel(None);
     drop(source);
-    let replica = Replica { clock, fleet, feed: lonely, registry, shutdown, distribution, router };
+    let replica = Replica { clock, fleet, feed: lonely, registry, shutdown, distribution, routes };
     let tag = feed.borrow().as_ref().unwrap().tag();
     let bundle_task = replica.wait(&waiting()).await;
     let feed_task = replica.wait(&Ask::feed(3).has(tag).waits(55)).await;

@@ -7,7 +7,6 @@ use http_body_util::BodyExt;
 use tower::ServiceExt;
 
 use super::*;
-use crate::problem;
 
 const ABOUT: About = About { title: "sample", description: "a sample", version: "1" };
 
@@ -100,7 +99,7 @@ async fn a_change_is_not_made_in_words_that_are_not_understood() {
     let api = Api::<()>::new().route("/cats", route);
     let document = api.document(ABOUT);
     at(&document, "/paths/~1cats/post/responses/400/content");
-    let router = problem::with_fallbacks(api.into_router());
+    let router = api.into_routes().with_fallbacks();
     for (method, uri, status) in [
         ("POST", "/cats", StatusCode::OK),
         ("POST", "/cats?", StatusCode::OK),

@@ -255,7 +255,7 @@ async fn a_connection_that_does_not_finish_when_told_is_dropped() {
     let connections = Connections::new(
         Transport::Plain(Plaintext::LoopbackOnly),
         Limits { idle_timeout: BRIEF, ..unreached() },
-        router(),
+        router().into(),
         Tasks::default(),
         CancellationToken::new(),
     );

@@ -9,7 +9,7 @@ async fn panics() -> &'static str {
     panic!("on purpose")
 }
 
-fn observed() -> (HttpMetrics, Router) {
+fn observed() -> (HttpMetrics, Routes) {
     let registry = Registry::new();
     let metrics = HttpMetrics::register(&registry).unwrap();
     let routes = Router::new()

@@ -1,5 +1,5 @@
 use http::Request;
-use stek_core::access::Token;
+use stek_core::access::{Token, TokenSecret};
 use stek_core::id::KeyId;
 use stek_core::name::PrincipalName;
 
@@ -29,10 +29,10 @@ fn certificate() -> Channel {
     Channel::Tls(Some(Arc::new(ClientCertificate { principals, not_after: NOW })))
 }
 
-/// Who asks with this header over this channel, `seconds` after now.
-async fn who(header: Option<&str>, channel: Option<Channel>, seconds: i64) -> Option<String> {
+/// Who asks with these headers over this channel, `seconds` after now.
+async fn who(headers: &[&str], channel: Option<Channel>, seconds: i64) -> Option<String> {
     let mut request = Request::get("/");
-    if let Some(header) = header {
+    for &header in headers {
         request = request.header(AUTHORIZATION, header);
     }
     let (mut parts, ()) = request.body(()).unwrap().into_parts();
@@ -51,25 +51,27 @@ async fn a_token_or_a_certificate_says_who_asks() {
     let (_, good) = access(1);
     let (_, unknown) = access(2);
     let (token, spiffe) = (Some("token:edge".to_owned()), Some("spiffe://td/edge/7".to_owned()));
-    for (header, channel, seconds, expected) in [
-        (None, None, -1, &None),
-        (None, Some(Channel::Plain), -1, &None),
-        (None, Some(Channel::Tls(None)), -1, &None),
-        (None, Some(certificate()), -1, &spiffe),
+    for (headers, channel, seconds, expected) in [
+        (&[][..], None, -1, &None),
+        (&[], Some(Channel::Plain), -1, &None),
+        (&[], Some(Channel::Tls(None)), -1, &None),
+        (&[], Some(certificate()), -1, &spiffe),
         // A certificate is good through its last second, a token until its end.
-        (None, Some(certificate()), 0, &spiffe),
-        (None, Some(certificate()), 1, &None),
-        (Some(&*good), Some(Channel::Plain), -1, &token),
-        (Some(&*good), Some(Channel::Plain), 0, &None),
-        (Some(&*unknown), None, -1, &None),
+        (&[], Some(certificate()), 0, &spiffe),
+        (&[], Some(certificate()), 1, &None),
+        (&[&*good], Some(Channel::Plain), -1, &token),
+        (&[&*good], Some(Channel::Plain), 0, &None),
+        (&[&*unknown], None, -1, &None),
         // A header decides alone, also when it proves nothing.
-        (Some(&*good), Some(certificate()), -1, &token),
-        (Some(&*unknown), Some(certificate()), -1, &None),
-        (Some("Bearer x"), Some(certificate()), -1, &None),
-        (Some("Basic eDp5"), Some(certificate()), -1, &None),
-        (Some(""), Some(certificate()), -1, &None),
+        (&[&*good], Some(certificate()), -1, &token),
+        (&[&*unknown], Some(certificate()), -1, &None),
+        (&["Bearer x"], Some(certificate()), -1, &None),
+        (&["Basic eDp5"], Some(certificate()), -1, &None),
+        (&[""], Some(certificate()), -1, &None),
+        // With two it is unclear who asks.
+        (&[&*good, &*good], None, -1, &None),
     ] {
-        let found = who(header, channel.clone(), seconds).await;
+        let found = who(headers, channel.clone(), seconds).await;
         assert_eq!(&found, expected, "{channel:?} {seconds}");
     }
 }

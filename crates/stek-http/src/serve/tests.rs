@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::task::{Context, Poll};
 
+use axum::Router;
 use axum::routing::get;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -49,7 +50,7 @@ async fn accept_errors_do_not_end_the_loop() {
         failing,
         Transport::Plain(Plaintext::LoopbackOnly),
         Limits::default(),
-        Router::new().route("/", get(|| async { "hello" })),
+        Router::new().route("/", get(|| async { "hello" })).into(),
         shutdown.clone(),
     ));
     let mut stream = soon(TcpStream::connect(addr)).await.unwrap();

@@ -14,7 +14,7 @@ use stek_core::planner::Selection;
 use stek_core::principal::PrincipalPattern;
 use stek_core::time::Seconds;
 use stek_distribution::Distribution;
-use stek_http::{Limits, Plaintext, Server, Transport, problem};
+use stek_http::{Limits, Plaintext, Server, Transport};
 use stek_manager::NewToken;
 use stek_testbed::Tier;
 use tokio::net::{TcpListener, TcpStream};
@@ -62,12 +62,12 @@ impl Door {
         let (feed, fleet) = (running.manager.feed(), running.manager.fleet());
         let shutdown = CancellationToken::new();
         let feed = Distribution::start(feed, fleet, &Registry::new(), shutdown.clone()).unwrap();
-        let router = problem::with_fallbacks(feed.feed_api().into_router());
+        let routes = feed.feed_api().into_routes().with_fallbacks();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let transport = Transport::Plain(Plaintext::LoopbackOnly);
         let server = Server::bind(address, transport, Limits::default()).await.unwrap();
         let url = format!("http://{}", server.local_addr());
-        tokio::spawn(server.serve(router, shutdown.clone()));
+        tokio::spawn(server.serve(routes, shutdown.clone()));
         Self { url, _open: shutdown.drop_guard() }
     }
 }

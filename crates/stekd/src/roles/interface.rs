@@ -1,8 +1,8 @@
 //! What the listeners of the roles offer, and how they describe it at `/openapi.json`. The status page
 //! is for people and is not described.
 
-use axum::Router;
 use stek_distribution::Distribution;
+use stek_http::Routes;
 use stek_http::api::About;
 use stek_manager::Manager;
 
@@ -29,13 +29,13 @@ const DISTRIBUTION: About = About {
 };
 
 /// What a manager offers.
-pub(crate) fn admin(manager: &Manager, feed: &Distribution) -> Router {
+pub(crate) fn admin(manager: &Manager, feed: &Distribution) -> Routes {
     let api = manager.admin_api().merge(feed.feed_api());
     api.described(ADMIN).merge(manager.page_router())
 }
 
 /// What a distribution replica offers.
-pub(crate) fn distribution(distribution: &Distribution) -> Router {
+pub(crate) fn distribution(distribution: &Distribution) -> Routes {
     distribution.bundle_api().merge(distribution.feed_api()).described(DISTRIBUTION)
 }
 
@@ -47,9 +47,9 @@ mod tests {
     use std::net::SocketAddr;
     use std::sync::Arc;
 
-    use axum::Extension;
     use axum::body::Body;
     use axum::http::{Request, StatusCode};
+    use axum::{Extension, Router};
     use http_body_util::BodyExt;
     use prometheus::Registry;
     use serde_json::Value;
@@ -67,22 +67,22 @@ mod tests {
     use crate::dev::site::Site;
     use crate::roles::listener::Prepared;
 
-    async fn ask(router: &Router, method: &str, path: &str) -> (StatusCode, Vec<u8>) {
+    async fn ask(routes: &Routes, method: &str, path: &str) -> (StatusCode, Vec<u8>) {
         let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
-        let response = router.clone().oneshot(request).await.unwrap();
+        let response = routes.clone().oneshot(request).await.unwrap();
         let status = response.status();
         (status, response.into_body().collect().await.unwrap().to_bytes().to_vec())
     }
 
-    async fn document(router: &Router) -> Value {
-        let (status, body) = ask(router, "GET", stek_http::api::PATH).await;
+    async fn document(routes: &Routes) -> Value {
+        let (status, body) = ask(routes, "GET", stek_http::api::PATH).await;
         assert_eq!(status, StatusCode::OK);
         serde_json::from_slice(&body).unwrap()
     }
 
     /// The paths of a router: what axum shows of it for debugging is the only list that it gives.
-    fn paths(router: &Router) -> BTreeSet<String> {
-        let shown = format!("{router:?}");
+    fn paths(routes: &Routes) -> BTreeSet<String> {
+        let shown = format!("{routes:?}");
         let quoted = shown.split('"').skip(1).step_by(2);
         let paths: BTreeSet<_> =
             quoted.filter(|text| text.starts_with('/')).map(str::to_owned).collect();
@@ -90,20 +90,20 @@ mod tests {
         paths
     }
 
-    /// Holds `router` against its document; the routes of `pages` need no description.
-    async fn is_whole(router: Router, pages: Router) {
+    /// Holds `routes` against their document; those of `pages` need no description.
+    async fn is_whole(routes: Routes, pages: Router) {
         // A router without routes has those of its fallback.
-        let more = &paths(&pages) | &paths(&Router::new());
-        let document = document(&router).await;
+        let more = &paths(&pages.into()) | &paths(&Router::new().into());
+        let document = document(&routes).await;
         let described: BTreeSet<_> =
             document["paths"].as_object().unwrap().keys().cloned().collect();
-        let served: BTreeSet<_> = paths(&router).difference(&more).cloned().collect();
+        let served: BTreeSet<_> = paths(&routes).difference(&more).cloned().collect();
         assert_eq!(served, described, "what is served, and what is described");
-        let router = stek_http::problem::with_fallbacks(router);
+        let routes = routes.with_fallbacks();
         for (path, item) in document["paths"].as_object().unwrap() {
             let path = path.replace("{keyset}", "main").replace("{id}", "x");
             for method in ["get", "post", "put", "delete", "patch"] {
-                let (status, _) = ask(&router, &method.to_uppercase(), &path).await;
+                let (status, _) = ask(&routes, &method.to_uppercase(), &path).await;
                 let is_there = status != StatusCode::METHOD_NOT_ALLOWED;
                 let operation = item.get(method);
                 assert_eq!(is_there, operation.is_some(), "{method} {path}: {status}");
@@ -158,8 +158,8 @@ mod tests {
         let shown = ClientCertificate { principals: operator.into(), not_after: Timestamp::MAX };
         let peer = Peer { addr, channel: Channel::Tls(Some(Arc::new(shown))) };
         let page = async || {
-            let router = manager.page_router().layer(Extension(peer.clone()));
-            let (status, body) = ask(&router, "GET", "/status").await;
+            let routes = manager.page_router().layer(Extension(peer.clone())).into();
+            let (status, body) = ask(&routes, "GET", "/status").await;
             assert_eq!(status, StatusCode::OK);
             String::from_utf8(body).unwrap()
         };

@@ -4,12 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use axum::Router;
 use prometheus::Registry;
 use stek_http::health::{self, Readiness};
 use stek_http::{
-    LOOK_EVERY, Limits, Plaintext, Server, TlsFiles, TlsMetrics, TlsPaths, TlsReload, Transport,
-    metrics, problem, signals,
+    LOOK_EVERY, Limits, Plaintext, Routes, Server, TlsFiles, TlsMetrics, TlsPaths, TlsReload,
+    Transport, metrics, problem, signals,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -97,12 +96,12 @@ impl Listeners {
         Ok(Self { registry, http, tls, certificates, serving, shutdown })
     }
 
-    /// Serves `router` as the role's interface `name`; returns where.
+    /// Serves `routes` as the role's interface `name`; returns where.
     pub(crate) async fn interface(
         &mut self,
         name: &'static str,
         mut prepared: Prepared,
-        router: Router,
+        routes: Routes,
     ) -> Result<SocketAddr> {
         descriptors::make_room(&mut prepared.limits);
         let transport = match prepared.tls {
@@ -117,8 +116,8 @@ impl Listeners {
             }
             None => Transport::Plain(prepared.plaintext),
         };
-        let router = self.http.observe(name, problem::with_fallbacks(router));
-        self.serve(name, prepared.address, transport, prepared.limits, router).await
+        let routes = self.http.observe(name, routes.with_fallbacks());
+        self.serve(name, prepared.address, transport, prepared.limits, routes).await
     }
 
     /// Serves metrics and health; returns where. There is nothing secret there and nothing to
@@ -129,10 +128,10 @@ impl Listeners {
         readiness: Arc<dyn Readiness>,
     ) -> Result<SocketAddr> {
         let routes = health::router(readiness).merge(metrics::router(self.registry.clone()));
-        let router = self.http.observe("metrics", problem::with_fallbacks(routes));
+        let routes = self.http.observe("metrics", problem::with_fallbacks(routes));
         let transport = Transport::Plain(Plaintext::AnywhereInsecure);
         let limits = descriptors::metrics_limits();
-        self.serve("metrics", address, transport, limits, router).await
+        self.serve("metrics", address, transport, limits, routes).await
     }
 
     async fn serve(
@@ -141,7 +140,7 @@ impl Listeners {
         address: SocketAddr,
         transport: Transport,
         limits: Limits,
-        router: Router,
+        routes: Routes,
     ) -> Result<SocketAddr> {
         let server = Server::bind(address, transport, limits)
             .await
@@ -150,7 +149,7 @@ impl Listeners {
         tracing::info!(listener = name, address = %local, "listening");
         let shutdown = self.shutdown.clone();
         self.serving.spawn(async move {
-            let drained = server.serve(router, shutdown).await;
+            let drained = server.serve(routes, shutdown).await;
             if drained.dropped > 0 {
                 let dropped = drained.dropped;
                 tracing::warn!(listener = name, dropped, "connections were cut at the end");
