@@ -182,7 +182,7 @@ pub(crate) fn parse_hex<const N: usize>(text: &str) -> Result<[u8; N], ParseHexE
 }
 
 /// Whether `text` is hexadecimal and fills `bytes`, which then hold what it says. All digits are
-/// looked at, and none is branched on: some are secret.
+/// looked at, whichever is none: some are secret.
 pub(crate) fn decode_hex(text: &str, bytes: &mut [u8]) -> bool {
     let (pairs, rest) = text.as_bytes().as_chunks::<2>();
     if pairs.len() != bytes.len() || !rest.is_empty() {

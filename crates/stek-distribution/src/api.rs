@@ -14,6 +14,7 @@ use stek_core::bundle::Bundle;
 use stek_core::feed::FeedState;
 use stek_core::id::{ContentTag, Revision};
 use stek_core::name::{InstanceName, KeysetName, PrincipalName};
+use stek_core::time::Timestamp;
 use stek_http::{Problem, Proof, prefer};
 use stek_wire::headers::{
     STEK_CLOCK_OFFSET, STEK_INSTANCE, STEK_READ_AGE, STEK_TIME, format_read_age, format_stek_time,
@@ -26,7 +27,7 @@ use crate::check_ins::CheckIn;
 use crate::feed_shelf::Extent;
 use crate::metrics::Answers;
 use crate::shelf::Rendered;
-use crate::visitor::Visitor;
+use crate::visitor::{Judged, Visitor};
 use crate::{LONGEST_WAIT, Shared, feed_view, shelf};
 
 // As names, and not as text that is read for each request.
@@ -34,9 +35,6 @@ static INSTANCE: HeaderName = HeaderName::from_static(STEK_INSTANCE);
 static CLOCK_OFFSET: HeaderName = HeaderName::from_static(STEK_CLOCK_OFFSET);
 static TIME: HeaderName = HeaderName::from_static(STEK_TIME);
 static READ_AGE: HeaderName = HeaderName::from_static(STEK_READ_AGE);
-
-/// As many headers as an answer without a body has, with that of the connection's.
-const ANSWER_HEADERS: usize = 6;
 
 /// Reads the request at once: until it is gone, the connection takes another buffer for the next one.
 pub(crate) fn bundle(
@@ -50,20 +48,20 @@ pub(crate) fn bundle(
     let (name, asked) = (KeysetName::try_new(keyset), Asked::new(headers));
     async move {
         let mut wanted = name.ok().map(|name| Wanted::new(&shared, name));
-        let seen = wanted.as_mut().map(|wanted| wanted.look(&shared));
+        let shelved = wanted.as_mut().and_then(Wanted::shelved);
         let (mut visitor, judged) = Visitor::arrive(&shared, proof?)?;
         let (instance, offset) = (instance?, offset?);
         // A name that no keyset can have is answered like one that none has.
-        let (mut wanted, seen) = wanted.zip(seen).ok_or_else(Problem::not_found)?;
+        let mut wanted = wanted.ok_or_else(Problem::not_found)?;
         judged.must(Role::Terminator, &wanted.name)?;
         if let Some(instance) = instance {
             let instance = (judged.who.shown().clone(), instance);
             let keyset = wanted.name.clone();
             check_in(&shared, &judged.feed, keyset, instance, asked.installed, offset);
         }
+        let mut offer = wanted.offer(&shared, &asked, shelved, &judged)?;
         // Holding the state would keep its keys from being erased.
         drop(judged);
-        let mut offer = Offer::of(&shared, &asked, &*seen?);
         let deadline = asked.deadline(&shared);
         while !offer.is_changed() && wants_wait(&shared, deadline) {
             let Some(content) = &mut wanted.content else { break };
@@ -72,9 +70,10 @@ pub(crate) fn bundle(
             // On its own, so that a poll that does not wait takes no room for waiting.
             let change = shelf::changed(content);
             let has_changed = Box::pin(wait(&shared, deadline, change)).await;
-            let seen = wanted.look(&shared)?;
-            visitor.judge(&shared)?.must(Role::Terminator, &wanted.name)?;
-            offer = Offer::of(&shared, &asked, &seen);
+            let shelved = wanted.shelved();
+            let judged = visitor.judge(&shared)?;
+            judged.must(Role::Terminator, &wanted.name)?;
+            offer = wanted.offer(&shared, &asked, shelved, &judged)?;
             if !has_changed {
                 break;
             }
@@ -95,18 +94,31 @@ impl Wanted {
         Self { content: shared.shelf.watch(&name), name }
     }
 
-    /// The keyset as it is now. The visitor is to be judged afterwards, for this is put out after the
+    /// What is on the shelf now. The visitor is to be judged afterwards, for this is put out after the
     /// feed: who was shut out by the commit that made it does not get it.
-    fn look(&mut self, shared: &Shared) -> Result<Arc<Rendered>, Problem> {
-        let shelved = self.content.as_mut().and_then(|content| content.borrow_and_update().clone());
-        shelved.map_or_else(|| not_on_the_shelf(shared, &self.name).map(Arc::new), Ok)
+    fn shelved(&mut self) -> Option<Arc<Rendered>> {
+        self.content.as_mut()?.borrow_and_update().clone()
+    }
+
+    /// What is offered to a visitor who may have it, of what was `shelved` before he was judged.
+    fn offer(
+        &self,
+        shared: &Shared,
+        asked: &Asked,
+        shelved: Option<Arc<Rendered>>,
+        judged: &Judged,
+    ) -> Result<Offer, Problem> {
+        let now = || not_on_the_shelf(&judged.feed, &self.name, shared.fleet.now()).map(Arc::new);
+        Ok(Offer::of(shared, asked, &*shelved.map_or_else(now, Ok)?))
     }
 }
 
 /// A keyset that was published an instant ago; the shelf is being stocked with it.
-fn not_on_the_shelf(shared: &Shared, name: &KeysetName) -> Result<Rendered, Problem> {
-    let state = shared.feed.borrow().clone().ok_or_else(Problem::not_found)?;
-    let now = shared.fleet.now();
+fn not_on_the_shelf(
+    state: &FeedState,
+    name: &KeysetName,
+    now: Timestamp,
+) -> Result<Rendered, Problem> {
     if let Some(bundle) = state.keysets.get(name) {
         return Ok(Rendered::new(bundle, now));
     }
@@ -327,7 +339,7 @@ fn answer(shared: &Shared, status: StatusCode, etag: HeaderValue, body: Body) ->
     *response.status_mut() = status;
     let headers = response.headers_mut();
     // At once, with those that the connection adds: growing costs more than inserting.
-    headers.reserve(ANSWER_HEADERS);
+    headers.reserve(if status == StatusCode::OK { 8 } else { 6 });
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(VARY, HeaderValue::from_static("authorization"));
     headers.insert(ETAG, etag);

@@ -149,7 +149,8 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
 
     /// Adds the `GET` of a path that a fleet asks for by the thousand, and that ends in its only
     /// parameter. `answer` gets that parameter, empty if it is not UTF-8, and is asked without the
-    /// router if the path is written plainly: without percent-encoding and without a query.
+    /// router, and before any other route that such a path might take, if the path is written plainly:
+    /// without percent-encoding and without a query.
     ///
     /// # Panics
     /// As [`Api::route`] does, and if `path` is of another form.
@@ -179,6 +180,9 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
     }
 
     /// Wraps the routes that are there; see [`Router::layer`].
+    ///
+    /// # Panics
+    /// If there is a [shortcut](Self::shortcut) among them, which goes by all layers.
     #[must_use]
     pub fn layer<L>(mut self, layer: L) -> Self
     where
@@ -188,6 +192,7 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
         <L::Service as Service<Request>>::Error: Into<std::convert::Infallible> + 'static,
         <L::Service as Service<Request>>::Future: Send + 'static,
     {
+        assert!(self.shortcuts.is_empty(), "a shortcut goes by all layers");
         self.router = self.router.layer(layer);
         self
     }
@@ -200,11 +205,6 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
 }
 
 impl Api {
-    /// The routes alone, as a router has them.
-    pub fn into_router(self) -> Router {
-        self.router
-    }
-
     /// The routes alone.
     pub fn into_routes(self) -> Routes {
         Routes::new(self.router, self.shortcuts)

@@ -1,5 +1,4 @@
-//! The bearer token of a request (RFC 6750), where it came in. Whether it is worth anything is for
-//! others to decide.
+//! The bearer token of a request (RFC 6750). Whether it is worth anything is for others to decide.
 
 use http::HeaderValue;
 use stek_core::access::TokenSecret;

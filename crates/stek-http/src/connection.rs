@@ -370,8 +370,8 @@ fn full_house() -> Routes {
     Router::new().fallback(answer).into()
 }
 
-/// Answers one request, which is read at once: as long as it is there, its connection needs another
-/// buffer to read from.
+/// Answers one request. Who can read it without waiting does so here: as long as it is there, its
+/// connection needs another buffer to read from.
 fn answer(
     routes: &Routes,
     mut request: Request<Body>,
@@ -395,7 +395,7 @@ fn answer(
         status = field::Empty,
     );
     let begin = AssertUnwindSafe(|| routes.answer(request));
-    let answering = span.in_scope(|| catch_unwind(begin));
+    let answering = name.clone().scope_sync(|| span.in_scope(|| catch_unwind(begin)));
     let answering = name.clone().scope(unless_panicked(answering)).instrument(span.clone());
     async move {
         let mut response = answering.await;

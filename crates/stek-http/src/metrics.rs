@@ -78,7 +78,7 @@ impl HttpMetrics {
         Ok(Self { requests, duration })
     }
 
-    /// Counts what this router answers. Call it last, when routes and fallbacks are in: what is
+    /// Counts what these routes answer. Call it last, when routes and fallbacks are in: what is
     /// added later is not counted. `listener` is the label, such as `admin`.
     ///
     /// A request with `Prefer: wait` is counted like any other but is left out of the histogram: how

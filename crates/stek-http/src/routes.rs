@@ -109,11 +109,10 @@ type Answer = dyn Fn(&str, &Request, Option<&Observe>) -> Answering + Send + Syn
 /// A `GET` that is answered before the router is asked: what axum does for each request is a good part
 /// of an answer from memory. The router has the route too, for those who write the same path in
 /// another way.
-#[derive(Clone)]
 pub(crate) struct Shortcut {
     /// The path up to its only parameter, with which it ends.
     prefix: &'static str,
-    answer: Arc<Answer>,
+    answer: Box<Answer>,
 }
 
 impl Shortcut {
@@ -133,7 +132,7 @@ impl Shortcut {
             let pending = observe.map(|observe| observe.begin(RouteLabel::Known(path), request));
             Box::pin(Observing::new(answer(parameter, request), pending)) as Answering
         };
-        Self { prefix, answer: Arc::new(answer) }
+        Self { prefix, answer: Box::new(answer) }
     }
 
     /// What stands for the parameter, if this is such a path, written as anybody would write it.

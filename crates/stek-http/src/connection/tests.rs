@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::body::Bytes;
+use axum::extract::DefaultBodyLimit;
 use axum::extract::rejection::BytesRejection;
 use axum::routing::{get, post};
 use http::{HeaderMap, StatusCode};
@@ -42,6 +43,7 @@ fn router() -> Router {
         .route("/peer", get(|Extension(peer): Extension<Peer>| async move { format!("{peer:?}") }))
         .route("/headers", get(|headers: HeaderMap| async move { format!("{headers:?}") }))
         .route("/length", post(length))
+        .route("/length-of-six", post(length).layer(DefaultBodyLimit::max(6)))
         .route("/panic", get(panics))
         .route("/hang", get(std::future::pending::<()>))
         .route("/long", get(|| async { "x".repeat(16 << 20) }))
@@ -354,13 +356,19 @@ async fn a_peer_that_does_not_answer_pings_is_dropped() {
 async fn a_body_over_the_limit_or_too_slow_is_refused() {
     let limits = Limits { max_body_bytes: 4, body_read_timeout: BRIEF, ..unreached() };
     let server = Running::plain(limits, router()).await;
-    for (length, body, expected) in
-        [(4, "1234", "200"), (5, "12345", "413"), (4, "123", "408"), (4, "", "408")]
-    {
+    for (path, length, body, expected) in [
+        ("/length", 4, "1234", "200"),
+        ("/length", 5, "12345", "413"),
+        ("/length", 4, "123", "408"),
+        ("/length", 4, "", "408"),
+        // A route has a limit of its own.
+        ("/length-of-six", 6, "123456", "200"),
+        ("/length-of-six", 7, "1234567", "413"),
+    ] {
         let mut stream = server.connect().await;
         send(
             &mut stream,
-            format!("POST /length HTTP/1.1\r\nhost: l\r\ncontent-length: {length}\r\n\r\n{body}"),
+            format!("POST {path} HTTP/1.1\r\nhost: l\r\ncontent-length: {length}\r\n\r\n{body}"),
         )
         .await;
         let (head, _) = testing::response(&mut stream).await;

@@ -1,3 +1,5 @@
+use std::future::poll_fn;
+
 use axum::body::Body;
 use axum::extract::MatchedPath;
 use http::StatusCode;
@@ -21,8 +23,14 @@ fn api() -> Api {
     let answer = |name: &str, request: &Request| {
         assert!(name != "grumpy", "on purpose");
         let has_matched = request.extensions().get::<MatchedPath>().is_some();
-        let way = if has_matched { "router" } else { "shortcut" };
-        std::future::ready(format!("{name} by {way}"))
+        let (name, way) = (name.to_owned(), if has_matched { "router" } else { "shortcut" });
+        async move {
+            assert!(name != "moody", "on purpose");
+            if name == "sleepy" {
+                std::future::pending::<()>().await;
+            }
+            format!("{name} by {way}")
+        }
     };
     let dogs = Route::new().get(|| async { "dogs" }, operation("showDogs"));
     Api::new().shortcut(PATH, answer, show).route("/dogs", dogs)
@@ -65,35 +73,63 @@ async fn plain_paths_take_the_shortcut_and_others_have_the_same_answer() {
     }
 }
 
+/// The value of a metric with these labels, in the order of their names.
+fn value(registry: &Registry, family: &str, labels: &[&str]) -> f64 {
+    let families = registry.gather();
+    let Some(family) = families.iter().find(|one| one.name() == family) else { return 0.0 };
+    let is_it = |metric: &&prometheus::proto::Metric| {
+        metric.get_label().iter().map(|label| label.value()).eq(labels.iter().copied())
+    };
+    family.get_metric().iter().find(is_it).map_or(0.0, |metric| {
+        metric.get_counter().get_value() + metric.get_histogram().get_sample_count() as f64
+    })
+}
+
 #[tokio::test]
 async fn both_ways_are_counted_as_one_route() {
     let registry = Registry::new();
     let metrics = HttpMetrics::register(&registry).unwrap();
     let routes = metrics.observe("test", api().into_routes().with_fallbacks());
-    for path in ["/cats/tom", "/cats/t%6fm", "/cats/jerry", "/dogs"] {
-        ask(&routes, "GET", path).await;
+    for (path, way) in [("/cats/tom", "shortcut"), ("/cats/t%6fm", "router")] {
+        assert_eq!(ask(&routes, "GET", path).await.1, format!("tom by {way}"));
     }
-    let families = registry.gather();
-    let requests = families.iter().find(|family| family.name() == "stek_http_requests_total");
-    let count_of = |route: &str| {
-        let is_it = |metric: &&prometheus::proto::Metric| {
-            metric.get_label().iter().any(|label| label.value() == route)
-        };
-        let all = requests.unwrap().get_metric();
-        all.iter().filter(is_it).map(|metric| metric.get_counter().get_value()).sum::<f64>()
-    };
-    assert_eq!((count_of(PATH), count_of("/dogs")), (3.0, 1.0));
+    let long_poll = Request::get("/cats/tom").header("prefer", "wait=55").body(Body::empty());
+    routes.clone().oneshot(long_poll.unwrap()).await.unwrap();
+    // Whoever asks is gone before there is an answer.
+    let asked = Request::get("/cats/sleepy").body(Body::empty()).unwrap();
+    let mut answering = routes.answer(asked);
+    assert!(poll_fn(|cx| Poll::Ready(answering.as_mut().poll(cx).is_pending())).await);
+    drop(answering);
+    for cat in ["grumpy", "moody"] {
+        let routes = routes.clone();
+        tokio::spawn(async move { ask(&routes, "GET", &format!("/cats/{cat}")).await })
+            .await
+            .unwrap_err();
+    }
+    let requests =
+        |status| value(&registry, "stek_http_requests_total", &["test", "GET", PATH, status]);
+    assert_eq!([requests("2xx"), requests("aborted"), requests("5xx")], [3.0, 1.0, 2.0]);
+    let timed = value(&registry, "stek_http_request_duration_seconds", &["test", PATH]);
+    assert_eq!(timed, 2.0, "long-polls and those without an answer are not");
 }
 
 #[tokio::test]
 async fn a_shortcut_that_panics_costs_its_own_request_only() {
     let server = Running::plain(Limits::default(), api().into_routes().with_fallbacks()).await;
     let mut stream = server.connect().await;
-    let (head, body) = testing::get(&mut stream, "/cats/grumpy").await;
-    assert!(head.starts_with("http/1.1 500 "), "{head}");
-    assert!(body.contains("urn:stekd:problem:internal"), "{body}");
+    for path in ["/cats/grumpy", "/cats/moody"] {
+        let (head, body) = testing::get(&mut stream, path).await;
+        assert!(head.starts_with("http/1.1 500 "), "{head}");
+        assert!(body.contains("urn:stekd:problem:internal"), "{body}");
+    }
     let (_, body) = testing::get(&mut stream, "/cats/tom").await;
     assert_eq!(body, "tom by shortcut");
+}
+
+#[test]
+#[should_panic(expected = "a shortcut goes by all layers")]
+fn a_layer_comes_before_the_shortcuts() {
+    let _ = api().layer(DefaultBodyLimit::max(1));
 }
 
 #[test]

@@ -275,7 +275,7 @@ async fn an_unsound_policy_is_refused_with_field_value_and_what_is_allowed() {
     }
 }
 
-async fn rotate(router: &axum::Router, token: &TokenSecret) -> Answer {
+async fn rotate(router: &stek_http::Routes, token: &TokenSecret) -> Answer {
     ask(router, &Method::POST, "/admin/v1/keysets/main/rotate", Some(token), "").await
 }
 

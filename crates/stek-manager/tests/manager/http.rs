@@ -1,12 +1,12 @@
 //! Requests to the admin API without a socket.
 
-use axum::Router;
 use axum::body::Body;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use stek_core::access::TokenSecret;
+use stek_http::Routes;
 use tower::ServiceExt;
 
 use crate::fixture::{Running, soon};
@@ -26,12 +26,12 @@ impl Answer {
 }
 
 /// The routes as a listener has them.
-pub(crate) fn router(running: &Running) -> Router {
-    stek_http::problem::with_fallbacks(running.manager.admin_api().into_router())
+pub(crate) fn router(running: &Running) -> Routes {
+    running.manager.admin_api().into_routes().with_fallbacks()
 }
 
 pub(crate) async fn ask(
-    router: &Router,
+    router: &Routes,
     method: &Method,
     path: &str,
     token: Option<&TokenSecret>,

@@ -56,8 +56,8 @@ fn router(running: &Running) -> Router {
 /// The routes as a connection has them that came in this way.
 fn router_on(running: &Running, channel: Channel) -> Router {
     let peer = Peer { addr: SocketAddr::from(([192, 0, 2, 1], 1)), channel };
-    let routes = running.manager.admin_api().into_router().merge(running.manager.page_router());
-    stek_http::problem::with_fallbacks(routes).layer(Extension(peer))
+    let routes = running.manager.admin_api().into_routes().merge(running.manager.page_router());
+    Router::new().fallback_service(routes.with_fallbacks()).layer(Extension(peer))
 }
 
 async fn send(router: &Router, request: Request<Body>) -> Answer {

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use axum::Router;
 use axum::body::Body;
 use http::header::AUTHORIZATION;
 use http::{Request, StatusCode};
@@ -23,7 +22,7 @@ use stek_custody::cluster_secret::ClusterSecret;
 use stek_custody::custody::Custody;
 use stek_custody::random::SystemRandom;
 use stek_custody::share::{JoinRequest, SealedState};
-use stek_http::{Channel, Peer};
+use stek_http::{Channel, Peer, Routes};
 use stek_manager::{
     BootstrapError, Newcomer, OperationError, PeerError, Peers, RatchetRules, join_ratchet,
 };
@@ -41,7 +40,7 @@ use crate::store::Fault;
 struct Directory(Arc<Mutex<Vec<Listed>>>);
 
 /// The admin API of a manager, and a token that it knows.
-type Listed = (Router, Arc<TokenSecret>);
+type Listed = (Routes, Arc<TokenSecret>);
 
 impl Directory {
     async fn list(&self, running: &Running) {
@@ -55,7 +54,7 @@ impl Directory {
 }
 
 async fn post(
-    router: Router,
+    router: Routes,
     token: &TokenSecret,
     peer: Option<Peer>,
     body: String,
