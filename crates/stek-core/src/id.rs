@@ -4,6 +4,7 @@
 use std::fmt;
 
 use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 /// Identifies one ticket key for its whole life, in the database, the bundle and the log.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -233,14 +234,13 @@ impl ContentTag {
 
     /// For each poll of each terminator, so without writing the tag anew to compare.
     fn parse_parts(text: &str) -> Option<Self> {
-        let (uuid, rest) = text.split_once('.')?;
-        let (number, digits) = rest.split_once('.')?;
-        // UUIDs come in braces, bare and upper case, numbers with signs and leading zeros.
+        // Of 36 bytes a UUID has one form only; others come in braces and bare.
+        let (uuid, rest) = text.split_at_checked(Hyphenated::LENGTH)?;
         let incarnation = Incarnation::parse(uuid).ok()?;
-        let mut written = Uuid::encode_buffer();
-        let is_written_so = *uuid == *incarnation.0.as_hyphenated().encode_lower(&mut written)
-            && (number == "0" || !number.starts_with(['0', '+']))
-            && !digits.bytes().any(|byte| byte.is_ascii_uppercase());
+        let (number, digits) = rest.strip_prefix('.')?.split_once('.')?;
+        // Letters may be upper case, and numbers have signs and leading zeros.
+        let is_written_so = !text.bytes().any(|byte| byte.is_ascii_uppercase())
+            && (number == "0" || !number.starts_with(['0', '+']));
         let revision = Revision::new(number.parse().ok()?);
         let digest = ContentDigest::parse(digits).ok()?;
         is_written_so.then_some(Self { incarnation, revision, digest })

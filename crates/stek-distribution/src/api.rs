@@ -15,7 +15,7 @@ use stek_core::feed::FeedState;
 use stek_core::id::{ContentTag, Revision};
 use stek_core::name::{InstanceName, KeysetName, PrincipalName};
 use stek_core::time::Timestamp;
-use stek_http::{Problem, Proof, prefer};
+use stek_http::{Origin, Problem, Proof, prefer};
 use stek_wire::headers::{
     STEK_CLOCK_OFFSET, STEK_INSTANCE, STEK_READ_AGE, STEK_TIME, format_read_age, format_stek_time,
     parse_clock_offset,
@@ -40,10 +40,10 @@ static READ_AGE: HeaderName = HeaderName::from_static(STEK_READ_AGE);
 pub(crate) fn bundle(
     shared: Arc<Shared>,
     keyset: &str,
-    request: &Request,
+    headers: &HeaderMap,
+    origin: Origin<'_>,
 ) -> impl Future<Output = Result<Response, Problem>> + Send + use<> {
-    let headers = request.headers();
-    let proof = Proof::of(headers, request.extensions());
+    let proof = Proof::of(headers, origin);
     let (instance, offset) = (instance(headers), clock_offset(headers));
     let (name, asked) = (KeysetName::try_new(keyset), Asked::new(headers));
     async move {
@@ -236,8 +236,9 @@ impl Asked {
         Self { had, installed, wait: Duration::from_secs(u64::from(wait)) }
     }
 
-    fn deadline(&self, shared: &Shared) -> Duration {
-        shared.fleet.clock().boot() + self.wait
+    /// Until when the caller would wait, if at all.
+    fn deadline(&self, shared: &Shared) -> Option<Duration> {
+        (!self.wait.is_zero()).then(|| shared.fleet.clock().boot() + self.wait)
     }
 
     /// The revision from which on a difference is enough to get to `tag`: what the caller has, if
@@ -263,16 +264,21 @@ impl Asked {
     }
 }
 
-fn wants_wait(shared: &Shared, deadline: Duration) -> bool {
-    shared.fleet.clock().boot() < deadline && !shared.shutdown.is_cancelled()
+fn wants_wait(shared: &Shared, deadline: Option<Duration>) -> bool {
+    deadline.is_some_and(|deadline| shared.fleet.clock().boot() < deadline)
+        && !shared.shutdown.is_cancelled()
 }
 
 /// Waits for `change` until `deadline`; whether it may have come. A replica that is told to stop
 /// lets everybody go at once, and so does one that becomes stale.
-async fn wait(shared: &Shared, deadline: Duration, change: impl Future<Output = ()>) -> bool {
+async fn wait(
+    shared: &Shared,
+    deadline: Option<Duration>,
+    change: impl Future<Output = ()>,
+) -> bool {
     let _waiting = shared.metrics.wait();
     let clock = shared.fleet.clock();
-    let left = deadline.saturating_sub(clock.boot());
+    let left = deadline.unwrap_or_default().saturating_sub(clock.boot());
     tokio::select! {
         () = change => true,
         () = clock.sleep_awake(left) => false,

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, Request};
-use http::StatusCode;
+use axum::extract::DefaultBodyLimit;
+use http::{HeaderMap, StatusCode};
+use stek_http::Origin;
 use stek_http::api::{Api, Operation, Route};
 use stek_wire::admin::InstanceList;
 use stek_wire::check_ins::{MAX_CHECK_INS_BYTES, PATH};
@@ -37,8 +38,9 @@ pub(crate) fn bundles(shared: Arc<Shared>) -> Api {
         .refuses([StatusCode::NOT_FOUND, StatusCode::UNPROCESSABLE_ENTITY]);
     let bundle = polled::<schema::Bundle>(bundle);
     let polls = Arc::clone(&shared);
-    let poll =
-        move |keyset: &str, request: &Request| api::bundle(Arc::clone(&polls), keyset, request);
+    let poll = move |keyset: &str, headers: &HeaderMap, origin: Origin<'_>| {
+        api::bundle(Arc::clone(&polls), keyset, headers, origin)
+    };
     Api::new()
         .shortcut("/v1/keysets/{keyset}", poll, bundle)
         .route("/v1/keysets/{keyset}/terminators", Route::new().get(reports::list, list))

@@ -14,13 +14,13 @@ use axum::handler::Handler;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, Route as Endpoint};
-use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, StatusCode};
 use serde_json::{Map, Value, json};
 use tower::{Layer, Service};
 
 use crate::routes::Shortcut;
-use crate::{Problem, Routes};
+use crate::{Origin, Problem, Routes};
 
 pub use operation::Operation;
 
@@ -157,12 +157,13 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
     #[must_use]
     pub fn shortcut<F, R>(mut self, path: &'static str, answer: F, operation: Operation) -> Self
     where
-        F: Fn(&str, &Request) -> R + Clone + Send + Sync + 'static,
+        F: Fn(&str, &HeaderMap, Origin<'_>) -> R + Clone + Send + Sync + 'static,
         R: Future<Output: IntoResponse> + Send + 'static,
     {
         self.shortcuts.push(Shortcut::new(path, answer.clone()));
         let handler = move |parameter: Result<Path<String>, PathRejection>, request: Request| {
-            answer(parameter.as_ref().map_or("", |Path(text)| text), &request)
+            let parameter = parameter.as_ref().map_or("", |Path(text)| text);
+            answer(parameter, request.headers(), Origin::of(request.extensions()))
         };
         self.route(path, Route::new().get(handler, operation))
     }

@@ -39,7 +39,8 @@ use crate::request_id::{RequestId, X_REQUEST_ID};
 use crate::routes::Answering;
 use crate::tasks::Tasks;
 use crate::{
-    Channel, ClientCertificate, Limits, Peer, Problem, Routes, Standing, TlsFiles, Transport,
+    Channel, ClientCertificate, Limits, Origin, Peer, Problem, Routes, Standing, TlsFiles,
+    Transport,
 };
 
 /// HTTP/2 flow-control window of one stream, in bytes. With the window of a connection, this bounds
@@ -151,7 +152,7 @@ impl Connections {
         let service = service_fn(move |request: Request<Incoming>| {
             has_asked.cancel();
             let in_flight = InFlight::begin(&Traffic::new());
-            answer(&full_house, request.map(Body::new), standing.clone(), in_flight)
+            answer(&full_house, request.map(Body::new), None, standing.clone(), in_flight)
         });
         let mut connection = pin!(self.http.any.serve_connection(TokioIo::new(io), service));
         tokio::select! {
@@ -245,13 +246,11 @@ impl Connections {
         let standing = standing.clone();
         let body_limit = self.limits.body_read_timeout;
         service_fn(move |request: Request<Incoming>| {
-            let mut request = request.map(|body| match body.is_end_stream() {
+            let request = request.map(|body| match body.is_end_stream() {
                 true => Body::empty(),
                 false => Body::new(TimedBody::new(body, body_limit)),
             });
-            request.extensions_mut().insert(standing.clone());
-            request.extensions_mut().insert(peer.clone());
-            answer(&routes, request, standing.clone(), InFlight::begin(&traffic))
+            answer(&routes, request, Some(&peer), standing.clone(), InFlight::begin(&traffic))
         })
     }
 
@@ -375,6 +374,7 @@ fn full_house() -> Routes {
 fn answer(
     routes: &Routes,
     mut request: Request<Body>,
+    peer: Option<&Peer>,
     standing: Standing,
     in_flight: InFlight,
 ) -> impl Future<Output = Result<Response, Infallible>> + Send + use<> {
@@ -394,7 +394,8 @@ fn answer(
         route = field::Empty,
         status = field::Empty,
     );
-    let begin = AssertUnwindSafe(|| routes.answer(request));
+    let origin = Origin { peer, standing: Some(&standing) };
+    let begin = AssertUnwindSafe(|| routes.answer(request, origin));
     let answering = name.clone().scope_sync(|| span.in_scope(|| catch_unwind(begin)));
     let answering = name.clone().scope(unless_panicked(answering)).instrument(span.clone());
     async move {

@@ -50,7 +50,7 @@ pub mod signals;
 pub use client_certificate::ClientCertificate;
 pub use limits::{LimitError, Limits};
 pub use listen::{BindError, Plaintext, Server, Transport};
-pub use peer::{Channel, Peer};
+pub use peer::{Channel, Origin, Peer};
 pub use problem::Problem;
 pub use proof::{Proof, Standing};
 pub use quota::Waiting;

@@ -14,7 +14,7 @@ use axum::extract::{MatchedPath, Request};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::header::CONTENT_TYPE;
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use pin_project_lite::pin_project;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
 use tokio::time::Instant;
@@ -102,12 +102,12 @@ struct Counted {
 
 impl Observe {
     /// Begins to count a request for `route`.
-    pub(crate) fn begin(&self, route: RouteLabel, request: &Request) -> Pending {
-        let waits = prefer::wait_seconds(request.headers(), u32::MAX).is_some();
+    pub(crate) fn begin(&self, route: RouteLabel, method: &Method, headers: &HeaderMap) -> Pending {
+        let waits = prefer::wait_seconds(headers, u32::MAX).is_some();
         let pending = Pending {
             counted: Arc::clone(&self.0),
             route,
-            method: method_label(request.method()),
+            method: method_label(method),
             started: (!waits).then(Instant::now),
             answer: None,
         };
@@ -149,7 +149,7 @@ impl<S: Service<Request, Response = Response, Error = Infallible>> Service<Reque
     fn call(&mut self, request: Request) -> Observing<S::Future> {
         let matched = request.extensions().get::<MatchedPath>().cloned();
         let route = matched.map_or(RouteLabel::Known(UNMATCHED), RouteLabel::Matched);
-        let pending = self.observe.begin(route, &request);
+        let pending = self.observe.begin(route, request.method(), request.headers());
         Observing::new(self.inner.call(request), Some(pending))
     }
 }

@@ -18,7 +18,7 @@ use stek_core::principal::Principals;
 use stek_core::time::Timestamp;
 
 use crate::quota::{Quotas, Waiting};
-use crate::{Channel, ClientCertificate, Peer, Problem, bearer};
+use crate::{Channel, ClientCertificate, Origin, Peer, Problem, bearer};
 
 /// The proof that a request carries. Take it in a handler as an extractor: without one the answer
 /// is 401. Judge it again after every wait, for it may have ended meanwhile.
@@ -115,23 +115,23 @@ impl Proof {
         }
     }
 
-    /// The proof that a request with these `headers` and `extensions` carries.
+    /// The proof that a request with these `headers` from there carries.
     ///
     /// # Errors
     /// 401 if it carries none.
-    pub fn of(headers: &HeaderMap, extensions: &Extensions) -> Result<Self, Problem> {
-        let kind = Self::find(headers, extensions).ok_or_else(Problem::unauthenticated)?;
-        Ok(Self { kind, standing: extensions.get().cloned() })
+    pub fn of(headers: &HeaderMap, origin: Origin<'_>) -> Result<Self, Problem> {
+        let kind = Self::find(headers, origin.peer).ok_or_else(Problem::unauthenticated)?;
+        Ok(Self { kind, standing: origin.standing.cloned() })
     }
 
-    fn find(headers: &HeaderMap, extensions: &Extensions) -> Option<Kind> {
+    fn find(headers: &HeaderMap, peer: Option<&Peer>) -> Option<Kind> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         if let Some(value) = values.next() {
             // Of several it would be unclear who asks.
             let secret = bearer::secret(value).filter(|_| values.next().is_none())?;
             return Some(Kind::Token(secret.hash()));
         }
-        match &extensions.get::<Peer>()?.channel {
+        match &peer?.channel {
             Channel::Tls(Some(certificate)) => Some(Kind::Certificate(Arc::clone(certificate))),
             Channel::Tls(None) | Channel::Plain => None,
         }
@@ -142,7 +142,7 @@ impl<S: Sync> FromRequestParts<S> for Proof {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
-        Self::of(&parts.headers, &parts.extensions)
+        Self::of(&parts.headers, Origin::of(&parts.extensions))
     }
 }
 

@@ -10,11 +10,11 @@ use std::task::{Context, Poll};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::response::{IntoResponse, Response};
-use http::{Method, Uri};
+use http::{HeaderMap, Method, Uri};
 use tower::Service;
 
 use crate::metrics::{Observe, Observing, RouteLabel};
-use crate::problem;
+use crate::{Origin, problem};
 
 /// What a listener answers with. Whoever has only a router makes these [`From`] it.
 #[derive(Clone)]
@@ -73,15 +73,17 @@ impl Routes {
         self
     }
 
-    /// The answer to a request.
-    pub(crate) fn answer(&self, request: Request) -> Answering {
+    /// The answer to a request from there.
+    pub(crate) fn answer(&self, mut request: Request, origin: Origin<'_>) -> Answering {
         if request.method() == Method::GET {
             for shortcut in &*self.shortcuts {
                 if let Some(parameter) = shortcut.parameter(request.uri()) {
-                    return (shortcut.answer)(parameter, &request, self.observe.as_ref());
+                    let observe = self.observe.as_ref();
+                    return (shortcut.answer)(parameter, request.headers(), origin, observe);
                 }
             }
         }
+        origin.put_into(request.extensions_mut());
         Box::pin(self.router.clone().call(request))
     }
 }
@@ -97,14 +99,15 @@ impl Service<Request> for Routes {
     }
 
     fn call(&mut self, request: Request) -> Answering {
-        self.answer(request)
+        let extensions = request.extensions().clone();
+        self.answer(request, Origin::of(&extensions))
     }
 }
 
 /// An answer on its way.
 pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
-type Answer = dyn Fn(&str, &Request, Option<&Observe>) -> Answering + Send + Sync;
+type Answer = dyn Fn(&str, &HeaderMap, Origin<'_>, Option<&Observe>) -> Answering + Send + Sync;
 
 /// A `GET` that is answered before the router is asked: what axum does for each request is a good part
 /// of an answer from memory. The router has the route too, for those who write the same path in
@@ -120,7 +123,7 @@ impl Shortcut {
     /// If `path` does not end in its only parameter.
     pub(crate) fn new<F, R>(path: &'static str, answer: F) -> Self
     where
-        F: Fn(&str, &Request) -> R + Send + Sync + 'static,
+        F: Fn(&str, &HeaderMap, Origin<'_>) -> R + Send + Sync + 'static,
         R: Future<Output: IntoResponse> + Send + 'static,
     {
         let (prefix, parameter) = path.split_once('{').expect("a path with a parameter");
@@ -128,11 +131,13 @@ impl Shortcut {
             parameter.find('}') == Some(parameter.len() - 1),
             "{path} ends in its only parameter"
         );
-        let answer = move |parameter: &str, request: &Request, observe: Option<&Observe>| {
-            let pending = observe.map(|observe| observe.begin(RouteLabel::Known(path), request));
-            Box::pin(Observing::new(answer(parameter, request), pending)) as Answering
-        };
-        Self { prefix, answer: Box::new(answer) }
+        let answer: Box<Answer> = Box::new(move |parameter, headers, origin, observe| {
+            let begin =
+                |observe: &Observe| observe.begin(RouteLabel::Known(path), &Method::GET, headers);
+            let pending = observe.map(begin);
+            Box::pin(Observing::new(answer(parameter, headers, origin), pending))
+        });
+        Self { prefix, answer }
     }
 
     /// What stands for the parameter, if this is such a path, written as anybody would write it.

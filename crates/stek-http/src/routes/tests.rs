@@ -1,8 +1,8 @@
 use std::future::poll_fn;
 
 use axum::body::Body;
-use axum::extract::MatchedPath;
-use http::StatusCode;
+use axum::middleware::map_request;
+use http::{HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 use prometheus::Registry;
 use tower::ServiceExt;
@@ -16,14 +16,17 @@ use super::*;
 
 const PATH: &str = "/cats/{name}";
 
+/// The header that tells what came by the router.
+const MARK: &str = "x-router";
+
 /// A shortcut that says by which way it was asked, and for which cat.
 fn api() -> Api {
     let operation = |id| Operation::new(id, "Shows it").empty(StatusCode::OK, "It is shown");
     let show = operation("showCat").path::<String>("name", "The cat");
-    let answer = |name: &str, request: &Request| {
+    let answer = |name: &str, headers: &HeaderMap, _: Origin<'_>| {
         assert!(name != "grumpy", "on purpose");
-        let has_matched = request.extensions().get::<MatchedPath>().is_some();
-        let (name, way) = (name.to_owned(), if has_matched { "router" } else { "shortcut" });
+        let is_marked = headers.contains_key(MARK);
+        let (name, way) = (name.to_owned(), if is_marked { "router" } else { "shortcut" });
         async move {
             assert!(name != "moody", "on purpose");
             if name == "sleepy" {
@@ -36,6 +39,16 @@ fn api() -> Api {
     Api::new().shortcut(PATH, answer, show).route("/dogs", dogs)
 }
 
+/// The routes of that; what comes by the router is marked.
+fn routes() -> Routes {
+    let mut routes = api().into_routes().with_fallbacks();
+    routes.router = routes.router.layer(map_request(async |mut request: Request| {
+        request.headers_mut().insert(MARK, HeaderValue::from_static("yes"));
+        request
+    }));
+    routes
+}
+
 async fn ask(routes: &Routes, method: &str, path: &str) -> (StatusCode, String) {
     let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
     let response = routes.clone().oneshot(request).await.unwrap();
@@ -46,7 +59,7 @@ async fn ask(routes: &Routes, method: &str, path: &str) -> (StatusCode, String) 
 
 #[tokio::test]
 async fn plain_paths_take_the_shortcut_and_others_have_the_same_answer() {
-    let routes = api().into_routes().with_fallbacks();
+    let routes = routes();
     for (method, path, expected) in [
         ("GET", "/cats/tom", "tom by shortcut"),
         ("GET", "/cats/To-m_1.~", "To-m_1.~ by shortcut"),
@@ -89,7 +102,7 @@ fn value(registry: &Registry, family: &str, labels: &[&str]) -> f64 {
 async fn both_ways_are_counted_as_one_route() {
     let registry = Registry::new();
     let metrics = HttpMetrics::register(&registry).unwrap();
-    let routes = metrics.observe("test", api().into_routes().with_fallbacks());
+    let routes = metrics.observe("test", routes());
     for (path, way) in [("/cats/tom", "shortcut"), ("/cats/t%6fm", "router")] {
         assert_eq!(ask(&routes, "GET", path).await.1, format!("tom by {way}"));
     }
@@ -97,7 +110,7 @@ async fn both_ways_are_counted_as_one_route() {
     routes.clone().oneshot(long_poll.unwrap()).await.unwrap();
     // Whoever asks is gone before there is an answer.
     let asked = Request::get("/cats/sleepy").body(Body::empty()).unwrap();
-    let mut answering = routes.answer(asked);
+    let mut answering = routes.answer(asked, Origin::default());
     assert!(poll_fn(|cx| Poll::Ready(answering.as_mut().poll(cx).is_pending())).await);
     drop(answering);
     for cat in ["grumpy", "moody"] {
@@ -115,7 +128,7 @@ async fn both_ways_are_counted_as_one_route() {
 
 #[tokio::test]
 async fn a_shortcut_that_panics_costs_its_own_request_only() {
-    let server = Running::plain(Limits::default(), api().into_routes().with_fallbacks()).await;
+    let server = Running::plain(Limits::default(), routes()).await;
     let mut stream = server.connect().await;
     for path in ["/cats/grumpy", "/cats/moody"] {
         let (head, body) = testing::get(&mut stream, path).await;
@@ -135,5 +148,5 @@ fn a_layer_comes_before_the_shortcuts() {
 #[test]
 #[should_panic(expected = "/cats/{name}/tail ends in its only parameter")]
 fn a_shortcut_ends_in_its_only_parameter() {
-    let _ = Shortcut::new("/cats/{name}/tail", |_, _| std::future::ready("tail"));
+    let _ = Shortcut::new("/cats/{name}/tail", |_, _, _| std::future::ready("tail"));
 }
