@@ -1,7 +1,7 @@
 //! What sealing cannot do without. [`Floor`] is the bare AEAD, XAES-256-GCM straight over its crates,
 //! with the randomness of the ticketer and AWS-LC's GCM whatever the length, in a buffer that is there
-//! already: what this project measures itself against. [`LeastTicketer`] is the least that a ticketer of rustls can make
-//! of it, which tells how much of the distance is rustls' and the format's.
+//! already: what this project measures itself against. [`LeastTicketer`] is the least that a ticketer
+//! of rustls can make of it, which tells how much of the distance is rustls' and the format's.
 //!
 //! rustls lends a session and wants a vector back. So whoever answers allocates one, copies the
 //! session into it and, if it is to be one of our tickets, encrypts the padding too; the least

@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use crate::check_ins::CheckIn;
 use crate::feed_shelf::Extent;
 use crate::metrics::Answers;
-use crate::shelf::Rendered;
+use crate::shelf::{Content, Rendered};
 use crate::visitor::{Judged, Visitor};
 use crate::{LONGEST_WAIT, Shared, feed_view, shelf};
 
@@ -63,13 +63,14 @@ pub(crate) fn bundle(
         // Holding the state would keep its keys from being erased.
         drop(judged);
         let deadline = asked.deadline(&shared);
-        while !offer.is_changed() && wants_wait(&shared, deadline) {
-            let Some(content) = &mut wanted.content else { break };
+        while !offer.is_changed()
+            && let Some(left) = time_left(&shared, deadline)
+            && let Some(content) = &mut wanted.content
+        {
             drop(offer);
             visitor.stay(&shared)?;
             // On its own, so that a poll that does not wait takes no room for waiting.
-            let change = shelf::changed(content);
-            let has_changed = Box::pin(wait(&shared, deadline, change)).await;
+            let has_changed = Box::pin(wait(&shared, left, shelf::changed(content))).await;
             let shelved = wanted.shelved();
             let judged = visitor.judge(&shared)?;
             judged.must(Role::Terminator, &wanted.name)?;
@@ -86,7 +87,7 @@ pub(crate) fn bundle(
 struct Wanted {
     name: KeysetName,
     /// What is on the shelf, if anything is.
-    content: Option<watch::Receiver<Option<Arc<Rendered>>>>,
+    content: Option<watch::Receiver<Content>>,
 }
 
 impl Wanted {
@@ -96,7 +97,7 @@ impl Wanted {
 
     /// What is on the shelf now. The visitor is to be judged afterwards, for this is put out after the
     /// feed: who was shut out by the commit that made it does not get it.
-    fn shelved(&mut self) -> Option<Arc<Rendered>> {
+    fn shelved(&mut self) -> Content {
         self.content.as_mut()?.borrow_and_update().clone()
     }
 
@@ -105,7 +106,7 @@ impl Wanted {
         &self,
         shared: &Shared,
         asked: &Asked,
-        shelved: Option<Arc<Rendered>>,
+        shelved: Content,
         judged: &Judged,
     ) -> Result<Offer, Problem> {
         let now = || not_on_the_shelf(&judged.feed, &self.name, shared.fleet.now()).map(Arc::new);
@@ -140,12 +141,11 @@ pub(crate) async fn feed(
     loop {
         published.mark_unchanged();
         let offer = offer_feed(&shared, &visitor, &asked).await?;
-        if offer.is_changed() || !wants_wait(&shared, deadline) {
-            return Ok(offer.send(&shared.metrics.feeds));
-        }
+        let left = time_left(&shared, deadline).filter(|_| !offer.is_changed());
+        let Some(left) = left else { return Ok(offer.send(&shared.metrics.feeds)) };
         drop(offer);
         visitor.stay(&shared)?;
-        if !wait(&shared, deadline, shelf::changed(&mut published)).await {
+        if !wait(&shared, left, shelf::changed(&mut published)).await {
             let offer = offer_feed(&shared, &visitor, &asked).await?;
             return Ok(offer.send(&shared.metrics.feeds));
         }
@@ -264,24 +264,19 @@ impl Asked {
     }
 }
 
-fn wants_wait(shared: &Shared, deadline: Option<Duration>) -> bool {
-    deadline.is_some_and(|deadline| shared.fleet.clock().boot() < deadline)
-        && !shared.shutdown.is_cancelled()
+/// For how long to wait until then, if at all. A replica that is told to stop lets nobody wait.
+fn time_left(shared: &Shared, deadline: Option<Duration>) -> Option<Duration> {
+    let left = deadline?.saturating_sub(shared.fleet.clock().boot());
+    (!left.is_zero() && !shared.shutdown.is_cancelled()).then_some(left)
 }
 
-/// Waits for `change` until `deadline`; whether it may have come. A replica that is told to stop
-/// lets everybody go at once, and so does one that becomes stale.
-async fn wait(
-    shared: &Shared,
-    deadline: Option<Duration>,
-    change: impl Future<Output = ()>,
-) -> bool {
+/// Waits for `change` for so long; whether it may have come. A replica that is told to stop lets
+/// everybody go at once, and so does one that becomes stale.
+async fn wait(shared: &Shared, left: Duration, change: impl Future<Output = ()>) -> bool {
     let _waiting = shared.metrics.wait();
-    let clock = shared.fleet.clock();
-    let left = deadline.unwrap_or_default().saturating_sub(clock.boot());
     tokio::select! {
         () = change => true,
-        () = clock.sleep_awake(left) => false,
+        () = shared.fleet.clock().sleep_awake(left) => false,
         () = shared.lapses.next() => false,
         () = shared.shutdown.cancelled() => false,
     }
@@ -344,8 +339,8 @@ fn answer(shared: &Shared, status: StatusCode, etag: HeaderValue, body: Body) ->
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    // At once, with those that the connection adds: growing costs more than inserting.
-    headers.reserve(if status == StatusCode::OK { 8 } else { 6 });
+    // All at once, that of a body and that of the connection among them: growing costs more.
+    headers.reserve(if status == StatusCode::OK { 7 } else { 6 });
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(VARY, HeaderValue::from_static("authorization"));
     headers.insert(ETAG, etag);

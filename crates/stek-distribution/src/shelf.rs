@@ -33,7 +33,7 @@ pub(crate) struct Rendered {
 }
 
 /// A keyset that is not published, or whose deletion is forgotten, is `None`.
-type Content = Option<Arc<Rendered>>;
+pub(crate) type Content = Option<Arc<Rendered>>;
 
 #[derive(Default)]
 pub(crate) struct Shelf {

@@ -278,4 +278,4 @@ fn status_label(status: StatusCode) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -75,15 +75,24 @@ impl Routes {
 
     /// The answer to a request from there.
     pub(crate) fn answer(&self, mut request: Request, origin: Origin<'_>) -> Answering {
-        if request.method() == Method::GET {
-            for shortcut in &*self.shortcuts {
-                if let Some(parameter) = shortcut.parameter(request.uri()) {
-                    let observe = self.observe.as_ref();
-                    return (shortcut.answer)(parameter, request.headers(), origin, observe);
-                }
-            }
+        self.by_shortcut(&request, origin).unwrap_or_else(|| {
+            origin.put_into(request.extensions_mut());
+            self.by_router(request)
+        })
+    }
+
+    /// The same without the router, if there is a shortcut to it.
+    fn by_shortcut(&self, request: &Request, origin: Origin<'_>) -> Option<Answering> {
+        if request.method() != Method::GET {
+            return None;
         }
-        origin.put_into(request.extensions_mut());
+        self.shortcuts.iter().find_map(|shortcut| {
+            let parameter = shortcut.parameter(request.uri())?;
+            Some((shortcut.answer)(parameter, request.headers(), origin, self.observe.as_ref()))
+        })
+    }
+
+    fn by_router(&self, request: Request) -> Answering {
         Box::pin(self.router.clone().call(request))
     }
 }
@@ -99,8 +108,8 @@ impl Service<Request> for Routes {
     }
 
     fn call(&mut self, request: Request) -> Answering {
-        let extensions = request.extensions().clone();
-        self.answer(request, Origin::of(&extensions))
+        let by_shortcut = self.by_shortcut(&request, Origin::of(request.extensions()));
+        by_shortcut.unwrap_or_else(|| self.by_router(request))
     }
 }
 

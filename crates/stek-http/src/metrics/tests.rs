@@ -21,15 +21,15 @@ fn observed() -> (HttpMetrics, Routes) {
     (metrics, observed)
 }
 
-fn request(method: &str, path: &str) -> Request {
+pub(crate) fn request(method: &str, path: &str) -> Request {
     Request::builder().method(method).uri(path).body(Body::empty()).unwrap()
 }
 
-fn count(metrics: &HttpMetrics, labels: [&str; 4]) -> u64 {
+pub(crate) fn count(metrics: &HttpMetrics, labels: [&str; 4]) -> u64 {
     metrics.requests.with_label_values(&labels).get()
 }
 
-fn durations(metrics: &HttpMetrics, route: &str) -> u64 {
+pub(crate) fn durations(metrics: &HttpMetrics, route: &str) -> u64 {
     metrics.duration.with_label_values(&["test", route]).get_sample_count()
 }
 

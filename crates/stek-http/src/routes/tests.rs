@@ -1,6 +1,5 @@
 use std::future::poll_fn;
 
-use axum::body::Body;
 use axum::middleware::map_request;
 use http::{HeaderValue, StatusCode};
 use http_body_util::BodyExt;
@@ -9,6 +8,7 @@ use tower::ServiceExt;
 
 use crate::api::{Api, Operation, Route};
 use crate::metrics::HttpMetrics;
+use crate::metrics::tests::{count, durations, request};
 use crate::testing::{self, Running};
 use crate::{Limits, Routes};
 
@@ -50,8 +50,7 @@ fn routes() -> Routes {
 }
 
 async fn ask(routes: &Routes, method: &str, path: &str) -> (StatusCode, String) {
-    let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
-    let response = routes.clone().oneshot(request).await.unwrap();
+    let response = routes.clone().oneshot(request(method, path)).await.unwrap();
     let status = response.status();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     (status, String::from_utf8(body.to_vec()).unwrap())
@@ -86,44 +85,27 @@ async fn plain_paths_take_the_shortcut_and_others_have_the_same_answer() {
     }
 }
 
-/// The value of a metric with these labels, in the order of their names.
-fn value(registry: &Registry, family: &str, labels: &[&str]) -> f64 {
-    let families = registry.gather();
-    let Some(family) = families.iter().find(|one| one.name() == family) else { return 0.0 };
-    let is_it = |metric: &&prometheus::proto::Metric| {
-        metric.get_label().iter().map(|label| label.value()).eq(labels.iter().copied())
-    };
-    family.get_metric().iter().find(is_it).map_or(0.0, |metric| {
-        metric.get_counter().get_value() + metric.get_histogram().get_sample_count() as f64
-    })
-}
-
 #[tokio::test]
 async fn both_ways_are_counted_as_one_route() {
-    let registry = Registry::new();
-    let metrics = HttpMetrics::register(&registry).unwrap();
+    let metrics = HttpMetrics::register(&Registry::new()).unwrap();
     let routes = metrics.observe("test", routes());
     for (path, way) in [("/cats/tom", "shortcut"), ("/cats/t%6fm", "router")] {
         assert_eq!(ask(&routes, "GET", path).await.1, format!("tom by {way}"));
     }
-    let long_poll = Request::get("/cats/tom").header("prefer", "wait=55").body(Body::empty());
-    routes.clone().oneshot(long_poll.unwrap()).await.unwrap();
+    let mut long_poll = request("GET", "/cats/tom");
+    long_poll.headers_mut().insert("prefer", HeaderValue::from_static("wait=55"));
+    routes.clone().oneshot(long_poll).await.unwrap();
     // Whoever asks is gone before there is an answer.
-    let asked = Request::get("/cats/sleepy").body(Body::empty()).unwrap();
-    let mut answering = routes.answer(asked, Origin::default());
+    let mut answering = routes.answer(request("GET", "/cats/sleepy"), Origin::default());
     assert!(poll_fn(|cx| Poll::Ready(answering.as_mut().poll(cx).is_pending())).await);
     drop(answering);
     for cat in ["grumpy", "moody"] {
-        let routes = routes.clone();
-        tokio::spawn(async move { ask(&routes, "GET", &format!("/cats/{cat}")).await })
-            .await
-            .unwrap_err();
+        let (mut routes, asked) = (routes.clone(), request("GET", &format!("/cats/{cat}")));
+        tokio::spawn(async move { routes.call(asked).await }).await.unwrap_err();
     }
-    let requests =
-        |status| value(&registry, "stek_http_requests_total", &["test", "GET", PATH, status]);
-    assert_eq!([requests("2xx"), requests("aborted"), requests("5xx")], [3.0, 1.0, 2.0]);
-    let timed = value(&registry, "stek_http_request_duration_seconds", &["test", PATH]);
-    assert_eq!(timed, 2.0, "long-polls and those without an answer are not");
+    let requests = |status| count(&metrics, ["test", PATH, "GET", status]);
+    assert_eq!([requests("2xx"), requests("aborted"), requests("5xx")], [3, 1, 2]);
+    assert_eq!(durations(&metrics, PATH), 2, "long-polls and those without an answer are not");
 }
 
 #[tokio::test]
