@@ -24,6 +24,8 @@ pub const MAX_REMEMBERED: usize = 256;
 
 #[derive(Clone)]
 struct SnapshotKey {
+    /// That of `derived`, beside those of the other keys for the search.
+    name: KeyName,
     id: KeyId,
     schedule: Schedule,
     derived: Arc<DerivedKey>,
@@ -146,10 +148,10 @@ impl Snapshot {
                     || Arc::new(DerivedKey::derive(&key.material, usage, schema, &scope)),
                     |known| Arc::clone(&known.derived),
                 );
-                SnapshotKey { id, schedule: key.record.schedule, derived }
+                SnapshotKey { name: *derived.name(), id, schedule: key.record.schedule, derived }
             })
             .collect();
-        keys.sort_unstable_by_key(|key| *key.derived.name());
+        keys.sort_unstable_by_key(|key| key.name);
         let ended = previous.map_or_else(Vec::new, |p| p.remembered(bundle));
         Self { tag: bundle.tag(), policy: *bundle.policy(), usage, schema, scope, keys, ended }
     }
@@ -239,7 +241,7 @@ impl Snapshot {
     #[inline]
     pub fn find<'a>(&'a self, ticket: &'a [u8]) -> Result<Candidate<'a>, OpenMiss> {
         let name = ticket::key_name_of(ticket).ok_or(OpenMiss::Malformed)?;
-        match self.keys.binary_search_by_key(&name, |key| key.derived.name().as_bytes()) {
+        match self.keys.binary_search_by_key(&name, |key| key.name.as_bytes()) {
             Ok(found) => Ok(Candidate { snapshot: self, key: &self.keys[found], ticket }),
             Err(_) => Err(self.why_unknown(name)),
         }
@@ -299,7 +301,7 @@ impl SnapshotKey {
     /// What is remembered of it once its time has come.
     fn expired(&self) -> EndedName {
         let ended_at = self.schedule.destroy_at();
-        EndedName { id: self.id, name: *self.derived.name(), cause: EndCause::Expired, ended_at }
+        EndedName { id: self.id, name: self.name, cause: EndCause::Expired, ended_at }
     }
 }
 

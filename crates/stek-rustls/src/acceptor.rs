@@ -34,7 +34,8 @@ struct Inner {
 
 impl Acceptor {
     /// Ticketer, session storage and 0-RTT of `config` are replaced.
-    pub(crate) fn new(config: ServerConfig, resumption: Resumption, sealer: Sealer) -> Self {
+    pub(crate) fn new(mut config: ServerConfig, resumption: Resumption, sealer: Sealer) -> Self {
+        resumption.apply_to_server(&mut config);
         Self(Arc::new(Inner { config, resumption, sealer: Arc::new(sealer) }))
     }
 

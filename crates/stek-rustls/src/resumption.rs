@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 use stek_core::derive::Use;
 
-use crate::glue::rustls_0_23::{use_store_only, use_tickets_only};
+use crate::glue::rustls_0_23::resume_nothing;
 use crate::sealer::Sealer;
 use crate::store::{ConnectionStore, SessionBackend, SharedBackend};
 use crate::tickets::ConnectionTickets;
@@ -99,19 +99,26 @@ impl Resumption {
         }
     }
 
-    /// Makes this the only way in which one connection of a server resumes. Ticketer, session
-    /// storage and early data of `config` are set, whatever was there before.
+    /// Makes this the only way in which servers of `config` resume, whatever was set there before.
+    /// What resumes is still missing: each connection has its own.
+    pub(crate) fn apply_to_server(&self, config: &mut ServerConfig) {
+        resume_nothing(config);
+        if let Self::StoreWithEarlyData { max_early_data_size, .. } = self {
+            config.max_early_data_size = max_early_data_size.get();
+        }
+    }
+
+    /// Adds it to a copy of that `config`, for one connection.
     pub(crate) fn apply_to_connection(&self, config: &mut ServerConfig, sealer: Arc<Sealer>) {
         match self {
-            Self::Tickets => use_tickets_only(config, Arc::new(ConnectionTickets::new(sealer))),
+            Self::Tickets => config.ticketer = Arc::new(ConnectionTickets::new(sealer)),
             Self::Store(backend) => {
                 let store = ConnectionStore::new(sealer, Arc::clone(backend));
-                use_store_only(config, Arc::new(store), None);
+                config.session_storage = Arc::new(store);
             }
-            Self::StoreWithEarlyData { backend, max_early_data_size } => {
+            Self::StoreWithEarlyData { backend, .. } => {
                 let backend = Arc::<dyn SharedBackend>::clone(backend);
-                let store = ConnectionStore::new(sealer, backend);
-                use_store_only(config, Arc::new(store), Some(*max_early_data_size));
+                config.session_storage = Arc::new(ConnectionStore::new(sealer, backend));
             }
         }
     }

@@ -10,7 +10,7 @@ use rustls::server::ProducesTickets;
 use stek_core::scope::{ChainRule, ClientAuth, Scope};
 use stek_core::time::Seconds;
 
-use crate::glue::rustls_0_23::{self, use_tickets_only};
+use crate::glue::rustls_0_23::{self, resume_nothing};
 use crate::keys::TicketKeys;
 use crate::metrics::TicketMetrics;
 use crate::nonce::{NonceSource, PooledNonces};
@@ -97,7 +97,8 @@ impl UnboundedTicketer {
     /// Makes this the only way in which servers of `config` resume: sets the ticketer, removes the
     /// session cache of the process and switches 0-RTT off.
     pub fn use_in(self: &Arc<Self>, config: &mut ServerConfig) {
-        use_tickets_only(config, Arc::<Self>::clone(self));
+        resume_nothing(config);
+        config.ticketer = Arc::<Self>::clone(self);
     }
 }
 

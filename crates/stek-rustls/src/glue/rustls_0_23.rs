@@ -2,7 +2,6 @@
 
 mod payload;
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -37,23 +36,12 @@ pub(crate) fn adjust(config: &mut ServerConfig, hook: impl FnOnce(&mut ServerCon
     }
 }
 
-/// Makes `ticketer` the only way in which servers of `config` resume: removes the session cache of
-/// the process and switches 0-RTT off.
-pub(crate) fn use_tickets_only(config: &mut ServerConfig, ticketer: Arc<dyn ProducesTickets>) {
-    config.ticketer = ticketer;
+/// Leaves servers of `config` no way to resume: takes the session cache of the process away and
+/// switches 0-RTT off.
+pub(crate) fn resume_nothing(config: &mut ServerConfig) {
+    config.ticketer = Arc::new(NoTickets);
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.max_early_data_size = 0;
-}
-
-/// Makes `store` the only way in which servers of `config` resume, and allows early data or not.
-pub(crate) fn use_store_only(
-    config: &mut ServerConfig,
-    store: Arc<dyn StoresServerSessions>,
-    max_early_data_size: Option<NonZeroU32>,
-) {
-    config.ticketer = Arc::new(NoTickets);
-    config.session_storage = store;
-    config.max_early_data_size = max_early_data_size.map_or(0, NonZeroU32::get);
 }
 
 impl ProducesTickets for ConnectionTickets {
