@@ -7,9 +7,10 @@ use anyhow::Context;
 use rustls::pki_types::ServerName;
 use rustls::server::ProducesTickets;
 use rustls::{ClientConnection, ServerConfig, ServerConnection};
+use stek_rustls::Acceptor;
 
 use crate::handshake::Pki;
-use crate::measure::{instant, median, nanos};
+use crate::measure::{Rounds, instant, nanos};
 use crate::report::{Report, STEK};
 use crate::sessions::NAME;
 
@@ -18,7 +19,7 @@ pub(crate) const CASE: &str = "worst";
 pub(crate) const NOOP: &str = "noop";
 
 const IDENTITIES: usize = 7_000;
-const PAIRS: usize = 101;
+const PAIRS_OF_PASS: usize = 14;
 /// RFC 8446, 4.2.11.
 const PRE_SHARED_KEY: u16 = 41;
 /// RFC 8446, 5.1.
@@ -46,27 +47,46 @@ impl ProducesTickets for Noop {
     }
 }
 
-/// Prints and keeps `clienthello/worst/…`.
-pub(crate) fn measure(report: &mut Report) -> anyhow::Result<()> {
-    let pki = Pki::new()?;
-    let hello = records(&with_identities(hello(&pki)?)?);
-    let acceptor = pki.acceptor(None)?;
-    let stek = || acceptor.per_connection_config();
-    let noop = Arc::new(pki.server(Arc::new(Noop))?);
-    let noop = || Arc::clone(&noop);
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for pair in 0..PAIRS {
-        if pair % 2 == 0 {
-            ours.push(micros(stek, &hello)?);
-            theirs.push(micros(noop, &hello)?);
-        } else {
-            theirs.push(micros(noop, &hello)?);
-            ours.push(micros(stek, &hello)?);
+/// `clienthello/worst/…`.
+pub(crate) struct Hellos {
+    hello: Vec<u8>,
+    acceptor: Acceptor,
+    noop: Arc<ServerConfig>,
+    pairs: Rounds<2>,
+}
+
+impl Hellos {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let pki = Pki::new()?;
+        let hello = records(&with_identities(hello(&pki)?)?);
+        let (acceptor, noop) = (pki.acceptor(None)?, Arc::new(pki.server(Arc::new(Noop))?));
+        Ok(Self { hello, acceptor, noop, pairs: Rounds::new() })
+    }
+
+    /// Measures some pairs.
+    pub(crate) fn pass(&mut self) -> anyhow::Result<()> {
+        let stek = || micros(|| self.acceptor.per_connection_config(), &self.hello);
+        let noop = || micros(|| Arc::clone(&self.noop), &self.hello);
+        for pair in 0..PAIRS_OF_PASS {
+            let both = if pair % 2 == 0 {
+                let stek = stek()?;
+                [stek, noop()?]
+            } else {
+                let noop = noop()?;
+                [stek()?, noop]
+            };
+            self.pairs.push(both);
+        }
+        Ok(())
+    }
+
+    /// Prints and keeps what was measured.
+    pub(crate) fn report(&self, report: &mut Report) {
+        report.note_disturbance(WHAT, CASE, self.pairs.disturbance());
+        for (name, took) in [STEK, NOOP].into_iter().zip(self.pairs.quiet_medians()) {
+            report.add(WHAT, CASE, name, took, "us");
         }
     }
-    report.add(WHAT, CASE, STEK, median(&ours), "us");
-    report.add(WHAT, CASE, NOOP, median(&theirs), "us");
-    Ok(())
 }
 
 /// What the server takes to read `hello` and to answer it with a full handshake.

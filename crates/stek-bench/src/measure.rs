@@ -1,4 +1,4 @@
-//! How long things take: batches on one or several threads at once, and medians.
+//! How long things take: batches on one or several threads at once, rounds of contenders, and medians.
 
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
@@ -37,6 +37,45 @@ pub(crate) fn nanos_per_call<W: FnMut()>(
     nanos(total) / f64::from(calls) / count(threads)
 }
 
+/// What `N` contenders took, round by round: in each all of them, one right after another.
+pub(crate) struct Rounds<const N: usize>(Vec<[f64; N]>);
+
+impl<const N: usize> Rounds<N> {
+    pub(crate) const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    pub(crate) fn push(&mut self, round: [f64; N]) {
+        self.0.push(round);
+    }
+
+    /// The median of each contender over the tenth of the rounds that took least in all. Whatever
+    /// else runs, on this machine or on others that share its processors, makes a round longer and
+    /// never shorter, so it has disturbed these least; and which contender it hit has no say in which
+    /// rounds they are.
+    pub(crate) fn quiet_medians(&self) -> [f64; N] {
+        let quiet = self.quietest(self.0.len().div_ceil(10));
+        std::array::from_fn(|at| median(&quiet.iter().map(|round| round[at]).collect::<Vec<_>>()))
+    }
+
+    /// How many times as long as the tenth that counts all rounds took, in the middle.
+    pub(crate) fn disturbance(&self) -> f64 {
+        let middle = |count| median(&self.quietest(count).iter().map(total).collect::<Vec<_>>());
+        middle(self.0.len()) / middle(self.0.len().div_ceil(10))
+    }
+
+    fn quietest(&self, count: usize) -> Vec<[f64; N]> {
+        let mut rounds = self.0.clone();
+        rounds.sort_by(|one, other| total(one).total_cmp(&total(other)));
+        rounds.truncate(count);
+        rounds
+    }
+}
+
+fn total<const N: usize>(round: &[f64; N]) -> f64 {
+    round.iter().sum()
+}
+
 /// A span in nanoseconds.
 pub(crate) fn nanos(span: Duration) -> f64 {
     span.as_secs_f64() * 1e9
@@ -63,5 +102,22 @@ mod tests {
     fn the_median_is_the_middle_one() {
         assert_eq!(median(&[9.0, 1.0, 5.0]), 5.0);
         assert_eq!(median(&[]), 0.0);
+    }
+
+    #[test]
+    #[allow(clippy::float_cmp, reason = "small whole numbers")]
+    fn only_rounds_that_were_disturbed_least_count() {
+        let mut rounds = Rounds::new();
+        // Whoever it is that was hit, none is thought the faster for it.
+        for _ in 0..10 {
+            rounds.push([2.0, 8.0]);
+            rounds.push([1.0, 9.0]);
+        }
+        rounds.push([2.0, 4.0]);
+        rounds.push([2.0, 5.0]);
+        rounds.push([2.0, 4.5]);
+        assert_eq!(rounds.quiet_medians(), [2.0, 4.5]);
+        assert_eq!(rounds.disturbance(), 10.0 / 6.5);
+        assert_eq!(Rounds::<1>::new().quiet_medians(), [0.0]);
     }
 }

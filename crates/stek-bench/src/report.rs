@@ -15,6 +15,8 @@ pub(crate) const FLOOR: &str = "floor";
 /// Over the same AEAD; no bar is set by it.
 pub(crate) const LEAST: &str = "least-ticketer";
 
+/// A machine that is left alone stays below this.
+const WORTH_SAYING: f64 = 1.1;
 /// Sealing is to be so many times faster than the faster of the two built-in ticketers.
 const SEAL_FACTOR: f64 = 1.2;
 /// Opening may take so many nanoseconds longer than in the faster of the two.
@@ -85,6 +87,15 @@ impl Report {
         println!("bench {what}/{case}/{contender} {value:.digits$} {unit}");
         let (what, case) = (what.to_owned(), case.to_owned());
         self.lines.push(Line { what, case, contender, value, unit, is_void: false });
+    }
+
+    /// Prints how many times as long as the rounds that count the others took, if it is worth saying.
+    pub(crate) fn note_disturbance(&self, what: &str, case: &str, factor: f64) {
+        if factor >= WORTH_SAYING {
+            println!(
+                "# {what}/{case}: half of all rounds took {factor:.2}x the quiet ones or more"
+            );
+        }
     }
 
     /// Says that a measurement is void, and why. No bar is met by it.

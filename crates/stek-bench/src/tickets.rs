@@ -1,16 +1,18 @@
 //! Sealing and opening: the whole call of a connection's ticketer as an acceptor makes it, those of
 //! the ticketers of rustls and of the least one over the same AEAD, and the floor, the bare AEAD.
 
+use std::hint::black_box;
 use std::sync::Arc;
 
 use anyhow::Context;
 use rustls::crypto::{aws_lc_rs, ring};
 use rustls::server::ProducesTickets;
+use stek_core::xaes::{NONCE_LEN, TAG_LEN};
 use stek_rustls::PooledNonces;
 
 use crate::floor::{Floor, LeastTicketer};
 use crate::handshake::Pki;
-use crate::measure::{median, nanos_per_call};
+use crate::measure::{Rounds, nanos_per_call};
 use crate::report::{self, Report};
 use crate::sessions::{Clients, session_of};
 
@@ -18,16 +20,19 @@ use crate::sessions::{Clients, session_of};
 pub(crate) const SIZES: [usize; 3] = [93, 853, 4096];
 pub(crate) const THREADS: [usize; 2] = [1, 2];
 
-const ROUNDS: usize = 201;
+const ROUNDS_OF_PASS: usize = 9;
 /// So many that each thread draws on the kernel several times in each round.
 const CALLS: u32 = 1000;
 
 /// Gives what one thread seals and opens with: a connection of its own, or what all share.
 type Connect = Box<dyn Fn() -> Arc<dyn ProducesTickets> + Sync>;
 
+/// How many there are, with the floor.
+const CONTENDERS: usize = 5;
+
 /// What is measured against what: the ticketers and, which is none, the floor.
 struct Contenders {
-    ticketers: [(&'static str, Connect); 4],
+    ticketers: [(&'static str, Connect); CONTENDERS - 1],
     floor: Floor<PooledNonces>,
 }
 
@@ -35,7 +40,7 @@ impl Contenders {
     fn new(pki: &Pki, clients: &Clients) -> anyhow::Result<Self> {
         let acceptor = pki.acceptor(Some(clients))?;
         let ours = move || Arc::clone(&acceptor.per_connection_config().ticketer);
-        let ticketers: [(_, Connect); 4] = [
+        let ticketers: [(_, Connect); CONTENDERS - 1] = [
             (report::STEK, Box::new(ours)),
             (report::RING, shared(ring::Ticketer::new()?)),
             (report::AWS_LC, shared(aws_lc_rs::Ticketer::new()?)),
@@ -43,25 +48,83 @@ impl Contenders {
         ];
         Ok(Self { ticketers, floor: Floor::new(PooledNonces)? })
     }
+
+    /// What each took for a call of its `work`, one after another.
+    fn round<W: FnMut(), F: FnMut()>(
+        &self,
+        threads: usize,
+        work: impl Fn(usize, Arc<dyn ProducesTickets>) -> W + Sync,
+        work_of_floor: impl Fn() -> F + Sync,
+    ) -> [f64; CONTENDERS] {
+        let mut took = [0.0; CONTENDERS];
+        for (at, (_, connect)) in self.ticketers.iter().enumerate() {
+            took[at] = nanos_per_call(threads, CALLS, || work(at, connect()));
+        }
+        took[CONTENDERS - 1] = nanos_per_call(threads, CALLS, work_of_floor);
+        took
+    }
 }
 
 fn shared(ticketer: Arc<dyn ProducesTickets>) -> Connect {
     Box::new(move || Arc::clone(&ticketer))
 }
 
-/// Prints and keeps `seal/…` and `open/…` of all sizes and numbers of threads.
-pub(crate) fn measure(report: &mut Report) -> anyhow::Result<()> {
-    let (pki, clients) = (Pki::new()?, Clients::new()?);
-    let contenders = Contenders::new(&pki, &clients)?;
-    for size in SIZES {
-        let session = session_of(size, &pki, &clients)?;
-        for threads in THREADS {
-            let case = case(size, threads);
-            seal(report, &contenders, &session, threads, &case)?;
-            open(report, &contenders, &session, threads, &case)?;
+/// `seal/…` and `open/…` of all sizes and numbers of threads.
+pub(crate) struct Tickets {
+    contenders: Contenders,
+    cases: Vec<Case>,
+}
+
+struct Case {
+    name: String,
+    threads: usize,
+    session: Vec<u8>,
+    /// Of the ticketers, in their order.
+    tickets: Vec<Vec<u8>>,
+    /// The same session, as the floor has sealed it.
+    sealed: Vec<u8>,
+    nonce: [u8; NONCE_LEN],
+    tag: [u8; TAG_LEN],
+    sealing: Rounds<CONTENDERS>,
+    opening: Rounds<CONTENDERS>,
+}
+
+impl Tickets {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let (pki, clients) = (Pki::new()?, Clients::new()?);
+        let contenders = Contenders::new(&pki, &clients)?;
+        let mut cases = Vec::new();
+        for size in SIZES {
+            let session = session_of(size, &pki, &clients)?;
+            for threads in THREADS {
+                cases.push(Case::new(&contenders, &session, threads)?);
+            }
+        }
+        Ok(Self { contenders, cases })
+    }
+
+    /// Measures some rounds of each case.
+    pub(crate) fn pass(&mut self) {
+        for case in &mut self.cases {
+            for _ in 0..ROUNDS_OF_PASS {
+                case.seal(&self.contenders);
+                case.open(&self.contenders);
+            }
         }
     }
-    Ok(())
+
+    /// Prints and keeps what was measured.
+    pub(crate) fn report(&self, report: &mut Report) {
+        for case in &self.cases {
+            for (what, rounds) in [("seal", &case.sealing), ("open", &case.opening)] {
+                report.note_disturbance(what, &case.name, rounds.disturbance());
+                let names = self.contenders.ticketers.iter().map(|(name, _)| *name);
+                for (name, took) in names.chain([report::FLOOR]).zip(rounds.quiet_medians()) {
+                    report.add(what, &case.name, name, took, "ns");
+                }
+            }
+        }
+    }
 }
 
 /// The name of a case, as in `853B/1t`.
@@ -69,77 +132,48 @@ pub(crate) fn case(size: usize, threads: usize) -> String {
     format!("{size}B/{threads}t")
 }
 
-fn seal(
-    report: &mut Report,
-    all: &Contenders,
-    session: &[u8],
-    threads: usize,
-    case: &str,
-) -> anyhow::Result<()> {
-    for (name, connect) in &all.ticketers {
-        anyhow::ensure!(connect().encrypt(session).is_some(), "{name} seals nothing");
+impl Case {
+    fn new(all: &Contenders, session: &[u8], threads: usize) -> anyhow::Result<Self> {
+        let tickets = all.ticketers.iter().map(|(name, connect)| {
+            let ticketer = connect();
+            let ticket = ticketer.encrypt(session).context(*name)?;
+            anyhow::ensure!(ticketer.decrypt(&ticket).as_deref() == Some(session), *name);
+            Ok(ticket)
+        });
+        let tickets = tickets.collect::<anyhow::Result<_>>()?;
+        let mut sealed = session.to_vec();
+        let (nonce, tag) = all.floor.seal(&mut sealed).context(report::FLOOR)?;
+        let name = case(session.len(), threads);
+        let (session, sealing, opening) = (session.to_vec(), Rounds::new(), Rounds::new());
+        Ok(Self { name, threads, session, tickets, sealed, nonce, tag, sealing, opening })
     }
-    let mut rounds: [Vec<f64>; 5] = Default::default();
-    for _ in 0..ROUNDS {
-        for ((_, connect), round) in all.ticketers.iter().zip(&mut rounds) {
-            let work = || {
-                let ticketer = connect();
-                move || drop(std::hint::black_box(ticketer.encrypt(session)))
-            };
-            round.push(nanos_per_call(threads, CALLS, work));
-        }
-        let work = || {
-            let mut buffer = session.to_vec();
+
+    fn seal(&mut self, all: &Contenders) {
+        let session = &self.session;
+        let work = |_, ticketer: Arc<dyn ProducesTickets>| {
+            move || drop(black_box(ticketer.encrypt(session)))
+        };
+        let floor = || {
+            let mut buffer = session.clone();
             move || {
-                std::hint::black_box(all.floor.seal(&mut buffer));
+                black_box(all.floor.seal(&mut buffer));
             }
         };
-        rounds[4].push(nanos_per_call(threads, CALLS, work));
+        self.sealing.push(all.round(self.threads, work, floor));
     }
-    record(report, all, "seal", case, &rounds);
-    Ok(())
-}
 
-fn open(
-    report: &mut Report,
-    all: &Contenders,
-    session: &[u8],
-    threads: usize,
-    case: &str,
-) -> anyhow::Result<()> {
-    let tickets = all.ticketers.iter().map(|(name, connect)| {
-        let ticketer = connect();
-        let ticket = ticketer.encrypt(session).context(*name)?;
-        anyhow::ensure!(ticketer.decrypt(&ticket).as_deref() == Some(session), *name);
-        Ok(ticket)
-    });
-    let tickets: Vec<_> = tickets.collect::<anyhow::Result<_>>()?;
-    let mut sealed = session.to_vec();
-    let (nonce, tag) = all.floor.seal(&mut sealed).context(report::FLOOR)?;
-    let mut rounds: [Vec<f64>; 5] = Default::default();
-    for _ in 0..ROUNDS {
-        for (((_, connect), ticket), round) in all.ticketers.iter().zip(&tickets).zip(&mut rounds) {
-            let work = || {
-                let ticketer = connect();
-                move || drop(std::hint::black_box(ticketer.decrypt(ticket)))
-            };
-            round.push(nanos_per_call(threads, CALLS, work));
-        }
-        let work = || {
-            let (mut plain, sealed, nonce, tag) = (sealed.clone(), &sealed, &nonce, &tag);
+    fn open(&mut self, all: &Contenders) {
+        let Self { tickets, sealed, nonce, tag, .. } = &*self;
+        let work = |at: usize, ticketer: Arc<dyn ProducesTickets>| {
+            let ticket = &tickets[at];
+            move || drop(black_box(ticketer.decrypt(ticket)))
+        };
+        let floor = || {
+            let mut plain = sealed.clone();
             move || {
-                std::hint::black_box(all.floor.open(nonce, tag, sealed, &mut plain));
+                black_box(all.floor.open(nonce, tag, sealed, &mut plain));
             }
         };
-        rounds[4].push(nanos_per_call(threads, CALLS, work));
-    }
-    record(report, all, "open", case, &rounds);
-    Ok(())
-}
-
-fn record(report: &mut Report, all: &Contenders, what: &str, case: &str, rounds: &[Vec<f64>; 5]) {
-    let names = all.ticketers.iter().map(|(name, _)| *name).chain([report::FLOOR]);
-    for (name, round) in names.zip(rounds) {
-        report.add(what, case, name, median(round), "ns");
+        self.opening.push(all.round(self.threads, work, floor));
     }
 }
