@@ -38,6 +38,7 @@ dev: ## run all roles on loopback in ./stekd-dev until Ctrl-C
 test: ## run every test; brings its own PostgreSQL
 	$(WITH_POSTGRES) $(CARGO) test $(TEST_FLAGS) --workspace --exclude stek-bench $(TESTED_FEATURES)
 	$(CARGO) test -p stek-core --lib # the ticket format once more, without AWS-LC
+	$(CARGO) test --release -p stek-core --features aws-lc --lib xaes # what it leaves on the stack as it is shipped
 	$(CARGO) test -p stekd --test cli without_the_exporter # the program as it is built by default
 
 test-page: ## test the status page in Chromium; installs what it needs in target/, Chromium by apt-get as root
@@ -46,9 +47,10 @@ test-page: ## test the status page in Chromium; installs what it needs in target
 test-api: ## ask both HTTP interfaces what their OpenAPI documents allow and what not; needs a package index
 	api/run.sh
 
-test-long: ## the tests that take a minute each: what a thief of backups can open, restored databases, killed rivals
+test-long: ## the tests that take a minute each: what a thief of backups can open, restored databases, killed rivals, and the benchmarks'
 	$(WITH_POSTGRES) $(CARGO) test -p stek-testbed --test thief -- --ignored
 	$(WITH_POSTGRES) $(CARGO) test -p stekd --test cli -- --ignored
+	$(CARGO) test -p stek-bench
 
 lint: ## rustfmt, clippy and rustdoc, warnings denied
 	$(CARGO) fmt --all --check

@@ -1,22 +1,19 @@
-//! What sealing cannot do without. [`Floor`] is the bare AEAD, XAES-256-GCM straight over its crates,
-//! with the randomness of the ticketer and AWS-LC's GCM whatever the length, in a buffer that is there
-//! already: what this project measures itself against. [`LeastTicketer`] is the least that a ticketer
-//! of rustls can make of it, which tells how much of the distance is rustls' and the format's.
+//! What sealing cannot do without. [`Floor`] is the bare AEAD, [`Xaes256Gcm`] as the adapter has it, with
+//! the randomness of the ticketer, in a buffer that is there already: what this project measures itself
+//! against. [`LeastTicketer`] is the least that a ticketer of rustls can make of it, which tells how
+//! much of the distance is rustls' and the format's.
 //!
 //! rustls lends a session and wants a vector back. So whoever answers allocates one, copies the
 //! session into it and, if it is to be one of our tickets, encrypts the padding too; the least
 //! ticketer does that, for a ticket of the same length. It does nothing that belongs to this project
 //! alone: it does not read the session, knows no schedule and no clock but the one of the nonce,
-//! authenticates no additional data, counts nothing and erases no stack.
+//! authenticates no additional data and counts nothing.
 
-use aes::Aes256Enc;
-use aes::cipher::{Array, BlockCipherEncrypt, KeyInit};
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use rustls::server::ProducesTickets;
 use stek_clock::{Clock, SystemClock};
 use stek_core::id::KeyName;
 use stek_core::ticket::PADDING;
-use stek_core::xaes::{NONCE_LEN, TAG_LEN};
+use stek_core::xaes::{NONCE_LEN, TAG_LEN, Xaes256Gcm};
 use stek_rustls::NonceSource;
 
 /// Before the ciphertext: as long as a key name, and the nonce.
@@ -26,8 +23,7 @@ const INNER_HEAD_LEN: usize = 16 + size_of::<u16>();
 
 /// The bare AEAD under a random key.
 pub(crate) struct Floor<N> {
-    outer: Aes256Enc,
-    k1: [u8; 16],
+    aead: Xaes256Gcm,
     nonces: N,
 }
 
@@ -36,20 +32,14 @@ impl<N: NonceSource> Floor<N> {
     pub(crate) fn new(nonces: N) -> anyhow::Result<Self> {
         let mut key = [0; 32];
         getrandom::fill(&mut key)?;
-        let outer = Aes256Enc::new(&key.into());
-        let mut l = [0; 16];
-        outer.encrypt_block((&mut l).into());
-        let l = u128::from_be_bytes(l);
-        let k1 = (l << 1) ^ ((l >> 127).wrapping_neg() & 0x87);
-        Ok(Self { outer, k1: k1.to_be_bytes(), nonces })
+        Ok(Self { aead: Xaes256Gcm::new(&key), nonces })
     }
 
     /// Seals `buffer` where it is.
     pub(crate) fn seal(&self, buffer: &mut [u8]) -> Option<([u8; NONCE_LEN], [u8; TAG_LEN])> {
         let nonce = self.nonces.draw(SystemClock.boot()).ok()?;
-        let (inner, inner_nonce) = self.inner(&nonce)?;
-        let tag = inner.seal_in_place_separate_tag(inner_nonce, Aad::empty(), buffer).ok()?;
-        Some((nonce, tag.as_ref().try_into().ok()?))
+        let tag = self.aead.seal_in_place(&nonce, &[], buffer);
+        Some((nonce, tag))
     }
 
     /// Opens `sealed` into `plain`, which is as long.
@@ -60,24 +50,7 @@ impl<N: NonceSource> Floor<N> {
         sealed: &[u8],
         plain: &mut [u8],
     ) -> Option<()> {
-        let (inner, inner_nonce) = self.inner(nonce)?;
-        inner.open_separate_gather(inner_nonce, Aad::empty(), sealed, tag, plain).ok()
-    }
-
-    fn inner(&self, nonce: &[u8; NONCE_LEN]) -> Option<(LessSafeKey, Nonce)> {
-        let mut key = [0; 32];
-        let (halves, _) = key.as_chunks_mut::<16>();
-        for (i, half) in (1..).zip(&mut *halves) {
-            half[..4].copy_from_slice(&[0, i, b'X', 0]);
-            half[4..].copy_from_slice(&nonce[..12]);
-            for (byte, k1) in half.iter_mut().zip(&self.k1) {
-                *byte ^= k1;
-            }
-        }
-        self.outer.encrypt_blocks(Array::cast_slice_from_core_mut(halves));
-        let key = UnboundKey::new(&AES_256_GCM, &key).ok()?;
-        let nonce = Nonce::try_assume_unique_for_key(&nonce[12..]).ok()?;
-        Some((LessSafeKey::new(key), nonce))
+        self.aead.open(nonce, &[], sealed, tag, plain).ok()
     }
 }
 

@@ -16,11 +16,11 @@ use rustls::{
 };
 use stek_rustls::{Acceptor, PooledNonces};
 
+use crate::fleet;
 use crate::floor::{Floor, LeastTicketer};
-use crate::measure::{Rounds, instant, median, nanos};
+use crate::measure::{Rounds, in_turns, instant, medians, nanos};
 use crate::report::{Report, STEK};
 use crate::sessions::{Clients, NAME};
-use crate::{fleet, measure};
 
 pub(crate) const WHAT: &str = "accept";
 pub(crate) const CASE: &str = "tls13-resumed";
@@ -28,8 +28,8 @@ pub(crate) const PLAIN: &str = "plain";
 
 const ROUNDS_OF_PASS: usize = 5;
 /// A single handshake is long or short by what the caches hold at that moment; of so many the middle
-/// one tells.
-const PAIRS: usize = 31;
+/// one tells. Even, so that each comes first as often as the other.
+const PAIRS: usize = 32;
 
 /// A certificate for [`NAME`] and who trusts it.
 pub(crate) struct Pki {
@@ -116,28 +116,16 @@ impl Handshakes {
     /// Measures some rounds of resumed handshakes.
     pub(crate) fn pass(&mut self) -> anyhow::Result<()> {
         for _ in 0..ROUNDS_OF_PASS {
-            let (mut stek, mut plain) = (Vec::new(), Vec::new());
-            for pair in 0..PAIRS {
-                // Whoever comes second finds warmer caches.
-                if pair % 2 == 0 {
-                    stek.push(self.stek()?);
-                    plain.push(self.plain()?);
-                } else {
-                    plain.push(self.plain()?);
-                    stek.push(self.stek()?);
-                }
-            }
-            self.rounds.push([median(&stek), median(&plain)]);
+            let pairs = (0..PAIRS).map(|turn| in_turns(turn, || self.stek(), || self.plain()));
+            let pairs = pairs.collect::<anyhow::Result<Vec<_>>>()?;
+            self.rounds.push(medians(&pairs));
         }
         Ok(())
     }
 
     /// Prints and keeps what was measured.
     pub(crate) fn report(&self, report: &mut Report) {
-        report.note_disturbance(WHAT, CASE, self.rounds.disturbance());
-        for (name, took) in [STEK, PLAIN].into_iter().zip(self.rounds.quiet_medians()) {
-            report.add(WHAT, CASE, name, took, "us");
-        }
+        report.add_rounds(WHAT, CASE, [STEK, PLAIN], &self.rounds, "us");
     }
 
     fn stek(&self) -> anyhow::Result<f64> {
@@ -185,7 +173,7 @@ pub(crate) fn exchange(
             client.write_tls(&mut bytes)?;
         }
         let mut answer = Vec::with_capacity(8192);
-        let begin = measure::instant();
+        let begin = instant();
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
             server.read_tls(&mut rest)?;

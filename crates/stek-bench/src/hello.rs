@@ -10,7 +10,7 @@ use rustls::{ClientConnection, ServerConfig, ServerConnection};
 use stek_rustls::Acceptor;
 
 use crate::handshake::Pki;
-use crate::measure::{Rounds, instant, nanos};
+use crate::measure::{Rounds, in_turns, instant, nanos};
 use crate::report::{Report, STEK};
 use crate::sessions::NAME;
 
@@ -67,25 +67,15 @@ impl Hellos {
     pub(crate) fn pass(&mut self) -> anyhow::Result<()> {
         let stek = || micros(|| self.acceptor.per_connection_config(), &self.hello);
         let noop = || micros(|| Arc::clone(&self.noop), &self.hello);
-        for pair in 0..PAIRS_OF_PASS {
-            let both = if pair % 2 == 0 {
-                let stek = stek()?;
-                [stek, noop()?]
-            } else {
-                let noop = noop()?;
-                [stek()?, noop]
-            };
-            self.pairs.push(both);
+        for turn in 0..PAIRS_OF_PASS {
+            self.pairs.push(in_turns(turn, stek, noop)?);
         }
         Ok(())
     }
 
     /// Prints and keeps what was measured.
     pub(crate) fn report(&self, report: &mut Report) {
-        report.note_disturbance(WHAT, CASE, self.pairs.disturbance());
-        for (name, took) in [STEK, NOOP].into_iter().zip(self.pairs.quiet_medians()) {
-            report.add(WHAT, CASE, name, took, "us");
-        }
+        report.add_rounds(WHAT, CASE, [STEK, NOOP], &self.pairs, "us");
     }
 }
 

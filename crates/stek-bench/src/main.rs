@@ -1,6 +1,5 @@
-//! Measures this project beside what it competes with, contenders interleaved in one run so that a
-//! busy machine disturbs all alike; prints a line per measurement and a verdict per bar. What may be
-//! concluded from it is said in the Makefile's help and nowhere enforced.
+//! Measures this project beside what it competes with, contenders interleaved in one run; prints a
+//! line per measurement and a verdict per bar. A bar that is missed fails nothing: machines differ.
 
 #![allow(clippy::print_stdout, reason = "it is a program that prints a table")]
 
@@ -23,7 +22,7 @@ use crate::hello::Hellos;
 use crate::report::Report;
 use crate::tickets::Tickets;
 
-const PASSES: usize = 80;
+const PASSES: usize = 70;
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
@@ -44,8 +43,8 @@ fn main() -> anyhow::Result<()> {
     report.write(Path::new(&path), &build()).with_context(|| format!("writing {path}"))
 }
 
-/// All that concerns tickets, in many passes: so the rounds of each case lie far apart, and a neighbour
-/// who is busy for some seconds disturbs a few of each case and not all of one.
+/// All that concerns tickets, in many passes over the cases: a neighbour who is busy for some seconds
+/// disturbs a few rounds of each and not all of one.
 fn measure_tickets(report: &mut Report) -> anyhow::Result<()> {
     let (mut tickets, mut handshakes, mut hellos) =
         (Tickets::new()?, Handshakes::new()?, Hellos::new()?);

@@ -1,6 +1,7 @@
 //! How long things take: batches on one or several threads at once, rounds of contenders, and medians.
 
-use std::sync::Barrier;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Now, on the monotonic clock.
@@ -17,11 +18,15 @@ pub(crate) fn nanos_per_call<W: FnMut()>(
     calls: u32,
     prepare: impl Fn() -> W + Sync,
 ) -> f64 {
-    let start = Barrier::new(threads);
+    let missing = AtomicUsize::new(threads);
     let one = || {
         let mut work = prepare();
         (0..calls / 10).for_each(|_| work());
-        start.wait();
+        missing.fetch_sub(1, Ordering::AcqRel);
+        // Whoever slept here would wake late, and be alone for the rest of its calls.
+        while missing.load(Ordering::Acquire) > 0 {
+            std::hint::spin_loop();
+        }
         let begin = instant();
         (0..calls).for_each(|_| work());
         begin.elapsed()
@@ -31,13 +36,29 @@ pub(crate) fn nanos_per_call<W: FnMut()>(
     } else {
         std::thread::scope(|scope| {
             let running: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
-            running.into_iter().filter_map(|thread| thread.join().ok()).sum()
+            let took = running.into_iter().map(|thread| thread.join());
+            took.map(|took| took.unwrap_or_else(|panic| resume_unwind(panic))).sum()
         })
     };
     nanos(total) / f64::from(calls) / count(threads)
 }
 
-/// What `N` contenders took, round by round: in each all of them, one right after another.
+/// Both, in turns: whoever comes second finds warmer caches.
+pub(crate) fn in_turns<T>(
+    turn: usize,
+    one: impl FnOnce() -> anyhow::Result<T>,
+    other: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<[T; 2]> {
+    if turn.is_multiple_of(2) {
+        let one = one()?;
+        Ok([one, other()?])
+    } else {
+        let other = other()?;
+        Ok([one()?, other])
+    }
+}
+
+/// What `N` contenders took, round by round: in each all of them, within some milliseconds.
 pub(crate) struct Rounds<const N: usize>(Vec<[f64; N]>);
 
 impl<const N: usize> Rounds<N> {
@@ -49,31 +70,43 @@ impl<const N: usize> Rounds<N> {
         self.0.push(round);
     }
 
-    /// The median of each contender over the tenth of the rounds that took least in all. Whatever
-    /// else runs, on this machine or on others that share its processors, makes a round longer and
-    /// never shorter, so it has disturbed these least; and which contender it hit has no say in which
-    /// rounds they are.
+    /// The median of each contender over all rounds.
+    pub(crate) fn medians(&self) -> [f64; N] {
+        medians(&self.0)
+    }
+
+    /// The same over the tenth of the rounds that were disturbed least. Whatever else runs, on this
+    /// machine or on others that share its processors, makes calls longer; and since all contenders
+    /// have the same say in how much a round was disturbed, none is favoured.
     pub(crate) fn quiet_medians(&self) -> [f64; N] {
-        let quiet = self.quietest(self.0.len().div_ceil(10));
-        std::array::from_fn(|at| median(&quiet.iter().map(|round| round[at]).collect::<Vec<_>>()))
+        medians(&self.quietest())
     }
 
-    /// How many times as long as the tenth that counts all rounds took, in the middle.
+    /// By what factor rounds are disturbed, in the middle, beside those of that tenth.
     pub(crate) fn disturbance(&self) -> f64 {
-        let middle = |count| median(&self.quietest(count).iter().map(total).collect::<Vec<_>>());
-        middle(self.0.len()) / middle(self.0.len().div_ceil(10))
+        let usual = self.medians();
+        let middle = |rounds: &[[f64; N]]| {
+            median(&rounds.iter().map(|round| length(round, &usual)).collect::<Vec<_>>())
+        };
+        middle(&self.0) / middle(&self.quietest())
     }
 
-    fn quietest(&self, count: usize) -> Vec<[f64; N]> {
-        let mut rounds = self.0.clone();
-        rounds.sort_by(|one, other| total(one).total_cmp(&total(other)));
-        rounds.truncate(count);
+    fn quietest(&self) -> Vec<[f64; N]> {
+        let (mut rounds, usual) = (self.0.clone(), self.medians());
+        rounds.sort_by(|one, other| length(one, &usual).total_cmp(&length(other, &usual)));
+        rounds.truncate(rounds.len().div_ceil(10));
         rounds
     }
 }
 
-fn total<const N: usize>(round: &[f64; N]) -> f64 {
-    round.iter().sum()
+/// How long a round was for all contenders together, each measured by what is usual for it.
+fn length<const N: usize>(round: &[f64; N], usual: &[f64; N]) -> f64 {
+    round.iter().zip(usual).map(|(took, usual)| took / usual).sum()
+}
+
+/// The median of each column.
+pub(crate) fn medians<const N: usize>(rounds: &[[f64; N]]) -> [f64; N] {
+    std::array::from_fn(|at| median(&rounds.iter().map(|round| round[at]).collect::<Vec<_>>()))
 }
 
 /// A span in nanoseconds.
@@ -105,19 +138,39 @@ mod tests {
     }
 
     #[test]
-    #[allow(clippy::float_cmp, reason = "small whole numbers")]
-    fn only_rounds_that_were_disturbed_least_count() {
+    #[allow(clippy::float_cmp, reason = "powers of two")]
+    fn rounds_count_that_were_disturbed_least() {
         let mut rounds = Rounds::new();
-        // Whoever it is that was hit, none is thought the faster for it.
-        for _ in 0..10 {
-            rounds.push([2.0, 8.0]);
-            rounds.push([1.0, 9.0]);
+        // As usual: one contender takes eight times as long as the other.
+        (0..15).for_each(|_| rounds.push([2.0, 16.0]));
+        // The shorter one undisturbed, which in all is little; and the longer one, which is much.
+        (0..2).for_each(|_| rounds.push([1.0, 16.0]));
+        rounds.push([2.0, 12.0]);
+        // Both, in a tenth and a bit.
+        (0..3).for_each(|_| rounds.push([1.0, 8.0]));
+        assert_eq!(rounds.medians(), [2.0, 16.0]);
+        assert_eq!(rounds.quiet_medians(), [1.0, 8.0]);
+        assert_eq!(rounds.disturbance(), 2.0);
+    }
+
+    #[test]
+    #[allow(clippy::float_cmp, reason = "no arithmetic is done")]
+    fn of_few_rounds_one_counts_and_of_a_hundred_ten() {
+        let mut rounds = Rounds::new();
+        for took in 1..=100 {
+            rounds.push([f64::from(took)]);
+            if took == 1 {
+                assert_eq!(rounds.quiet_medians(), [1.0]);
+            }
         }
-        rounds.push([2.0, 4.0]);
-        rounds.push([2.0, 5.0]);
-        rounds.push([2.0, 4.5]);
-        assert_eq!(rounds.quiet_medians(), [2.0, 4.5]);
-        assert_eq!(rounds.disturbance(), 10.0 / 6.5);
-        assert_eq!(Rounds::<1>::new().quiet_medians(), [0.0]);
+        // The sixth of ten.
+        assert_eq!(rounds.quiet_medians(), [6.0]);
+    }
+
+    #[test]
+    fn a_panic_on_a_thread_is_not_a_fast_thread() {
+        let work = || || panic!("as a contender that fails");
+        let measured = std::panic::catch_unwind(|| nanos_per_call(2, 10, work));
+        assert!(measured.is_err());
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
+use crate::measure::Rounds;
 use crate::tickets::{SIZES, THREADS, case};
 use crate::{handshake, hello};
 
@@ -15,7 +16,7 @@ pub(crate) const FLOOR: &str = "floor";
 /// Over the same AEAD; no bar is set by it.
 pub(crate) const LEAST: &str = "least-ticketer";
 
-/// A machine that is left alone stays below this.
+/// A machine that is left alone stays below this; one that is never left alone does too.
 const WORTH_SAYING: f64 = 1.1;
 /// Sealing is to be so many times faster than the faster of the two built-in ticketers.
 const SEAL_FACTOR: f64 = 1.2;
@@ -34,6 +35,8 @@ struct Line {
     contender: &'static str,
     value: f64,
     unit: &'static str,
+    /// Where `value` is of quiet rounds alone, that of all.
+    in_all_rounds: Option<f64>,
     /// Whether something else than the contender was measured.
     is_void: bool,
 }
@@ -86,15 +89,39 @@ impl Report {
         let digits = usize::from(!matches!(unit, "ns" | "req/s"));
         println!("bench {what}/{case}/{contender} {value:.digits$} {unit}");
         let (what, case) = (what.to_owned(), case.to_owned());
-        self.lines.push(Line { what, case, contender, value, unit, is_void: false });
+        self.lines.push(Line {
+            what,
+            case,
+            contender,
+            value,
+            unit,
+            in_all_rounds: None,
+            is_void: false,
+        });
     }
 
-    /// Prints how many times as long as the rounds that count the others took, if it is worth saying.
-    pub(crate) fn note_disturbance(&self, what: &str, case: &str, factor: f64) {
+    /// Prints and keeps what contenders took in the rounds that were disturbed least, and keeps what
+    /// they took in all.
+    pub(crate) fn add_rounds<const N: usize>(
+        &mut self,
+        what: &str,
+        case: &str,
+        contenders: [&'static str; N],
+        rounds: &Rounds<N>,
+        unit: &'static str,
+    ) {
+        let factor = rounds.disturbance();
         if factor >= WORTH_SAYING {
             println!(
                 "# {what}/{case}: half of all rounds took {factor:.2}x the quiet ones or more"
             );
+        }
+        let took = rounds.quiet_medians().into_iter().zip(rounds.medians());
+        for (contender, (quiet, all)) in contenders.into_iter().zip(took) {
+            self.add(what, case, contender, quiet, unit);
+            if let Some(line) = self.lines.last_mut() {
+                line.in_all_rounds = Some(all);
+            }
         }
     }
 
@@ -132,13 +159,14 @@ impl Report {
     /// Writes everything to `path`.
     pub(crate) fn write(&self, path: &Path, build: &str) -> std::io::Result<()> {
         let lines = self.lines.iter().map(|line| {
-            let Line { what, case, contender, value, unit, is_void } = line;
+            let Line { what, case, contender, value, unit, in_all_rounds, is_void } = line;
             json!({
                 "what": what,
                 "case": case,
                 "contender": contender,
                 "value": value,
                 "unit": unit,
+                "in_all_rounds": in_all_rounds,
                 "void": is_void,
             })
         });

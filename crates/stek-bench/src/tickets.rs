@@ -20,7 +20,8 @@ use crate::sessions::{Clients, session_of};
 pub(crate) const SIZES: [usize; 3] = [93, 853, 4096];
 pub(crate) const THREADS: [usize; 2] = [1, 2];
 
-const ROUNDS_OF_PASS: usize = 9;
+/// Each contender begins as often as any other.
+const ROUNDS_OF_PASS: usize = 2 * CONTENDERS;
 /// So many that each thread draws on the kernel several times in each round.
 const CALLS: u32 = 1000;
 
@@ -49,18 +50,27 @@ impl Contenders {
         Ok(Self { ticketers, floor: Floor::new(PooledNonces)? })
     }
 
-    /// What each took for a call of its `work`, one after another.
+    fn names(&self) -> [&'static str; CONTENDERS] {
+        let [one, two, three, four] = self.ticketers.each_ref().map(|(name, _)| *name);
+        [one, two, three, four, report::FLOOR]
+    }
+
+    /// What each took for a call of its `work`, one after another, beginning with another in each
+    /// `round`.
     fn round<W: FnMut(), F: FnMut()>(
         &self,
+        round: usize,
         threads: usize,
         work: impl Fn(usize, Arc<dyn ProducesTickets>) -> W + Sync,
         work_of_floor: impl Fn() -> F + Sync,
     ) -> [f64; CONTENDERS] {
         let mut took = [0.0; CONTENDERS];
-        for (at, (_, connect)) in self.ticketers.iter().enumerate() {
-            took[at] = nanos_per_call(threads, CALLS, || work(at, connect()));
+        for at in (0..CONTENDERS).map(|turn| (round + turn) % CONTENDERS) {
+            took[at] = match self.ticketers.get(at) {
+                Some((_, connect)) => nanos_per_call(threads, CALLS, || work(at, connect())),
+                None => nanos_per_call(threads, CALLS, &work_of_floor),
+            };
         }
-        took[CONTENDERS - 1] = nanos_per_call(threads, CALLS, work_of_floor);
         took
     }
 }
@@ -106,9 +116,9 @@ impl Tickets {
     /// Measures some rounds of each case.
     pub(crate) fn pass(&mut self) {
         for case in &mut self.cases {
-            for _ in 0..ROUNDS_OF_PASS {
-                case.seal(&self.contenders);
-                case.open(&self.contenders);
+            for round in 0..ROUNDS_OF_PASS {
+                case.seal(&self.contenders, round);
+                case.open(&self.contenders, round);
             }
         }
     }
@@ -117,11 +127,7 @@ impl Tickets {
     pub(crate) fn report(&self, report: &mut Report) {
         for case in &self.cases {
             for (what, rounds) in [("seal", &case.sealing), ("open", &case.opening)] {
-                report.note_disturbance(what, &case.name, rounds.disturbance());
-                let names = self.contenders.ticketers.iter().map(|(name, _)| *name);
-                for (name, took) in names.chain([report::FLOOR]).zip(rounds.quiet_medians()) {
-                    report.add(what, &case.name, name, took, "ns");
-                }
+                report.add_rounds(what, &case.name, self.contenders.names(), rounds, "ns");
             }
         }
     }
@@ -148,32 +154,28 @@ impl Case {
         Ok(Self { name, threads, session, tickets, sealed, nonce, tag, sealing, opening })
     }
 
-    fn seal(&mut self, all: &Contenders) {
+    fn seal(&mut self, all: &Contenders, round: usize) {
         let session = &self.session;
         let work = |_, ticketer: Arc<dyn ProducesTickets>| {
-            move || drop(black_box(ticketer.encrypt(session)))
+            move || assert!(black_box(ticketer.encrypt(session)).is_some())
         };
         let floor = || {
             let mut buffer = session.clone();
-            move || {
-                black_box(all.floor.seal(&mut buffer));
-            }
+            move || assert!(black_box(all.floor.seal(&mut buffer)).is_some())
         };
-        self.sealing.push(all.round(self.threads, work, floor));
+        self.sealing.push(all.round(round, self.threads, work, floor));
     }
 
-    fn open(&mut self, all: &Contenders) {
+    fn open(&mut self, all: &Contenders, round: usize) {
         let Self { tickets, sealed, nonce, tag, .. } = &*self;
         let work = |at: usize, ticketer: Arc<dyn ProducesTickets>| {
             let ticket = &tickets[at];
-            move || drop(black_box(ticketer.decrypt(ticket)))
+            move || assert!(black_box(ticketer.decrypt(ticket)).is_some())
         };
         let floor = || {
             let mut plain = sealed.clone();
-            move || {
-                black_box(all.floor.open(nonce, tag, sealed, &mut plain));
-            }
+            move || assert!(black_box(all.floor.open(nonce, tag, sealed, &mut plain)).is_some())
         };
-        self.opening.push(all.round(self.threads, work, floor));
+        self.opening.push(all.round(round, self.threads, work, floor));
     }
 }
