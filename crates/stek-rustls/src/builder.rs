@@ -194,7 +194,7 @@ impl<'a> ServerBuilder<'a> {
     /// What ends such sessions at once: removing the authority from the roots, or raising
     /// [`policy_epoch`](Self::policy_epoch).
     pub fn resume_client_auth_without_verifying_again(mut self) -> Self {
-        self.rules.client_auth = ResumeClientAuth::UntilCertificateEnds;
+        self.rules.client_auth = ResumeClientAuth::WithoutVerifyingAgain;
         self
     }
 
@@ -318,10 +318,8 @@ impl Acceptor {
     /// asks for certificates, clients without one resume past it. Sessions that visibly do not fit
     /// the scope are not resumed, which is too late to notice most mistakes.
     ///
-    /// Ticketer, session storage and 0-RTT of `config` are replaced. If the scope asks certificates
-    /// of clients, sessions resume as with
-    /// [`resume_client_auth_without_verifying_again`](ServerBuilder::resume_client_auth_without_verifying_again);
-    /// TLS 1.2 sessions do not.
+    /// Ticketer, session storage and 0-RTT of `config` are replaced. Sessions of TLS 1.2 do not
+    /// resume, nor those of a scope that asks certificates of clients, unless `client_auth` says so.
     ///
     /// # Errors
     /// [`BuildError::Unbounded`] if the scope does not cap chains, [`BuildError::UnfitKeys`] if the
@@ -331,9 +329,9 @@ impl Acceptor {
         keys: Arc<TicketKeys>,
         metrics: TicketMetrics,
         resumption: Resumption,
+        client_auth: ResumeClientAuth,
     ) -> Result<Self, BuildError> {
         check_capped(keys.scope())?;
-        let client_auth = ResumeClientAuth::UntilCertificateEnds;
         let rules = Rules { client_auth, ..Rules::default() };
         acceptor(config, resumption, keys, metrics, rules)
     }

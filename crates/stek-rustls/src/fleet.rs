@@ -17,6 +17,7 @@ use crate::installer::Installer;
 use crate::metrics::TicketMetrics;
 use crate::metrics::ages::KeyMetrics;
 use crate::resumption::Resumption;
+use crate::rules::ResumeClientAuth;
 use crate::ticketer::{UnboundedTicketer, UnfitScope, check_scope};
 
 /// A keyset that this process follows, and the source of its ticketers.
@@ -117,10 +118,12 @@ impl Fleet {
         config: ServerConfig,
         scope: &Scope,
         resumption: Resumption,
+        client_auth: ResumeClientAuth,
     ) -> Result<Acceptor, BuildError> {
         check_capped(scope)?;
         let keys = self.installer.keys_for(resumption.usage(), scope);
-        Acceptor::with_unchecked_client_auth(config, keys, self.metrics.clone(), resumption)
+        let metrics = self.metrics.clone();
+        Acceptor::with_unchecked_client_auth(config, keys, metrics, resumption, client_auth)
     }
 
     /// A ticketer for `scope` that has the keys of this moment and gets all later ones. Give it to a

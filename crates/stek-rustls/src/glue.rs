@@ -1,4 +1,4 @@
 //! One module for each TLS library and encoding. What is below is all that knows how a library
-//! encodes its sessions and how it asks for tickets.
+//! encodes its sessions, and answers its calls for tickets and sessions of connections.
 
 pub(crate) mod rustls_0_23;

@@ -54,8 +54,8 @@
 //!   it is how a check is computed: the signature algorithms of the `CryptoProvider` and the clock
 //!   of the `TimeProvider`, which servers of one scope should have alike.
 //! - TLS 1.2 sessions do not resume unless opted in, for each renewal seals one master secret again.
-//! - A client of an acceptor has at most four of the tickets that it offers decrypted, or one looked
-//!   up, however many it offers.
+//! - A client of an acceptor has at most four of the tickets that it offers decrypted, if nothing
+//!   else is said, or one looked up, however many it offers.
 //! - All this holds for tickets and for sessions that servers keep, see [`Resumption`].
 //! - A ticket that does not open is `None` to rustls, whatever the cause. The cause is counted:
 //!   see [`TicketMetrics`].
@@ -80,6 +80,11 @@
 //!
 //! All servers that share a scope must be ready to serve each other's clients: give servers that
 //! are not the same site different labels.
+//!
+//! The memory of the process is its own matter: no core files, memory that is locked or no swap, as
+//! the programs of this project do for theirs. What libraries below have read of a bundle, encoded as
+//! base64, stays in their buffers until they write over it, and in freed memory unless the allocator
+//! overwrites that.
 //!
 //! # Features
 //!
@@ -134,6 +139,7 @@ pub use keys::TicketKeys;
 pub use metrics::TicketMetrics;
 pub use nonce::{NoRandomness, NonceSource, PooledNonces, SystemNonces};
 pub use resumption::Resumption;
+pub use rules::ResumeClientAuth;
 pub use store::{LookUpError, MemoryBackend, PutError, SessionBackend, SessionKey, SharedBackend};
 #[cfg(feature = "redis")]
 pub use store::{RedisBackend, RedisConfig, RedisConfigError, RedisStartError};

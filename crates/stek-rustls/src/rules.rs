@@ -19,9 +19,13 @@ const LOOK_UPS: u32 = 1;
 
 /// Whether connections on which certificates of clients are asked may be resumed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ResumeClientAuth {
+pub enum ResumeClientAuth {
+    /// Each handshake is a full one.
     Never,
-    UntilCertificateEnds,
+    /// Until the session lifetime is over or the client's own certificate ends, and **without
+    /// verifying it again**: see
+    /// [`resume_client_auth_without_verifying_again`](crate::ServerBuilder::resume_client_auth_without_verifying_again).
+    WithoutVerifyingAgain,
 }
 
 /// Whether sessions of TLS 1.2 may be resumed.

@@ -15,13 +15,15 @@ use fixture::{HOUR, TLS12, TLS13, advance, bundle, clock, keyset, planned_key};
 use prometheus::Registry;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientCertVerifierBuilder, ResolvesServerCertUsingSni, WebPkiClientVerifier};
-use rustls::{RootCertStore, SupportedProtocolVersion};
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use servers::Outcome::{Full, Refused, Resumed};
-use servers::{ADDRESS, Authority, NAME, OTHER_NAME, Site, roots};
+use servers::{ADDRESS, Authority, Counters, NAME, OTHER_NAME, Server, Site, meet, roots};
 use sessions::memory;
 use stek_clock::FleetClock;
-use stek_core::scope::ClientAuth;
-use stek_rustls::{BuildError, Resumption, ServerBuilder, TicketKeys, TicketMetrics};
+use stek_core::scope::{ChainRule, ClientAuth, Scope};
+use stek_rustls::{
+    Acceptor, BuildError, ResumeClientAuth, Resumption, ServerBuilder, TicketKeys, TicketMetrics,
+};
 
 const YEAR: u64 = 365 * 24 * HOUR;
 
@@ -214,6 +216,58 @@ fn servers_that_ask_certificates_give_no_tickets_unless_told_to() {
         assert_eq!((told.meet(&client, NAME), required.meet(&client, NAME)), (Full, Full));
         assert_eq!(required.opened("not-allowed"), 1);
     }
+}
+
+/// A server of a configuration that was made elsewhere, with the keys of `of`.
+fn prebuilt(config: ServerConfig, of: &Server, client_auth: ResumeClientAuth) -> Acceptor {
+    let (keys, metrics, way) = (Arc::clone(&of.keys), Counters::new().metrics, Resumption::Tickets);
+    Acceptor::with_unchecked_client_auth(config, keys, metrics, way, client_auth).unwrap()
+}
+
+#[test]
+fn a_prebuilt_configuration_that_asks_certificates_gives_no_tickets_unless_told_to() {
+    let (clock, site, keys) = (clock(), Site::new(), bundle(1, &[planned_key(0)]));
+    let authority = Authority::new("clients");
+    let asking = site
+        .server(&clock, &keys, |builder| builder.require_client_certificates(roots(&[&authority])));
+    for (said, again) in
+        [(ResumeClientAuth::Never, Full), (ResumeClientAuth::WithoutVerifyingAgain, Resumed)]
+    {
+        let config = (*asking.acceptor.per_connection_config()).clone();
+        let acceptor = prebuilt(config, &asking, said);
+        let client = site.client(TLS13, Some(&authority.issue(YEAR)));
+        let once = || meet(&acceptor.per_connection_config(), &client, NAME);
+        assert_eq!((once(), once()), (Full, again), "{said:?}");
+    }
+}
+
+#[test]
+fn sessions_that_do_not_fit_the_scope_of_a_prebuilt_configuration_are_not_resumed() {
+    let (clock, site, keys) = (clock(), Site::new(), bundle(1, &[planned_key(0)]));
+    let authority = Authority::new("clients");
+    let asking = site
+        .server(&clock, &keys, |builder| builder.require_client_certificates(roots(&[&authority])));
+    // It asks nobody, under the keys of one that does.
+    let open = site.server(&clock, &keys, |builder| builder).acceptor.per_connection_config();
+    let open = prebuilt((*open).clone(), &asking, ResumeClientAuth::WithoutVerifyingAgain);
+    let client = site.client(TLS13, Some(&authority.issue(YEAR)));
+    for _ in 0..2 {
+        assert_eq!(meet(&open.per_connection_config(), &client, NAME), Full);
+    }
+    assert_eq!(asking.meet(&client, NAME), Full);
+}
+
+#[test]
+fn a_prebuilt_configuration_wants_a_scope_that_caps_chains() {
+    let (clock, site) = (clock(), Site::new());
+    let server = site.server(&clock, &bundle(1, &[planned_key(0)]), |builder| builder);
+    let config = (*server.acceptor.per_connection_config()).clone();
+    let scope = Scope::try_new("web", ChainRule::Unbounded).unwrap();
+    let keys = Arc::new(TicketKeys::new(scope, Arc::new(FleetClock::new(clock))));
+    let (metrics, never) = (Counters::new().metrics, ResumeClientAuth::Never);
+    let built =
+        Acceptor::with_unchecked_client_auth(config, keys, metrics, Resumption::Tickets, never);
+    assert!(matches!(built, Err(BuildError::Unbounded { label }) if label == "web"));
 }
 
 #[test]

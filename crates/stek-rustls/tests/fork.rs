@@ -13,7 +13,7 @@ const NONCE_LEN: usize = 24;
 /// Stands still, so that randomness alone keeps nonces apart.
 const BOOT: Duration = Duration::from_secs(1000);
 /// More than one pool holds.
-const DRAWS: usize = 100;
+const DRAWS: usize = 300;
 
 fn draw(count: usize) -> Vec<[u8; NONCE_LEN]> {
     (0..count).map(|_| PooledNonces.draw(BOOT).expect("randomness")).collect()

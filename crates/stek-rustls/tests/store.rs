@@ -26,8 +26,8 @@ use stek_core::bundle::{Bundle, EndCause, EndedKey};
 use stek_core::derive::Use;
 use stek_core::scope::{ChainRule, Scope};
 use stek_rustls::{
-    BuildError, LookUpError, PutError, Resumption, ServerBuilder, SessionBackend, SessionKey,
-    SharedBackend, TicketKeys,
+    Acceptor, BuildError, LookUpError, PutError, ResumeClientAuth, Resumption, ServerBuilder,
+    SessionBackend, SessionKey, SharedBackend, TicketKeys,
 };
 
 /// The secret in the session that the tests here keep: after a name of 16 bytes, version and suite.
@@ -355,12 +355,17 @@ fn each_mode_fixes_ticketer_storage_and_early_data() {
         let tickets = matches!(mode, Resumption::Tickets);
         let built = site.server(&clock, &keys, |builder| builder.resumption(mode.clone()));
         // From a mix that must not survive.
+        let foreign = aws_lc_rs::Ticketer::new().unwrap();
         let mut config = (*built.acceptor.per_connection_config()).clone();
+        config.ticketer = Arc::clone(&foreign);
+        config.session_storage = ServerSessionMemoryCache::new(16);
         config.max_early_data_size = 77;
         let (metrics, keys) = (Counters::new().metrics, Arc::clone(&built.keys));
-        let given = stek_rustls::Acceptor::with_unchecked_client_auth(config, keys, metrics, mode);
+        let never = ResumeClientAuth::Never;
+        let given = Acceptor::with_unchecked_client_auth(config, keys, metrics, mode, never);
         for acceptor in [&built.acceptor, &given.unwrap()] {
             let config = acceptor.per_connection_config();
+            assert!(!Arc::ptr_eq(&config.ticketer, &foreign));
             assert_eq!(config.ticketer.enabled(), tickets);
             assert_eq!(config.session_storage.can_cache(), !tickets);
             assert_eq!(config.max_early_data_size, bytes);

@@ -3,8 +3,8 @@
 mod fixture;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fixture::{
@@ -13,7 +13,7 @@ use fixture::{
 };
 use prometheus::Registry;
 use rustls::server::ProducesTickets;
-use stek_clock::{FleetClock, ManualClock};
+use stek_clock::{Clock, FleetClock, ManualClock};
 use stek_core::bundle::{EndCause, EndedKey};
 use stek_core::derive::{Schema, Use};
 use stek_core::policy::{Policy, PolicyRequest};
@@ -142,10 +142,12 @@ fn tls12_is_not_sealed_without_the_opt_in() {
 struct Scripted {
     broken: AtomicBool,
     drawn: std::sync::atomic::AtomicU8,
+    boots: Mutex<Vec<Duration>>,
 }
 
 impl NonceSource for Scripted {
-    fn draw(&self, _: Duration) -> Result<[u8; NONCE_LEN], NoRandomness> {
+    fn draw(&self, boot: Duration) -> Result<[u8; NONCE_LEN], NoRandomness> {
+        self.boots.lock().expect("nobody panics with it").push(boot);
         if self.broken.load(Ordering::Relaxed) {
             return Err(NoRandomness);
         }
@@ -173,6 +175,22 @@ fn each_ticket_has_its_nonce_and_none_without_one() {
     assert_eq!(nonce_of(ticketer.encrypt(&session(TLS13)).unwrap()), [3; NONCE_LEN]);
     assert_eq!(count(&registry, "tickets_sealed", "no-randomness"), 2);
     assert_eq!(count(&registry, "tickets_sealed", "sealed"), 3);
+}
+
+/// By which copies of a machine differ that share what its pool held.
+#[test]
+fn each_nonce_is_drawn_for_the_boot_time_at_which_it_is_used() {
+    let (clock, node) = node();
+    let nonces = Arc::new(Scripted::default());
+    let source = Arc::<Scripted>::clone(&nonces);
+    let metrics = TicketMetrics::register(&Registry::new(), &keyset()).unwrap();
+    let ticketer =
+        UnboundedTicketer::try_with_nonces(Arc::clone(&node.keys), metrics, source).unwrap();
+    let begin = clock.boot();
+    assert!(ticketer.encrypt(&session(TLS13)).is_some());
+    advance(&clock, 5);
+    assert!(ticketer.encrypt(&session(TLS13)).is_some());
+    assert_eq!(*nonces.boots.lock().unwrap(), [begin, begin + Duration::from_secs(5)]);
 }
 
 #[test]
