@@ -39,6 +39,7 @@ test: ## run every test; brings its own PostgreSQL
 	$(WITH_POSTGRES) $(CARGO) test $(TEST_FLAGS) --workspace --exclude stek-bench $(TESTED_FEATURES)
 	$(CARGO) test -p stek-core --lib # the ticket format once more, without AWS-LC
 	$(CARGO) test --release -p stek-core --features aws-lc --lib xaes # what it leaves on the stack as it is shipped
+	$(CARGO) test -p stek-rustls # the adapter as it is by default, without TLS 1.2 and Redis
 	$(CARGO) test -p stekd --test cli without_the_exporter # the program as it is built by default
 
 test-page: ## test the status page in Chromium; installs what it needs in target/, Chromium by apt-get as root

@@ -1,6 +1,7 @@
 //! A ticket that a client made, to a terminator with three keys: it never panics and never opens,
-//! unless it is one that was sealed here and not changed. The first byte chooses between foreign
-//! bytes and a real ticket with some of its bytes changed, or else no input would come past the tag.
+//! unless it is one that was sealed here, was not changed, and is in time. The first byte chooses
+//! between foreign bytes and a real ticket with some of its bytes changed, or else no input would come
+//! past the tag; the next ones say when it is sealed and when it is offered.
 
 #![no_main]
 
@@ -13,14 +14,16 @@ use stek_core::id::{ContentDigest, ContentTag, Incarnation, KeyId, Revision};
 use stek_core::keyset::{KeyRecord, TicketFormat};
 use stek_core::name::KeysetName;
 use stek_core::policy::Policy;
-use stek_core::schedule::{KeyState, Schedule};
+use stek_core::schedule::Schedule;
 use stek_core::scope::ScopeDigest;
 use stek_core::secret::KeyMaterial;
 use stek_core::snapshot::Snapshot;
 use stek_core::time::Timestamp;
 
-/// The keys seal for an hour each, one after another; the second does so now.
-const NOW: Timestamp = Timestamp::from_unix(5_400);
+/// The keys seal for an hour each, one after another, and end seven hours later.
+const SEALS: u64 = 3_600;
+const ENDS_AFTER: u64 = 8;
+/// When the full handshake was made.
 const BEGUN: Timestamp = Timestamp::from_unix(5_000);
 
 static KEYS: LazyLock<Snapshot> = LazyLock::new(|| {
@@ -40,20 +43,37 @@ fn key(number: u8) -> BundleKey {
     // Any bytes that look random.
     let mut bytes = std::array::from_fn(|i| (7 * i * i) as u8 ^ number);
     let material = Arc::new(KeyMaterial::take_from(&mut bytes));
-    let at = |hour| Timestamp::from_unix(3_600 * (u64::from(number) + hour));
-    let schedule = Schedule::try_new(Timestamp::EPOCH, at(0), at(1), at(8), at(8)).expect("sound");
+    let at = |hour| Timestamp::from_unix(SEALS * (u64::from(number) + hour));
+    let end = at(ENDS_AFTER);
+    let schedule = Schedule::try_new(Timestamp::EPOCH, at(0), at(1), end, end).expect("sound");
     let (id, kcv) = (KeyId::from_bytes([number + 1; 16]), derive::kcv(&material));
     BundleKey { record: KeyRecord { id, format: TicketFormat::V1, kcv, schedule }, material }
 }
 
+/// Whether a ticket of this instant, unchanged, is to open at `now`.
+fn is_in_time(sealed_at: Timestamp, now: Timestamp) -> bool {
+    let policy = KEYS.policy();
+    let key_end = Timestamp::from_unix(SEALS * (sealed_at.as_unix() / SEALS + ENDS_AFTER));
+    let skew = policy.clock_skew();
+    now < key_end
+        && sealed_at <= now + skew
+        && now < sealed_at + policy.ticket_lifetime() + skew
+        && now < BEGUN.min(sealed_at) + policy.session_lifetime()
+}
+
 fuzz_target!(|input: &[u8]| {
-    let Some((choice, bytes)) = input.split_first() else { return };
+    let Some((&[choice, sealed_at @ .., a, b], bytes)) = input.split_first_chunk::<5>() else {
+        return;
+    };
+    // Within eighteen hours.
+    let at = |bytes| Timestamp::from_unix(u64::from(u16::from_be_bytes(bytes)));
+    let (sealed_at, now) = (at(sealed_at), at([a, b]));
     let (payload, changes) = bytes.split_at(bytes.len() / 2);
-    let Ok(sealed) = KEYS.seal(payload, BEGUN, &[*choice; 24], NOW) else { return };
+    let Ok(sealed) = KEYS.seal(payload, BEGUN, &[choice; 24], sealed_at) else { return };
     if choice % 2 == 0 {
-        assert!(KEYS.open(bytes, NOW).is_err());
+        assert!(KEYS.open(bytes, now).is_err());
         let ticket = [&sealed.ticket[..16], bytes].concat();
-        assert!(KEYS.open(&ticket, NOW).is_err(), "a ticket that was never sealed opened");
+        assert!(KEYS.open(&ticket, now).is_err(), "a ticket that was never sealed opened");
         return;
     }
     let mut ticket = sealed.ticket.clone();
@@ -66,15 +86,13 @@ fuzz_target!(|input: &[u8]| {
     if let [by, ..] = cut {
         ticket.truncate(ticket.len() - usize::from(*by) % ticket.len());
     }
-    let opened = KEYS.find(&ticket).and_then(|candidate| candidate.open(NOW));
-    match opened {
-        Ok(opened) => {
-            // The name is authenticated too, so nothing may have been changed at all.
-            assert_eq!(ticket, sealed.ticket, "a changed ticket opened");
-            assert_eq!(opened.payload.as_slice(), payload);
-            let stamp = (opened.stamp.issued_at, opened.stamp.authenticated_at);
-            assert_eq!((stamp, opened.state), ((NOW, BEGUN), KeyState::Active));
-        }
-        Err(_) => assert_ne!(ticket, sealed.ticket, "a ticket did not open"),
+    let opened = KEYS.find(&ticket).and_then(|candidate| candidate.open(now));
+    // The name is authenticated too, so nothing may have been changed at all.
+    let is_to_open = ticket == sealed.ticket && is_in_time(sealed_at, now);
+    assert_eq!(opened.is_ok(), is_to_open, "sealed at {sealed_at}, offered at {now}: {opened:?}");
+    if let Ok(opened) = opened {
+        assert_eq!(opened.payload.as_slice(), payload);
+        let stamp = (opened.stamp.issued_at, opened.stamp.authenticated_at);
+        assert_eq!(stamp, (sealed_at, BEGUN.min(sealed_at)));
     }
 });
