@@ -1,5 +1,5 @@
-//! What a `ClientHello` with thousands of identities costs: through this project's acceptor, and with
-//! one that answers None at once, so that what remains is rustls' own parsing.
+//! What a `ClientHello` full of identities costs: through this project's acceptor, and with one that
+//! answers None at once, so that what remains is rustls' own parsing.
 
 use std::sync::Arc;
 
@@ -7,18 +7,25 @@ use anyhow::Context;
 use rustls::pki_types::ServerName;
 use rustls::server::ProducesTickets;
 use rustls::{ClientConnection, ServerConfig, ServerConnection};
+use stek_core::ticket::MIN_TICKET_LEN;
 use stek_rustls::Acceptor;
 
 use crate::handshake::Pki;
 use crate::measure::{Rounds, in_turns, instant, nanos};
 use crate::report::{Report, STEK};
-use crate::sessions::NAME;
+use crate::sessions::{Clients, NAME, session_of};
+use crate::tickets::SIZES;
 
 pub(crate) const WHAT: &str = "clienthello";
 pub(crate) const CASE: &str = "worst";
+/// Forged tickets that bear the name of a key of the server; no bar is set by it.
+const OF_OUR_NAME: &str = "of-our-name";
 pub(crate) const NOOP: &str = "noop";
 
+/// Of one byte each.
 const IDENTITIES: usize = 7_000;
+/// As long as the shortest ticket; rustls reads 64 KiB at most.
+const TICKETS: usize = 500;
 const PAIRS_OF_PASS: usize = 14;
 /// RFC 8446, 4.2.11.
 const PRE_SHARED_KEY: u16 = 41;
@@ -47,35 +54,46 @@ impl ProducesTickets for Noop {
     }
 }
 
-/// `clienthello/worst/…`.
+/// `clienthello/…`.
 pub(crate) struct Hellos {
-    hello: Vec<u8>,
     acceptor: Acceptor,
     noop: Arc<ServerConfig>,
-    pairs: Rounds<2>,
+    cases: [(&'static str, Vec<u8>, Rounds<2>); 2],
 }
 
 impl Hellos {
     pub(crate) fn new() -> anyhow::Result<Self> {
-        let pki = Pki::new()?;
-        let hello = records(&with_identities(hello(&pki)?)?);
+        let (pki, clients) = (Pki::new()?, Clients::new()?);
         let (acceptor, noop) = (pki.acceptor(None)?, Arc::new(pki.server(Arc::new(Noop))?));
-        Ok(Self { hello, acceptor, noop, pairs: Rounds::new() })
+        let session = session_of(SIZES[0], &pki, &clients)?;
+        let ticket = acceptor.per_connection_config().ticketer.encrypt(&session);
+        let mut forged = ticket.context("no ticket")?;
+        forged.truncate(MIN_TICKET_LEN);
+        let case = |name, identity: &[u8], count| {
+            let hello = with_identities(hello(&pki)?, identity, count)?;
+            anyhow::Ok((name, records(&hello), Rounds::new()))
+        };
+        let cases = [case(CASE, &[0xaa], IDENTITIES)?, case(OF_OUR_NAME, &forged, TICKETS)?];
+        Ok(Self { acceptor, noop, cases })
     }
 
     /// Measures some pairs.
     pub(crate) fn pass(&mut self) -> anyhow::Result<()> {
-        let stek = || micros(|| self.acceptor.per_connection_config(), &self.hello);
-        let noop = || micros(|| Arc::clone(&self.noop), &self.hello);
-        for turn in 0..PAIRS_OF_PASS {
-            self.pairs.push(in_turns(turn, stek, noop)?);
+        for (_, hello, rounds) in &mut self.cases {
+            let stek = || micros(|| self.acceptor.per_connection_config(), hello);
+            let noop = || micros(|| Arc::clone(&self.noop), hello);
+            for turn in 0..PAIRS_OF_PASS {
+                rounds.push(in_turns(turn, stek, noop)?);
+            }
         }
         Ok(())
     }
 
     /// Prints and keeps what was measured.
     pub(crate) fn report(&self, report: &mut Report) {
-        report.add_rounds(WHAT, CASE, [STEK, NOOP], &self.pairs, "us");
+        for (case, _, rounds) in &self.cases {
+            report.add_rounds(WHAT, case, [STEK, NOOP], rounds, "us");
+        }
     }
 }
 
@@ -101,12 +119,12 @@ fn hello(pki: &Pki) -> anyhow::Result<Vec<u8>> {
     Ok(record.split_off(5))
 }
 
-/// `hello` with the smallest identities and binders that parse, so that as many as possible fit.
-fn with_identities(mut hello: Vec<u8>) -> anyhow::Result<Vec<u8>> {
+/// `hello` with so many identities and with the smallest binders that parse.
+fn with_identities(mut hello: Vec<u8>, identity: &[u8], count: usize) -> anyhow::Result<Vec<u8>> {
     let short = |len: usize| anyhow::Ok(u16::try_from(len)?.to_be_bytes());
-    // One byte of identity and an age of zero; a binder of one byte.
-    let identities = [0, 1, 0xaa, 0, 0, 0, 0].repeat(IDENTITIES);
-    let binders = [1, 0xbb].repeat(IDENTITIES);
+    // With an age of zero; a binder of one byte.
+    let identities = [&short(identity.len())?, identity, &[0; 4]].concat().repeat(count);
+    let binders = [1, 0xbb].repeat(count);
     let mut extension = PRE_SHARED_KEY.to_be_bytes().to_vec();
     extension.extend(short(4 + identities.len() + binders.len())?);
     for list in [identities, binders] {
