@@ -99,8 +99,8 @@ impl Resumption {
         }
     }
 
-    /// Makes this the only way in which servers of `config` resume, whatever was set there before.
-    /// What resumes is still missing: each connection has its own.
+    /// Leaves servers of `config` no way to resume but the one that [`Self::apply_to_connection`] adds,
+    /// whatever was set there before.
     pub(crate) fn apply_to_server(&self, config: &mut ServerConfig) {
         resume_nothing(config);
         if let Self::StoreWithEarlyData { max_early_data_size, .. } = self {
@@ -108,7 +108,7 @@ impl Resumption {
         }
     }
 
-    /// Adds it to a copy of that `config`, for one connection.
+    /// Adds what a single connection resumes by to its copy of that `config`.
     pub(crate) fn apply_to_connection(&self, config: &mut ServerConfig, sealer: Arc<Sealer>) {
         match self {
             Self::Tickets => config.ticketer = Arc::new(ConnectionTickets::new(sealer)),
