@@ -40,6 +40,7 @@ test: ## run every test; brings its own PostgreSQL
 	$(CARGO) test -p stek-core --lib # the ticket format once more, without AWS-LC
 	$(CARGO) test --release -p stek-core --features aws-lc --lib xaes # what it leaves on the stack as it is shipped
 	$(CARGO) test -p stek-rustls # the adapter as it is by default, without TLS 1.2 and Redis
+	$(CARGO) test -p stek-bench # by itself, for it brings ring
 	$(CARGO) test -p stekd --test cli without_the_exporter # the program as it is built by default
 
 test-page: ## test the status page in Chromium; installs what it needs in target/, Chromium by apt-get as root
@@ -48,10 +49,9 @@ test-page: ## test the status page in Chromium; installs what it needs in target
 test-api: ## ask both HTTP interfaces what their OpenAPI documents allow and what not; needs a package index
 	api/run.sh
 
-test-long: ## the tests that take a minute each: what a thief of backups can open, restored databases, killed rivals, and the benchmarks'
+test-long: ## the tests that take a minute each: what a thief of backups can open, restored databases, killed rivals'
 	$(WITH_POSTGRES) $(CARGO) test -p stek-testbed --test thief -- --ignored
 	$(WITH_POSTGRES) $(CARGO) test -p stekd --test cli -- --ignored
-	$(CARGO) test -p stek-bench
 
 lint: ## rustfmt, clippy and rustdoc, warnings denied
 	$(CARGO) fmt --all --check

@@ -13,16 +13,17 @@ use stek_core::derive::{self, Schema, Use};
 use stek_core::id::{ContentDigest, ContentTag, Incarnation, KeyId, Revision};
 use stek_core::keyset::{KeyRecord, TicketFormat};
 use stek_core::name::KeysetName;
-use stek_core::policy::Policy;
+use stek_core::policy::{Policy, PolicyRequest};
 use stek_core::schedule::Schedule;
 use stek_core::scope::ScopeDigest;
 use stek_core::secret::KeyMaterial;
 use stek_core::snapshot::Snapshot;
-use stek_core::time::Timestamp;
+use stek_core::time::{Seconds, Timestamp};
 
-/// The keys seal for an hour each, one after another, and end seven hours later.
+/// So many keys seal for an hour each, one after another, and end an hour later.
+const COUNT: u8 = 3;
 const SEALS: u64 = 3_600;
-const ENDS_AFTER: u64 = 8;
+const ENDS_AFTER: u64 = 2;
 /// When the full handshake was made.
 const BEGUN: Timestamp = Timestamp::from_unix(5_000);
 
@@ -33,8 +34,16 @@ static KEYS: LazyLock<Snapshot> = LazyLock::new(|| {
         digest: ContentDigest::from_bytes([1; 8]),
     };
     let name = KeysetName::try_new("fuzz").expect("a name");
-    let keys = (0..3).map(key).collect();
-    let bundle = Bundle::try_new(tag, name, Policy::default(), keys, Vec::new()).expect("sound");
+    let keys = (0..COUNT).map(key).collect();
+    // So that each of key, ticket and session is the first to end now and then.
+    let asked = PolicyRequest {
+        rotation_period: Some(Seconds::new(SEALS)),
+        ticket_lifetime: Some(Seconds::new(5_400)),
+        session_lifetime: Some(Seconds::new(7_200)),
+        ..PolicyRequest::default()
+    };
+    let policy = Policy::try_new(&asked).expect("sound");
+    let bundle = Bundle::try_new(tag, name, policy, keys, Vec::new()).expect("sound");
     let scope = ScopeDigest::from_bytes([1; 32]);
     Snapshot::new(&bundle, Use::Ticket, Schema::RUSTLS_0_23, scope, None)
 });
@@ -65,9 +74,12 @@ fuzz_target!(|input: &[u8]| {
     let Some((&[choice, sealed_at @ .., a, b], bytes)) = input.split_first_chunk::<5>() else {
         return;
     };
-    // Within eighteen hours.
-    let at = |bytes| Timestamp::from_unix(u64::from(u16::from_be_bytes(bytes)));
-    let (sealed_at, now) = (at(sealed_at), at([a, b]));
+    // While there are keys that seal, and until an hour after the end of the last.
+    let at = |bytes, hours: u64| {
+        Timestamp::from_unix(u64::from(u16::from_be_bytes(bytes)) % (hours * SEALS))
+    };
+    let count = u64::from(COUNT);
+    let (sealed_at, now) = (at(sealed_at, count), at([a, b], count + ENDS_AFTER));
     let (payload, changes) = bytes.split_at(bytes.len() / 2);
     let Ok(sealed) = KEYS.seal(payload, BEGUN, &[choice; 24], sealed_at) else { return };
     if choice % 2 == 0 {

@@ -1,6 +1,6 @@
-//! What sealing cannot do without. [`Floor`] is the bare AEAD, [`Xaes256Gcm`] as the adapter has it, with
-//! the randomness of the ticketer, in a buffer that is there already: what this project measures itself
-//! against. [`LeastTicketer`] is the least that a ticketer of rustls can make of it, which tells how
+//! What sealing cannot do without. [`Floor`] is the bare AEAD, [`Xaes256Gcm`] as the adapter has it, what
+//! it erases included, with the randomness of the ticketer, in a buffer that is there already: beside it
+//! one sees what format and adapter add. What the AEAD itself takes shows beside rustls' ticketers. [`LeastTicketer`] is the least that a ticketer of rustls can make of it, which tells how
 //! much of the distance is rustls' and the format's.
 //!
 //! rustls lends a session and wants a vector back. So whoever answers allocates one, copies the
@@ -83,7 +83,7 @@ impl<N: NonceSource> ProducesTickets for LeastTicketer<N> {
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
         let (nonce, rest) = ticket.get(KeyName::LEN..)?.split_first_chunk()?;
         let (sealed, tag) = rest.split_last_chunk()?;
-        let mut plain = vec![0; sealed.len()];
+        let mut plain = sealed.to_vec();
         self.0.open(nonce, tag, sealed, &mut plain)?;
         let (length, _) = plain.get(INNER_HEAD_LEN - size_of::<u16>()..)?.split_first_chunk()?;
         let length = usize::from(u16::from_be_bytes(*length));

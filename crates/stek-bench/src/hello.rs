@@ -18,13 +18,13 @@ use crate::tickets::SIZES;
 
 pub(crate) const WHAT: &str = "clienthello";
 pub(crate) const CASE: &str = "worst";
-/// Forged tickets that bear the name of a key of the server; no bar is set by it.
-const OF_OUR_NAME: &str = "of-our-name";
+/// Forged tickets that bear the name of a key of the server.
+pub(crate) const OF_OUR_NAME: &str = "of-our-name";
 pub(crate) const NOOP: &str = "noop";
 
 /// Of one byte each.
 const IDENTITIES: usize = 7_000;
-/// As long as the shortest ticket; rustls reads 64 KiB at most.
+/// Each as long as the shortest ticket; about as many as fit into the 64 KiB that rustls reads.
 const TICKETS: usize = 500;
 const PAIRS_OF_PASS: usize = 14;
 /// RFC 8446, 4.2.11.

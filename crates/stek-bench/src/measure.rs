@@ -76,8 +76,8 @@ impl<const N: usize> Rounds<N> {
     }
 
     /// The same over the tenth of the rounds that were disturbed least. Whatever else runs, on this
-    /// machine or on others that share its processors, makes calls longer; and since all contenders
-    /// have the same say in how much a round was disturbed, none is favoured.
+    /// machine or on others that share its processors, makes calls longer. All contenders have the
+    /// same say in how much a round was disturbed; whoever suffers most from it gains most by this.
     pub(crate) fn quiet_medians(&self) -> [f64; N] {
         medians(&self.quietest())
     }
@@ -151,6 +151,18 @@ mod tests {
         assert_eq!(rounds.medians(), [2.0, 16.0]);
         assert_eq!(rounds.quiet_medians(), [1.0, 8.0]);
         assert_eq!(rounds.disturbance(), 2.0);
+    }
+
+    #[test]
+    #[allow(clippy::float_cmp, reason = "no arithmetic is done")]
+    fn a_short_contender_has_as_much_to_say_as_a_long_one() {
+        let mut rounds = Rounds::new();
+        (0..17).for_each(|_| rounds.push([2.0, 16.0]));
+        // Half of the shorter one is more than a quarter of the longer one.
+        (0..2).for_each(|_| rounds.push([1.0, 16.0]));
+        rounds.push([2.0, 12.0]);
+        rounds.push([1.0, 8.0]);
+        assert_eq!(rounds.quiet_medians(), [1.0, 16.0]);
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub const MAX_REMEMBERED: usize = 256;
 
 #[derive(Clone)]
 struct SnapshotKey {
-    /// That of `derived`, beside those of the other keys for the search.
+    /// That of `derived`, here so that the search follows no pointers.
     name: KeyName,
     id: KeyId,
     schedule: Schedule,

@@ -319,7 +319,7 @@ impl Acceptor {
     /// the scope are not resumed, which is too late to notice most mistakes.
     ///
     /// Ticketer, session storage and 0-RTT of `config` are replaced. Sessions of TLS 1.2 do not
-    /// resume, nor those of a scope that asks certificates of clients, unless `client_auth` says so.
+    /// resume. Where the scope asks certificates of clients, `resume_client_auth` says whether any do.
     ///
     /// # Errors
     /// [`BuildError::Unbounded`] if the scope does not cap chains, [`BuildError::UnfitKeys`] if the
@@ -329,10 +329,10 @@ impl Acceptor {
         keys: Arc<TicketKeys>,
         metrics: TicketMetrics,
         resumption: Resumption,
-        client_auth: ResumeClientAuth,
+        resume_client_auth: ResumeClientAuth,
     ) -> Result<Self, BuildError> {
         check_capped(keys.scope())?;
-        let rules = Rules { client_auth, ..Rules::default() };
+        let rules = Rules { client_auth: resume_client_auth, ..Rules::default() };
         acceptor(config, resumption, keys, metrics, rules)
     }
 }

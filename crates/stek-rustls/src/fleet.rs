@@ -118,12 +118,12 @@ impl Fleet {
         config: ServerConfig,
         scope: &Scope,
         resumption: Resumption,
-        client_auth: ResumeClientAuth,
+        resume_client_auth: ResumeClientAuth,
     ) -> Result<Acceptor, BuildError> {
         check_capped(scope)?;
         let keys = self.installer.keys_for(resumption.usage(), scope);
         let metrics = self.metrics.clone();
-        Acceptor::with_unchecked_client_auth(config, keys, metrics, resumption, client_auth)
+        Acceptor::with_unchecked_client_auth(config, keys, metrics, resumption, resume_client_auth)
     }
 
     /// A ticketer for `scope` that has the keys of this moment and gets all later ones. Give it to a

@@ -1,4 +1,4 @@
-//! One module for each TLS library and encoding. What is below is all that knows how a library
-//! encodes its sessions, and answers its calls for tickets and sessions of connections.
+//! One module for each TLS library and encoding. Only what is below knows how a library encodes its
+//! sessions, or answers its calls for a connection.
 
 pub(crate) mod rustls_0_23;

@@ -81,10 +81,9 @@
 //! All servers that share a scope must be ready to serve each other's clients: give servers that
 //! are not the same site different labels.
 //!
-//! The memory of the process is its own matter: no core files, memory that is locked or no swap, as
-//! the programs of this project do for theirs. What libraries below have read of a bundle, encoded as
-//! base64, stays in their buffers until they write over it, and in freed memory unless the allocator
-//! overwrites that.
+//! The crate leaves the memory of the process alone: turn core files off, and lock memory or do
+//! without swap. What HTTP and TLS libraries have read of a bundle, encoded as base64, stays in their
+//! buffers until they write over it, and in freed memory unless the allocator overwrites that.
 //!
 //! # Features
 //!

@@ -17,10 +17,14 @@ const DEFAULT_MAX_TRIES: u32 = 4;
 /// for each look-up until its deadline, and a ClientHello must not multiply that.
 const LOOK_UPS: u32 = 1;
 
-/// Whether connections on which certificates of clients are asked may be resumed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Whether connections on which certificates of clients are asked may be resumed. For
+/// [`Acceptor::with_unchecked_client_auth`](crate::Acceptor::with_unchecked_client_auth); a
+/// [`ServerBuilder`](crate::ServerBuilder) has a method for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ResumeClientAuth {
-    /// Each handshake is a full one.
+    /// Each of their handshakes is a full one.
+    #[default]
     Never,
     /// Until the session lifetime is over or the client's own certificate ends, and **without
     /// verifying it again**: see

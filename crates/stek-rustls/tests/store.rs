@@ -358,7 +358,8 @@ fn each_mode_fixes_ticketer_storage_and_early_data() {
         let foreign = aws_lc_rs::Ticketer::new().unwrap();
         let mut config = (*built.acceptor.per_connection_config()).clone();
         config.ticketer = Arc::clone(&foreign);
-        config.session_storage = ServerSessionMemoryCache::new(16);
+        let cache: Arc<dyn StoresServerSessions> = ServerSessionMemoryCache::new(16);
+        config.session_storage = Arc::clone(&cache);
         config.max_early_data_size = 77;
         let (metrics, keys) = (Counters::new().metrics, Arc::clone(&built.keys));
         let never = ResumeClientAuth::Never;
@@ -366,6 +367,7 @@ fn each_mode_fixes_ticketer_storage_and_early_data() {
         for acceptor in [&built.acceptor, &given.unwrap()] {
             let config = acceptor.per_connection_config();
             assert!(!Arc::ptr_eq(&config.ticketer, &foreign));
+            assert!(!Arc::ptr_eq(&config.session_storage, &cache));
             assert_eq!(config.ticketer.enabled(), tickets);
             assert_eq!(config.session_storage.can_cache(), !tickets);
             assert_eq!(config.max_early_data_size, bytes);

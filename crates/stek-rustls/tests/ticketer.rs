@@ -177,7 +177,7 @@ fn each_ticket_has_its_nonce_and_none_without_one() {
     assert_eq!(count(&registry, "tickets_sealed", "sealed"), 3);
 }
 
-/// By which copies of a machine differ that share what its pool held.
+/// Copies of a machine share what its pool held; boot time keeps their nonces apart.
 #[test]
 fn each_nonce_is_drawn_for_the_boot_time_at_which_it_is_used() {
     let (clock, node) = node();
