@@ -19,7 +19,7 @@ TESTED_FEATURES = --features \
 export SQLX_OFFLINE = true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-revoke dev test test-long test-page test-api lint fmt doc man golden sqlx-prepare \
+.PHONY: help demo demo-revoke dev test test-builds test-long test-page test-api lint fmt doc man golden sqlx-prepare \
 	bench-tickets bench-distribution bench-manager fuzz \
 	up up-offline proof down test-compose test-deploy test-readme
 
@@ -38,10 +38,12 @@ dev: ## run all roles on loopback in ./stekd-dev until Ctrl-C
 test: ## run every test; brings its own PostgreSQL
 	$(WITH_POSTGRES) $(CARGO) test $(TEST_FLAGS) --workspace --exclude stek-bench $(TESTED_FEATURES)
 	$(CARGO) test -p stek-core --lib # the ticket format once more, without AWS-LC
-	$(CARGO) test --release -p stek-core --features aws-lc --lib xaes # what it leaves on the stack as it is shipped
-	$(CARGO) test -p stek-rustls # the adapter as it is by default, without TLS 1.2 and Redis
-	$(CARGO) test -p stek-bench # by itself, for it brings ring
 	$(CARGO) test -p stekd --test cli without_the_exporter # the program as it is built by default
+
+test-builds: ## test what is built in other ways: the adapter by default, the AEAD in release, the benchmarks
+	$(CARGO) test -p stek-rustls # without TLS 1.2 and Redis
+	$(CARGO) test --release -p stek-core --features aws-lc --lib xaes # what it leaves on the stack as it is shipped
+	$(CARGO) test -p stek-bench # by itself, for it brings ring
 
 test-page: ## test the status page in Chromium; installs what it needs in target/, Chromium by apt-get as root
 	browser/run.sh
