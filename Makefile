@@ -51,7 +51,7 @@ test-page: ## test the status page in Chromium; installs what it needs in target
 test-api: ## ask both HTTP interfaces what their OpenAPI documents allow and what not; needs a package index
 	api/run.sh
 
-test-long: ## the tests that take a minute each: what a thief of backups can open, restored databases, killed rivals'
+test-long: ## the tests that take a minute each: what a thief of backups can open, restored databases, killed rivals
 	$(WITH_POSTGRES) $(CARGO) test -p stek-testbed --test thief -- --ignored
 	$(WITH_POSTGRES) $(CARGO) test -p stekd --test cli -- --ignored
 

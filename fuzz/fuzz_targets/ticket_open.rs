@@ -5,6 +5,7 @@
 
 #![no_main]
 
+use std::cmp::Ordering;
 use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
@@ -14,7 +15,7 @@ use stek_core::id::{ContentDigest, ContentTag, Incarnation, KeyId, Revision};
 use stek_core::keyset::{KeyRecord, TicketFormat};
 use stek_core::name::KeysetName;
 use stek_core::policy::{Policy, PolicyRequest};
-use stek_core::schedule::Schedule;
+use stek_core::schedule::{KeyState, Schedule};
 use stek_core::scope::ScopeDigest;
 use stek_core::secret::KeyMaterial;
 use stek_core::snapshot::Snapshot;
@@ -106,5 +107,12 @@ fuzz_target!(|input: &[u8]| {
         assert_eq!(opened.payload.as_slice(), payload);
         let stamp = (opened.stamp.issued_at, opened.stamp.authenticated_at);
         assert_eq!(stamp, (sealed_at, BEGUN.min(sealed_at)));
+        let [sealed, now] = [sealed_at, now].map(|at| at.as_unix() / SEALS);
+        let state = match now.cmp(&sealed) {
+            Ordering::Less => KeyState::Pending,
+            Ordering::Equal => KeyState::Active,
+            Ordering::Greater => KeyState::DecryptOnly,
+        };
+        assert_eq!(opened.state, state);
     }
 });

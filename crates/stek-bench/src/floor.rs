@@ -1,6 +1,7 @@
-//! What sealing cannot do without. [`Floor`] is the bare AEAD, [`Xaes256Gcm`] as the adapter has it, what
-//! it erases included, with the randomness of the ticketer, in a buffer that is there already: beside it
-//! one sees what format and adapter add. What the AEAD itself takes shows beside rustls' ticketers. [`LeastTicketer`] is the least that a ticketer of rustls can make of it, which tells how
+//! What sealing cannot do without. [`Floor`] is the bare AEAD, [`Xaes256Gcm`] as the adapter has it,
+//! what it erases included, with the randomness of the ticketer, in a buffer that is there already:
+//! beside it one sees what format and adapter add. What the AEAD itself takes shows beside rustls'
+//! ticketers. [`LeastTicketer`] is the least that a ticketer of rustls can make of it, which tells how
 //! much of the distance is rustls' and the format's.
 //!
 //! rustls lends a session and wants a vector back. So whoever answers allocates one, copies the

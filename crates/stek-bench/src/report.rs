@@ -86,18 +86,22 @@ impl Report {
         value: f64,
         unit: &'static str,
     ) {
+        self.keep(what, case, contender, value, None, unit);
+    }
+
+    fn keep(
+        &mut self,
+        what: &str,
+        case: &str,
+        contender: &'static str,
+        value: f64,
+        in_all_rounds: Option<f64>,
+        unit: &'static str,
+    ) {
         let digits = usize::from(!matches!(unit, "ns" | "req/s"));
         println!("bench {what}/{case}/{contender} {value:.digits$} {unit}");
         let (what, case) = (what.to_owned(), case.to_owned());
-        self.lines.push(Line {
-            what,
-            case,
-            contender,
-            value,
-            unit,
-            in_all_rounds: None,
-            is_void: false,
-        });
+        self.lines.push(Line { what, case, contender, value, unit, in_all_rounds, is_void: false });
     }
 
     /// Prints and keeps what contenders took in the rounds that were disturbed least, and keeps what
@@ -118,10 +122,7 @@ impl Report {
         }
         let took = rounds.quiet_medians().into_iter().zip(rounds.medians());
         for (contender, (quiet, all)) in contenders.into_iter().zip(took) {
-            self.add(what, case, contender, quiet, unit);
-            if let Some(line) = self.lines.last_mut() {
-                line.in_all_rounds = Some(all);
-            }
+            self.keep(what, case, contender, quiet, Some(all), unit);
         }
     }
 
@@ -229,12 +230,11 @@ impl Report {
         case: &str,
         compare: impl Fn(&dyn Fn(&str) -> f64) -> f64,
     ) -> [f64; 2] {
-        let quiet = |who: &str| self.value(what, case, who);
-        let all = |who: &str| {
-            let line = self.line(what, case, who);
-            line.and_then(|line| line.in_all_rounds).unwrap_or(f64::NAN)
+        let took = |of: fn(&Line) -> Option<f64>| {
+            // Not a number, which meets no bar, if it was not measured.
+            compare(&|who| self.line(what, case, who).and_then(of).unwrap_or(f64::NAN))
         };
-        [compare(&quiet), compare(&all)]
+        [took(|line| Some(line.value)), took(|line| line.in_all_rounds)]
     }
 
     /// Prints whether a bar is met and keeps it.
@@ -254,11 +254,6 @@ impl Report {
     fn pronounce(&mut self, bar: String, verdict: Verdict) {
         println!("verdict {}: {bar}", verdict.as_str());
         self.verdicts.push((bar, verdict));
-    }
-
-    /// What was measured; not a number, which meets no bar, if it was not.
-    pub(crate) fn value(&self, what: &str, case: &str, contender: &str) -> f64 {
-        self.line(what, case, contender).map_or(f64::NAN, |line| line.value)
     }
 
     fn line(&self, what: &str, case: &str, contender: &str) -> Option<&Line> {

@@ -5,8 +5,8 @@ use super::aws_lc;
 use super::{INNER_NONCE_LEN, KEY_LEN, OpenError, TAG_LEN, erase_stack, rust_crypto};
 
 /// The longest message that `aes-gcm` has where AWS-LC is there, too, in bytes. With a new key for each
-/// message, as here, it is the faster one: on an AMD EPYC up to some 350 bytes where nothing else runs,
-/// and up to some 700 where much does.
+/// message, as here, it is the faster one: on an AMD EPYC up to some 500 bytes where nothing else runs,
+/// and up to some 900 where much does.
 #[cfg(feature = "aws-lc")]
 const SHORT: usize = 512;
 
